@@ -1,0 +1,62 @@
+//! Changes: rows put together from frames, with the catalog that describes them.
+//!
+//! Given frames in stream order; gives whole [`Transaction`]s at their Commit. Knows no subscribers.
+
+pub mod row;
+
+use std::sync::Arc;
+
+pub use row::{Layout, OldRow, Row};
+
+use crate::catalog::Relation;
+use crate::wal::Lsn;
+
+/// INSERT, UPDATE or DELETE.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Operation {
+    Insert,
+    Update,
+    Delete,
+}
+
+impl Operation {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Operation::Insert => "INSERT",
+            Operation::Update => "UPDATE",
+            Operation::Delete => "DELETE",
+        }
+    }
+}
+
+/// One changed row.
+#[derive(Clone, Debug)]
+pub struct Change {
+    pub relation: Arc<Relation>,
+    pub operation: Operation,
+    /// The row after the change; `None` for DELETE.
+    pub new: Option<Row>,
+    /// The row before it, as far as the replica identity lets the stream carry it; `Absent` for INSERT.
+    pub old: OldRow,
+    /// Its place in the transaction, counted from 0.
+    pub index: u32,
+    /// Microseconds since 2000-01-01 00:00 UTC.
+    pub commit_timestamp: i64,
+}
+
+impl Change {
+    /// The image that filters are evaluated on (PROTOCOL 4.6): the new row, or the old one of a DELETE.
+    pub fn filtered_row(&self) -> Option<&Row> {
+        self.new.as_ref().or_else(|| self.old.row())
+    }
+}
+
+/// What identifies a transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TransactionHeader {
+    pub xid: u32,
+    pub commit_lsn: Lsn,
+    pub end_lsn: Lsn,
+    /// Microseconds since 2000-01-01 00:00 UTC.
+    pub commit_timestamp: i64,
+}

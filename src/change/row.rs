@@ -1,0 +1,73 @@
+//! Row images, read by the catalog's columns.
+
+use std::sync::Arc;
+
+use crate::catalog::{ColumnIndex, Relation};
+use crate::wal::pgoutput::{Datum, StreamRelation, Tuple};
+
+/// Where each column of the catalog's relation stands in the stream's tuples. Made once per pair of them.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    pub relation: Arc<Relation>,
+    /// By [`ColumnIndex`]; `None`: the stream does not carry the column.
+    pub positions: Box<[Option<u16>]>,
+    /// By [`ColumnIndex`]: part of the replica identity, as the stream says.
+    pub is_key: Box<[bool]>,
+}
+
+impl Layout {
+    pub fn new(relation: Arc<Relation>, stream: &StreamRelation) -> Layout {
+        let place = |name: &str| stream.columns.iter().position(|column| column.name == name);
+        let positions: Box<[_]> = relation.columns.iter().map(|column| place(&column.name).map(|p| p as u16)).collect();
+        let is_key =
+            positions.iter().map(|position| position.is_some_and(|p| stream.columns[usize::from(p)].is_key)).collect();
+        Layout { relation, positions, is_key }
+    }
+
+    /// A layout of all the relation's columns in their own order, for rows that walcast itself puts together.
+    pub fn identity(relation: Arc<Relation>) -> Layout {
+        let positions = relation.indices().map(|column| Some(column.0)).collect();
+        let is_key = relation.indices().map(|column| relation.identity_key.contains(&column)).collect();
+        Layout { relation, positions, is_key }
+    }
+}
+
+/// A row image.
+#[derive(Clone, Debug)]
+pub struct Row {
+    pub layout: Arc<Layout>,
+    pub tuple: Tuple,
+    /// Only the replica identity's columns are real; the others are coded NULL in the stream and read as `Missing`.
+    pub key_only: bool,
+}
+
+impl Row {
+    pub fn datum(&self, column: ColumnIndex) -> Datum<'_> {
+        let index = usize::from(column.0);
+        let Some(position) = self.layout.positions.get(index).copied().flatten() else {
+            return Datum::Missing;
+        };
+        if self.key_only && !self.layout.is_key[index] {
+            return Datum::Missing;
+        }
+        self.tuple.get(usize::from(position))
+    }
+}
+
+/// The row before an UPDATE or DELETE.
+#[derive(Clone, Debug)]
+pub enum OldRow {
+    /// INSERT, or an UPDATE that did not touch the key under an identity other than FULL.
+    Absent,
+    Key(Row),
+    Full(Row),
+}
+
+impl OldRow {
+    pub fn row(&self) -> Option<&Row> {
+        match self {
+            OldRow::Absent => None,
+            OldRow::Key(row) | OldRow::Full(row) => Some(row),
+        }
+    }
+}

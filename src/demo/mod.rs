@@ -1,0 +1,3 @@
+//! A throw-away Postgres, for `walcast demo` and for the tests.
+
+pub mod postgres;

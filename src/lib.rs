@@ -1,0 +1,29 @@
+//! walcast relays Postgres changes to the people allowed to see them.
+//!
+//! The rooms, in the order in which the data walks through them. A room knows only the rooms above it.
+//!
+//! | room | given | gives |
+//! |---|---|---|
+//! | [`wal`] | a replication connection | raw `pgoutput` frames, and the one place that confirms the slot |
+//! | [`catalog`] | an ordinary connection, `walcast.ddl_log` rows | immutable [`catalog::Catalog`] snapshots |
+//! | [`change`] | frames and a catalog | [`change::Transaction`]s of [`change::Change`]s |
+//! | [`routing`] | a change | the subscriptions that it matches; knows no people |
+//! | [`authz`] | an identity and row images | allowed or denied; knows no subscriptions |
+//! | [`encode`] | a change and a projection | the JSON bytes of it |
+//! | [`channels`] | client frames | Phoenix sessions without I/O, and outboxes |
+//! | [`dispatch`] | all of the above | match, authorize, encode, deliver, confirm |
+//! | [`server`] | sockets | WebSockets, health, metrics |
+//!
+//! [`relay`] is the composition root: the only file that wires tasks together.
+
+pub mod authz;
+pub mod catalog;
+pub mod change;
+pub mod channels;
+pub mod demo;
+pub mod dispatch;
+pub mod encode;
+pub mod metrics;
+pub mod routing;
+pub mod server;
+pub mod wal;

@@ -1,0 +1,10 @@
+//! Rooms working together on a real Postgres.
+
+use crate::support::database::Database;
+
+#[tokio::test]
+async fn a_database_of_ones_own_has_logical_wal() {
+    let database = Database::create().await;
+    let row = database.client.query_one("show wal_level", &[]).await.unwrap();
+    assert_eq!(row.get::<_, String>(0), "logical");
+}

@@ -1,0 +1,3 @@
+//! What the tests are told with: clusters, databases, clients.
+
+pub mod database;
