@@ -2,5 +2,6 @@
 //!
 //! `support` has the parts that tests are told with; each other room says in its header what belongs there.
 
+mod differential;
 mod integration;
 mod support;
