@@ -42,7 +42,7 @@ fn write_escape(byte: u8, out: &mut Vec<u8>) {
 
 /// How many bytes at the start need no escape. Eight at a time: memchr has no search for "below 0x20 or one of two",
 /// and most values are too short for its set-up to pay.
-fn clean_prefix_len(text: &[u8]) -> usize {
+pub(super) fn clean_prefix_len(text: &[u8]) -> usize {
     let mut offset = 0;
     while let Some(chunk) = text[offset..].first_chunk::<8>() {
         let specials = special_bytes(u64::from_le_bytes(*chunk));
@@ -51,6 +51,10 @@ fn clean_prefix_len(text: &[u8]) -> usize {
             return offset + (specials.trailing_zeros() / 8) as usize;
         }
         offset += 8;
+    }
+    // The last eight, most of them for the second time, are one look instead of up to seven.
+    if text.last_chunk::<8>().is_some_and(|chunk| special_bytes(u64::from_le_bytes(*chunk)) == 0) {
+        return text.len();
     }
     let rest = &text[offset..];
     offset + rest.iter().position(|byte| needs_escape(*byte)).unwrap_or(rest.len())

@@ -16,6 +16,9 @@ use super::timestamp::write_commit_timestamp;
 /// A buffer that one huge row has grown is given back above this.
 const BUFFER_KEPT_BYTES_MAX: usize = 1 << 20;
 
+/// Operation, timestamp and the keys `record`, `old_record` and `errors`, with room to spare.
+const EVENT_BYTES: usize = 128;
+
 /// Everything about a relation's changes that does not change with the row, escaped and in order: a change copies it.
 /// Holds for one catalog snapshot and one set of visible columns.
 #[derive(Debug)]
@@ -28,6 +31,8 @@ pub struct RecordShape {
     columns_json: Box<[u8]>,
     /// `,"schema":"..","commit_timestamp":`
     tail: Box<[u8]>,
+    /// About what a change takes besides its values: room made once is cheaper than room made often.
+    bytes: usize,
 }
 
 #[derive(Debug)]
@@ -93,7 +98,9 @@ impl RecordShape {
         write_head(relation, &mut head);
         let mut tail = Vec::new();
         write_tail(relation, &mut tail);
+        let keys: usize = columns.iter().map(|column| 2 * column.key.len() + "\"\"".len()).sum();
         RecordShape {
+            bytes: head.len() + columns_json.len() + tail.len() + keys + EVENT_BYTES,
             relation: relation.id,
             columns: columns.into(),
             head: head.into(),
@@ -136,6 +143,8 @@ fn write_change(
 ) -> Result<(), EncodeError> {
     debug_assert_eq!(shape.relation, change.relation.id, "a shape is made for its relation");
     let kept_bytes_max = limits.exceeded_by(change).then_some(limits.kept_value_bytes_max);
+    let row_bytes: usize = change.new.iter().chain(change.old.row()).map(|row| row.tuple.frame.len()).sum();
+    out.reserve(shape.bytes + row_bytes);
     out.extend_from_slice(&shape.head);
     write_operation(change.operation, out);
     if let Some(row) = &change.new {
@@ -231,6 +240,9 @@ impl<'a> Image<'a> {
         let mut first = 1;
         for column in shape.columns.iter().filter(|column| shown(column)) {
             let Some(value) = self.value(column.index) else { continue };
+            if self.is_surely_too_long(&value, &column.encoding) {
+                continue;
+            }
             let column_start = out.len();
             out.extend_from_slice(&column.key[first..]);
             let value_start = out.len();
@@ -250,6 +262,14 @@ impl<'a> Image<'a> {
         }
         out.push(b'}');
         Ok(())
+    }
+
+    /// A string is no shorter as JSON: the megabytes that brought the change above the limit need not be copied.
+    fn is_surely_too_long(&self, value: &Value<'_>, encoding: &Encoding) -> bool {
+        match (self.kept_bytes_max, value, encoding) {
+            (Some(max), Value::Text(text), Encoding::Text) => text.len() > max,
+            _ => false,
+        }
     }
 
     /// `None`: the key is absent.

@@ -1,6 +1,9 @@
 //! Points in time.
 
-use super::escape::write_string_body;
+use super::escape::{clean_prefix_len, write_string_body};
+
+/// `2024-02-29`.
+const DATE_LEN: usize = 10;
 
 /// Appends a `timestamp` (`2024-02-29 12:34:56.1`, `0044-03-15 00:00:00 BC`, `infinity`) with XSD's `T`.
 pub(super) fn write_timestamp(text: &[u8], out: &mut Vec<u8>) {
@@ -13,6 +16,14 @@ pub(super) fn write_timestamp(text: &[u8], out: &mut Vec<u8>) {
 /// Appends a `timestamptz` (`2024-02-29 10:34:56+00`), whose zone gets minutes too.
 pub(super) fn write_timestamptz(text: &[u8], out: &mut Vec<u8>) {
     out.push(b'"');
+    // Years of four digits in UTC, as nearly all are, have everything at its place.
+    if text.get(DATE_LEN) == Some(&b' ') && text.ends_with(b"+00") && clean_prefix_len(text) == text.len() {
+        out.extend_from_slice(&text[..DATE_LEN]);
+        out.push(b'T');
+        out.extend_from_slice(&text[DATE_LEN + 1..]);
+        out.extend_from_slice(b":00\"");
+        return;
+    }
     let time = write_date_and_t(text, out);
     let zone = time.iter().position(|byte| matches!(byte, b'+' | b'-')).unwrap_or(time.len());
     let (time, zone) = time.split_at(zone);
@@ -49,24 +60,20 @@ const DAYS_PER_ERA: i64 = 146_097;
 pub(super) fn write_commit_timestamp(microseconds: i64, out: &mut Vec<u8>) {
     let (year, month, day) = civil_date(microseconds.div_euclid(MICROSECONDS_PER_DAY) + DAYS_TO_2000);
     let milliseconds = microseconds.rem_euclid(MICROSECONDS_PER_DAY) / 1000;
-    if (0..10_000).contains(&year) {
-        write_digits::<4>(year, out);
-    } else {
+    let fits = (0..10_000).contains(&year);
+    if !fits {
         out.extend_from_slice(itoa::Buffer::new().format(year).as_bytes());
     }
-    out.push(b'-');
-    write_digits::<2>(month, out);
-    out.push(b'-');
-    write_digits::<2>(day, out);
-    out.push(b'T');
-    write_digits::<2>(milliseconds / 3_600_000, out);
-    out.push(b':');
-    write_digits::<2>(milliseconds / 60_000 % 60, out);
-    out.push(b':');
-    write_digits::<2>(milliseconds / 1000 % 60, out);
-    out.push(b'.');
-    write_digits::<3>(milliseconds % 1000, out);
-    out.push(b'Z');
+    // Filled in one place and copied once.
+    let mut text = *b"0000-00-00T00:00:00.000Z";
+    set_digits(&mut text[0..4], year);
+    set_digits(&mut text[5..7], month);
+    set_digits(&mut text[8..10], day);
+    set_digits(&mut text[11..13], milliseconds / 3_600_000);
+    set_digits(&mut text[14..16], milliseconds / 60_000 % 60);
+    set_digits(&mut text[17..19], milliseconds / 1000 % 60);
+    set_digits(&mut text[20..23], milliseconds % 1000);
+    out.extend_from_slice(if fits { &text } else { &text[4..] });
 }
 
 /// Year, month and day of a day counted from 0000-03-01. Years that begin in March have their leap day last, so that
@@ -83,13 +90,13 @@ fn civil_date(days: i64) -> (i64, i64, i64) {
     (year, month, day)
 }
 
-fn write_digits<const N: usize>(mut number: i64, out: &mut Vec<u8>) {
-    let mut digits = [b'0'; N];
+/// Writes the number's last digits over `digits`.
+fn set_digits(digits: &mut [u8], number: i64) {
+    let mut rest = number.unsigned_abs() as u32;
     for digit in digits.iter_mut().rev() {
-        *digit = b'0' + (number % 10) as u8;
-        number /= 10;
+        *digit = b'0' + (rest % 10) as u8;
+        rest /= 10;
     }
-    out.extend_from_slice(&digits);
 }
 
 #[cfg(test)]

@@ -1,11 +1,10 @@
 //! A value's text, encoded by walcast, against `to_jsonb` of the value.
 
-use rand::rngs::StdRng;
 use tokio_postgres::Client;
 use walcast::catalog::{Catalog, Oid};
 use walcast::encode::{DatumError, write_json};
 
-use super::random_values::{SCALARS, Shape};
+use super::random_values::{Make, SCALARS, Shape};
 use super::{number_from_env, pg_types, random};
 use crate::support::database::Database;
 
@@ -136,7 +135,7 @@ async fn json_of_values() {
 }
 
 /// Types of extensions: hstore has a cast to json, the others have none.
-const EXTENSIONS: &[(&str, fn(&mut StdRng) -> String)] = &[
+const EXTENSIONS: &[(&str, Make)] = &[
     ("hstore", |_| "a=>1, \"b c\"=>NULL".to_owned()),
     ("citext", |_| "Some \"Text\"".to_owned()),
     ("ltree", |_| "a.b.c".to_owned()),

@@ -6,10 +6,13 @@ use rand::seq::IndexedRandom;
 
 use super::random_json::json;
 
+/// Makes a literal.
+pub(super) type Make = fn(&mut StdRng) -> String;
+
 /// A type, and how its literals are made.
 #[derive(Clone, Debug)]
 pub(super) enum Shape {
-    Scalar(fn(&mut StdRng) -> String),
+    Scalar(Make),
     Array(Box<Shape>, char),
     Composite(Vec<Shape>),
 }
@@ -71,7 +74,7 @@ fn quoted(text: &str) -> String {
 }
 
 /// The built-in types, by their names in SQL.
-pub(super) const SCALARS: &[(&str, fn(&mut StdRng) -> String)] = &[
+pub(super) const SCALARS: &[(&str, Make)] = &[
     ("bool", |random| pick(random, &["t", "f"])),
     ("int2", |random| random.random::<i16>().to_string()),
     ("int4", |random| random.random::<i32>().to_string()),
@@ -237,7 +240,7 @@ fn point(random: &mut StdRng) -> String {
     format!("({},{})", random.random_range(-99..99), random.random::<f32>())
 }
 
-fn range(random: &mut StdRng, low: fn(&mut StdRng) -> String, high: fn(&mut StdRng) -> String) -> String {
+fn range(random: &mut StdRng, low: Make, high: Make) -> String {
     match random.random_range(0..5) {
         0 => "empty".to_owned(),
         1 => format!("(,{})", high(random)),
