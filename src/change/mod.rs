@@ -2,10 +2,12 @@
 //!
 //! Given frames in stream order; gives whole [`Transaction`]s at their Commit. Knows no subscribers.
 
+pub mod assembler;
 pub mod row;
 
 use std::sync::Arc;
 
+pub use assembler::{Assembler, Relations, Transaction};
 pub use row::{Layout, OldRow, Row};
 
 use crate::catalog::Relation;

@@ -1,1 +1,71 @@
-//! (to be built)
+//! Match, authorize, encode, deliver, confirm.
+//!
+//! One task owns the subscription index and the subscribers. It is given frames, catalog states, commands and answers;
+//! it gives frames to outboxes and the dispatched position to [`crate::wal`]. [`task`] sequences and decides nothing:
+//!
+//! * [`handle`]: how channels subscribe, and what must be asked of Postgres before they can;
+//! * [`subscribers`]: who is subscribed to what;
+//! * [`access`]: what a role may see of a relation, worked out once per catalog state;
+//! * [`pending`]: changes that wait for an answer, in the order of their channel;
+//! * [`delivery`]: one change to the channels that it matches.
+
+pub mod access;
+pub mod delivery;
+pub mod handle;
+pub mod metrics;
+pub mod pending;
+pub mod subscribers;
+pub mod task;
+
+use std::time::Duration;
+
+pub use handle::Handle;
+pub use metrics::DispatchMetrics;
+pub use task::{Dispatch, Inputs};
+
+use crate::change::assembler;
+use crate::encode::Limits;
+
+/// What happens to a DELETE under row-level security whose old row is not in the stream (DESIGN section 5).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Deletes {
+    /// The bare key goes to whoever subscribes to the table, as Supabase does.
+    #[default]
+    Compatible,
+    /// Only deletes that the policies could judge.
+    Authorized,
+    /// No deletes at all of tables with row-level security.
+    None,
+}
+
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub transaction: assembler::Config,
+    pub deletes: Deletes,
+    pub limits: Limits,
+    /// Row images that wait for an answer of Postgres, in bytes; the stream is not read further past it.
+    pub pending_bytes_max: usize,
+    /// Rows that one question may carry: long enough to amortise a round trip, short enough to answer in a few ms.
+    pub question_rows_max: usize,
+    /// Bytes of row images after which a question is full, however few they are.
+    pub question_bytes_max: usize,
+    /// Changes worked on before other inputs get their turn.
+    pub chunk_changes: usize,
+    /// How long a new catalog state is waited for when a DDL row says no more than "something changed".
+    pub catalog_wait_max: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            transaction: assembler::Config::default(),
+            deletes: Deletes::default(),
+            limits: Limits::default(),
+            pending_bytes_max: 64 << 20,
+            question_rows_max: 128,
+            question_bytes_max: 1 << 20,
+            chunk_changes: 256,
+            catalog_wait_max: Duration::from_secs(5),
+        }
+    }
+}

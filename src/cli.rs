@@ -1,0 +1,186 @@
+//! The command line: parses, starts, and turns what came of it into an exit code. Decides nothing else.
+
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+use crate::causes::with_causes;
+use crate::config::{DatabaseArgs, LogFormat, ServeArgs, duration, variable};
+
+/// Postgres changes to the people allowed to see them.
+#[derive(Parser)]
+#[command(name = "walcast", version, about, max_term_width = 110)]
+pub struct Cli {
+    /// What is logged, e.g. `info` or `walcast=debug,info`.
+    #[arg(long, global = true, env = "WALCAST_LOG", default_value = "info", value_name = "FILTER")]
+    log: String,
+    /// Logs as text or as JSON lines. They go to standard error.
+    #[arg(long, global = true, env = "WALCAST_LOG_FORMAT", value_enum, default_value_t, value_name = "FORMAT")]
+    log_format: LogFormat,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Relay changes to clients.
+    Serve(Box<ServeArgs>),
+    /// Prepare a database: schema, event trigger, publications, logins. Run once, by its owner.
+    Setup(SetupArgs),
+    /// The DBA's doctor: what works, what does not, and the statement that mends it.
+    Check(CheckArgs),
+    /// Mint a development JWT (HS256).
+    Token(TokenArgs),
+    /// Subscribe from the terminal and print events as they arrive.
+    Tail(TailArgs),
+    /// A throw-away Postgres with a chat, the relay, and a scripted conversation.
+    Demo(DemoArgs),
+}
+
+#[derive(Args)]
+pub struct SetupArgs {
+    #[command(flatten)]
+    pub database: DatabaseArgs,
+    /// On a plain Postgres: also the roles anon, authenticated and service_role, and auth.uid(), auth.jwt(), auth.role(), auth.email().
+    #[arg(long)]
+    pub with_auth: bool,
+    /// Print the SQL, run nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Take everything away again.
+    #[arg(long, conflicts_with = "with_auth")]
+    pub remove: bool,
+}
+
+#[derive(Args)]
+pub struct CheckArgs {
+    #[command(flatten)]
+    pub database: DatabaseArgs,
+    /// Findings as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args)]
+pub struct TokenArgs {
+    /// The secret to sign with. Also API_JWT_SECRET and JWT_SECRET.
+    #[arg(long, env = "WALCAST_JWT_SECRET", hide_env_values = true, value_name = "SECRET")]
+    pub jwt_secret: Option<String>,
+    /// The `role` claim: a database role.
+    #[arg(long, default_value = "authenticated", value_name = "ROLE")]
+    pub role: String,
+    /// The `sub` claim: what auth.uid() gives.
+    #[arg(long, value_name = "UUID")]
+    pub sub: Option<String>,
+    /// More claims: a JSON object.
+    #[arg(long, value_name = "JSON")]
+    pub claims: Option<String>,
+    /// How long it is valid.
+    #[arg(long, default_value = "1h", value_parser = duration, value_name = "TIME")]
+    pub expires_in: std::time::Duration,
+}
+
+#[derive(Args)]
+pub struct TailArgs {
+    /// The relay.
+    #[arg(long, env = "WALCAST_URL", default_value = "ws://127.0.0.1:4000", value_name = "URL")]
+    pub url: String,
+    /// A JWT (see `walcast token`).
+    #[arg(long, env = "WALCAST_TOKEN", hide_env_values = true, value_name = "JWT")]
+    pub token: String,
+    /// The channel.
+    #[arg(long, default_value = "tail", value_name = "TOPIC")]
+    pub topic: String,
+    #[arg(long, default_value = "public")]
+    pub schema: String,
+    /// A table, or * for all of the schema.
+    #[arg(default_value = "*")]
+    pub table: String,
+    /// INSERT, UPDATE, DELETE or *.
+    #[arg(long, default_value = "*")]
+    pub event: String,
+    /// E.g. session_id=eq.1
+    #[arg(long)]
+    pub filter: Option<String>,
+}
+
+#[derive(Args)]
+pub struct DemoArgs {
+    /// Address and port for clients.
+    #[arg(long, env = "WALCAST_LISTEN", default_value = "127.0.0.1:4000", value_name = "ADDR")]
+    pub listen: std::net::SocketAddr,
+    /// End after the conversation instead of running on.
+    #[arg(long)]
+    pub once: bool,
+}
+
+impl Cli {
+    /// Runs the command.
+    pub fn run(self) -> ExitCode {
+        if let Err(error) = start_log(&self.log, self.log_format) {
+            eprintln!("walcast: {error}");
+            return ExitCode::from(2);
+        }
+        let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                eprintln!("walcast: the runtime could not be started: {error}");
+                return ExitCode::from(2);
+            }
+        };
+        runtime.block_on(async {
+            match self.command {
+                Command::Serve(args) => report(crate::serve::run(*args).await),
+                Command::Setup(args) => report(setup(args).await),
+                Command::Check(args) => check(args).await,
+                Command::Token(args) => report(token(args)),
+                Command::Tail(args) => report(crate::demo::tail::run(args).await),
+                Command::Demo(args) => report(crate::demo::run::run(args).await),
+            }
+        })
+    }
+}
+
+fn start_log(filter: &str, format: LogFormat) -> Result<(), String> {
+    let filter = EnvFilter::try_new(filter).map_err(|error| format!("--log {filter:?}: {error}"))?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => builder.init(),
+        LogFormat::Json => builder.json().init(),
+    }
+    Ok(())
+}
+
+/// An error and its causes, one line.
+fn report(result: Result<(), Box<dyn std::error::Error + Send + Sync>>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("walcast: {}", with_causes(error.as_ref()));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn token(args: TokenArgs) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let secret = args.jwt_secret.or_else(|| variable("API_JWT_SECRET")).or_else(|| variable("JWT_SECRET"));
+    let secret = secret.ok_or("no secret to sign with: pass --jwt-secret or set WALCAST_JWT_SECRET")?;
+    let mut claims = match args.claims {
+        None => serde_json::Map::new(),
+        Some(text) => match serde_json::from_str(&text) {
+            Ok(serde_json::Value::Object(claims)) => claims,
+            Ok(_) => return Err("--claims is not a JSON object".into()),
+            Err(error) => return Err(format!("--claims is not JSON: {error}").into()),
+        },
+    };
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs();
+    claims.insert("role".into(), args.role.into());
+    claims.insert("iat".into(), now.into());
+    claims.insert("exp".into(), (now + args.expires_in.as_secs()).into());
+    if let Some(sub) = args.sub {
+        claims.insert("sub".into(), sub.into());
+    }
+    println!("{}", crate::authz::jwt::mint(&secret, &claims)?);
+    Ok(())
+}

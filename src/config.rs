@@ -1,0 +1,270 @@
+//! The configuration of `walcast serve`: each room's own, gathered from flags and variables.
+//!
+//! Every flag has a `WALCAST_...` variable. The variables of Supabase's own container are understood too, so that
+//! swapping the image in a self-hosted stack is enough (PROTOCOL 1.6).
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+
+use crate::dispatch::Deletes;
+
+/// How logs are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    #[default]
+    Text,
+    Json,
+}
+
+/// Whether the slot outlives the process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum SlotMode {
+    /// Changes made while walcast is down are read when it is back.
+    #[default]
+    Permanent,
+    /// As Supabase has it: a restart loses changes, a crash leaves nothing behind.
+    Temporary,
+}
+
+/// Where the database is.
+#[derive(Args, Clone)]
+pub struct DatabaseArgs {
+    /// The stream's login: libpq URL or key=value conninfo; unix sockets too. Without it DB_HOST, DB_PORT, DB_USER, DB_PASSWORD, DB_NAME and DB_SSL.
+    #[arg(long, env = "WALCAST_DATABASE_URL", hide_env_values = true, value_name = "CONNINFO")]
+    pub database_url: Option<String>,
+    /// The publication whose tables are relayed.
+    #[arg(long, env = "WALCAST_PUBLICATION", default_value = "supabase_realtime", value_name = "NAME")]
+    pub publication: String,
+    /// The logical replication slot.
+    #[arg(long, env = "WALCAST_SLOT", default_value = "walcast", value_name = "NAME")]
+    pub slot: String,
+}
+
+/// The database could not be told from flags and variables.
+#[derive(Debug, thiserror::Error)]
+#[error("no database given: pass --database-url postgres://user:password@host/database, or set DATABASE_URL, or DB_HOST, DB_USER, DB_PASSWORD and DB_NAME")]
+pub struct NoDatabase;
+
+impl DatabaseArgs {
+    /// The conninfo, from the flag, `DATABASE_URL` or the `DB_*` variables of Supabase's container.
+    pub fn conninfo(&self, variable: impl Fn(&str) -> Option<String>) -> Result<String, NoDatabase> {
+        if let Some(url) = self.database_url.clone().or_else(|| variable("DATABASE_URL")) {
+            return Ok(url);
+        }
+        let host = variable("DB_HOST").ok_or(NoDatabase)?;
+        let mut conninfo = format!("host={}", quote(&host));
+        for (name, key) in [("DB_PORT", "port"), ("DB_USER", "user"), ("DB_PASSWORD", "password"), ("DB_NAME", "dbname")] {
+            if let Some(value) = variable(name) {
+                conninfo.push_str(&format!(" {key}={}", quote(&value)));
+            }
+        }
+        if variable("DB_SSL").is_some_and(|value| value.eq_ignore_ascii_case("true")) {
+            conninfo.push_str(" sslmode=require");
+        }
+        Ok(conninfo)
+    }
+}
+
+/// A value as libpq's key=value form wants it (manual 34.1.1.1).
+fn quote(value: &str) -> String {
+    format!("'{}'", value.replace('\\', "\\\\").replace('\'', "\\'"))
+}
+
+#[derive(Args, Clone)]
+pub struct ServeArgs {
+    #[command(flatten)]
+    pub database: DatabaseArgs,
+    /// Run `setup` first, as the user of --database-url. The default where DB_HOST is given, as in Supabase's stack.
+    #[arg(long, env = "WALCAST_AUTO_SETUP", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    pub auto_setup: Option<bool>,
+    /// The oracle's login, where it cannot be read from the database: any conninfo, e.g. `user=walcast_oracle password=...`; what it does not say is taken from --database-url.
+    #[arg(long, env = "WALCAST_ORACLE_URL", hide_env_values = true, value_name = "CONNINFO")]
+    pub oracle_url: Option<String>,
+    /// Sessions that the oracle may have (policies are evaluated there).
+    #[arg(long, env = "WALCAST_ORACLE_CONNECTIONS", default_value_t = 4, value_name = "N")]
+    pub oracle_connections: usize,
+    /// The slot outlives the process, or not.
+    #[arg(long, env = "WALCAST_SLOT_MODE", value_enum, default_value_t, value_name = "MODE")]
+    pub slot_mode: SlotMode,
+    /// Make the slot a failover slot (Postgres 17 and newer).
+    #[arg(long, env = "WALCAST_SLOT_FAILOVER")]
+    pub slot_failover: bool,
+
+    /// Address and port for clients.
+    #[arg(long, env = "WALCAST_LISTEN", value_name = "ADDR")]
+    pub listen: Option<SocketAddr>,
+    /// Address and port for /metrics; without it they are at /metrics of --listen, behind --metrics-token.
+    #[arg(long, env = "WALCAST_METRICS_LISTEN", value_name = "ADDR")]
+    pub metrics_listen: Option<SocketAddr>,
+    /// Bearer token for /metrics.
+    #[arg(long, env = "WALCAST_METRICS_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    pub metrics_token: Option<String>,
+
+    /// Secret of HS256/384/512 tokens. Also API_JWT_SECRET and JWT_SECRET.
+    #[arg(long, env = "WALCAST_JWT_SECRET", hide_env_values = true, value_name = "SECRET")]
+    pub jwt_secret: Option<String>,
+    /// JSON Web Key Set: the JSON itself, a file, or an http(s) URL (cached, rotated). Also API_JWT_JWKS and JWT_JWKS.
+    #[arg(long, env = "WALCAST_JWKS", value_name = "JSON|FILE|URL")]
+    pub jwks: Option<String>,
+    /// Claims that every token must have: a JSON object, e.g. {"iss":"me"}. Also JWT_CLAIM_VALIDATORS.
+    #[arg(long, env = "WALCAST_JWT_CLAIM_VALIDATORS", value_name = "JSON")]
+    pub jwt_claim_validators: Option<String>,
+
+    /// Deletes under row-level security whose old row is not in the stream.
+    #[arg(long, env = "WALCAST_DELETES", value_enum, default_value_t, value_name = "MODE")]
+    pub deletes: Deletes,
+    /// A question to Postgres that is undecided after this time is denied and told.
+    #[arg(long, env = "WALCAST_AUTHZ_TIMEOUT", default_value = "5s", value_parser = duration, value_name = "TIME")]
+    pub authz_timeout: Duration,
+    /// Bytes of one transaction held in memory; larger ones go to an unlinked file.
+    #[arg(long, env = "WALCAST_TRANSACTION_BUFFER_MAX", default_value = "64MiB", value_parser = bytes, value_name = "BYTES")]
+    pub transaction_buffer_max: u64,
+    /// Bytes of one transaction held in that file.
+    #[arg(long, env = "WALCAST_TRANSACTION_SPILL_MAX", default_value = "64GiB", value_parser = bytes, value_name = "BYTES")]
+    pub transaction_spill_max: u64,
+    /// Bytes of row images that may wait for answers of Postgres before the stream is read no further.
+    #[arg(long, env = "WALCAST_PENDING_MAX", default_value = "64MiB", value_parser = bytes, value_name = "BYTES")]
+    pub pending_max: u64,
+    /// A row above this size is delivered with its small values only (Error 413).
+    #[arg(long, env = "WALCAST_RECORD_MAX", default_value = "1MiB", value_parser = bytes, value_name = "BYTES")]
+    pub record_max: u64,
+    /// A single frame of the stream above this size is skipped and reported.
+    #[arg(long, env = "WALCAST_WAL_FRAME_MAX", default_value = "256MiB", value_parser = bytes, value_name = "BYTES")]
+    pub wal_frame_max: u64,
+
+    /// Bytes queued for one client before it counts as slow.
+    #[arg(long, env = "WALCAST_OUTBOX_MAX", default_value = "1MiB", value_parser = bytes, value_name = "BYTES")]
+    pub outbox_max: u64,
+    /// How long a slow client may stay over that before it is closed.
+    #[arg(long, env = "WALCAST_SLOW_CLIENT_GRACE", default_value = "10s", value_parser = duration, value_name = "TIME")]
+    pub slow_client_grace: Duration,
+    /// Bytes queued for one client at which it is closed at once.
+    #[arg(long, env = "WALCAST_OUTBOX_SPILL_MAX", default_value = "16MiB", value_parser = bytes, value_name = "BYTES")]
+    pub outbox_spill_max: u64,
+    /// Sockets at once.
+    #[arg(long, env = "WALCAST_CONNECTIONS_MAX", default_value_t = 100_000, value_name = "N")]
+    pub connections_max: usize,
+    /// Channels of one socket.
+    #[arg(long, env = "WALCAST_CHANNELS_PER_CONNECTION_MAX", default_value_t = 100, value_name = "N")]
+    pub channels_per_connection_max: usize,
+    /// Joins per second, over all sockets.
+    #[arg(long, env = "WALCAST_JOINS_PER_SECOND_MAX", default_value_t = 10_000, value_name = "N")]
+    pub joins_per_second_max: u32,
+    /// A client's frame above this size closes its socket (1009).
+    #[arg(long, env = "WALCAST_FRAME_MAX", default_value = "5000000", value_parser = bytes, value_name = "BYTES")]
+    pub frame_max: u64,
+    /// A socket without inbound bytes is closed after this time.
+    #[arg(long, env = "WALCAST_IDLE_TIMEOUT", default_value = "60s", value_parser = duration, value_name = "TIME")]
+    pub idle_timeout: Duration,
+    /// Delay before the HTTP error of a refused upgrade (Supabase: 2s).
+    #[arg(long, env = "WALCAST_CONNECT_ERROR_BACKOFF", default_value = "0s", value_parser = duration, value_name = "TIME")]
+    pub connect_error_backoff: Duration,
+    /// Delay before the error reply of a refused join (Supabase: 5s). Only the reply waits.
+    #[arg(long, env = "WALCAST_JOIN_ERROR_BACKOFF", default_value = "0s", value_parser = duration, value_name = "TIME")]
+    pub join_error_backoff: Duration,
+    /// How long clients are given to leave at SIGTERM.
+    #[arg(long, env = "WALCAST_DRAIN_TIMEOUT", default_value = "5s", value_parser = duration, value_name = "TIME")]
+    pub drain_timeout: Duration,
+}
+
+impl ServeArgs {
+    /// `--listen`, or the `PORT` of Supabase's container, or 4000.
+    pub fn listen_address(&self, variable: impl Fn(&str) -> Option<String>) -> Result<SocketAddr, String> {
+        if let Some(listen) = self.listen {
+            return Ok(listen);
+        }
+        let port = match variable("PORT") {
+            None => 4000,
+            Some(port) => port.parse().map_err(|_| format!("PORT is not a port number: {port:?}"))?,
+        };
+        Ok(SocketAddr::from(([0, 0, 0, 0], port)))
+    }
+
+    pub fn runs_setup(&self, variable: impl Fn(&str) -> Option<String>) -> bool {
+        self.auto_setup.unwrap_or_else(|| self.database.database_url.is_none() && variable("DB_HOST").is_some())
+    }
+
+    /// The JWT secret, from the flag or Supabase's names.
+    pub fn secret(&self, variable: impl Fn(&str) -> Option<String>) -> Option<String> {
+        self.jwt_secret.clone().or_else(|| variable("API_JWT_SECRET")).or_else(|| variable("JWT_SECRET"))
+    }
+
+    pub fn key_set(&self, variable: impl Fn(&str) -> Option<String>) -> Option<String> {
+        self.jwks.clone().or_else(|| variable("API_JWT_JWKS")).or_else(|| variable("JWT_JWKS"))
+    }
+
+    pub fn claim_validators(&self, variable: impl Fn(&str) -> Option<String>) -> Option<String> {
+        self.jwt_claim_validators.clone().or_else(|| variable("JWT_CLAIM_VALIDATORS"))
+    }
+}
+
+/// An environment variable that is set and not empty.
+pub fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// `250ms`, `5s`, `2m`, `1h`; a bare number is seconds.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let (number, unit) = split_unit(text);
+    let value: f64 = number.parse().map_err(|_| format!("not a time: {text:?} (try 250ms, 5s or 2m)"))?;
+    let seconds = match unit {
+        "ms" => value / 1000.0,
+        "" | "s" => value,
+        "m" | "min" => value * 60.0,
+        "h" => value * 3600.0,
+        _ => return Err(format!("not a unit of time: {unit:?} (ms, s, m, h)")),
+    };
+    Duration::try_from_secs_f64(seconds).map_err(|_| format!("not a time: {text:?}"))
+}
+
+/// `64MiB`, `1kB`, `5000000`.
+pub fn bytes(text: &str) -> Result<u64, String> {
+    let (number, unit) = split_unit(text);
+    let value: u64 = number.parse().map_err(|_| format!("not a size: {text:?} (try 64MiB or 5000000)"))?;
+    let factor: u64 = match unit.to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "kb" => 1_000,
+        "mb" => 1_000_000,
+        "gb" => 1_000_000_000,
+        "k" | "kib" => 1 << 10,
+        "m" | "mib" => 1 << 20,
+        "g" | "gib" => 1 << 30,
+        _ => return Err(format!("not a unit of size: {unit:?} (B, kB, MB, GB, KiB, MiB, GiB)")),
+    };
+    value.checked_mul(factor).ok_or_else(|| format!("too large: {text:?}"))
+}
+
+fn split_unit(text: &str) -> (&str, &str) {
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    (&text[..end], text[end..].trim())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_times_take_the_usual_units() {
+        assert_eq!(bytes("64MiB"), Ok(64 << 20));
+        assert_eq!(bytes("5000000"), Ok(5_000_000));
+        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
+        assert!(bytes("many").is_err() && bytes("1 parsec").is_err() && bytes("99999999999GiB").is_err());
+        assert!(duration("-1s").is_err() && duration("soon").is_err());
+    }
+
+    #[test]
+    fn the_variables_of_supabases_container_name_the_database() {
+        let args = DatabaseArgs { database_url: None, publication: String::new(), slot: String::new() };
+        let variables = |name: &str| match name {
+            "DB_HOST" => Some("db".to_owned()),
+            "DB_PASSWORD" => Some("it's".to_owned()),
+            _ => None,
+        };
+        assert_eq!(args.conninfo(variables).unwrap(), r"host='db' password='it\'s'");
+        assert!(args.conninfo(|_| None).is_err());
+    }
+}

@@ -1,0 +1,131 @@
+//! What a role may see of a relation: worked out once per catalog state, not per change.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use foldhash::fast::RandomState;
+
+use crate::authz::{self, DeniedReason, Plan};
+use crate::catalog::{Catalog, ColumnSet, PG_READ_ALL_DATA, Relation};
+use crate::encode::RecordShape;
+use crate::wal::pgoutput::RelationId;
+
+/// A role's name, interned: equal names, equal keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RoleKey(u32);
+
+/// What one role may see of one relation.
+#[derive(Debug)]
+pub struct Access {
+    pub plan: Plan,
+    /// Policies apply: also where they let nothing through.
+    pub row_security: bool,
+    /// Columns with SELECT.
+    pub visible: ColumnSet,
+    /// No primary key: INSERT and UPDATE become error rows (PROTOCOL 4.4).
+    pub no_primary_key: bool,
+    /// SELECT is missing on a column of the primary key: likewise.
+    pub unauthorized: bool,
+}
+
+impl Access {
+    /// INSERT and UPDATE reach the role without data (PROTOCOL 4.4).
+    pub fn is_error_row(&self) -> bool {
+        self.no_primary_key || self.unauthorized
+    }
+}
+
+/// The [`Access`] of every (relation, role) met since the catalog last changed, and the shapes of their records.
+#[derive(Default)]
+pub struct AccessTable {
+    roles: HashMap<Arc<str>, RoleKey, RandomState>,
+    names: Vec<Arc<str>>,
+    access: HashMap<(RelationId, RoleKey), Arc<Access>, RandomState>,
+    shapes: HashMap<(RelationId, ColumnSet), Arc<RecordShape>, RandomState>,
+    /// Whether some role gets error rows for a relation, worked out for that many roles.
+    error_rows: HashMap<RelationId, (usize, bool), RandomState>,
+}
+
+impl AccessTable {
+    pub fn role(&mut self, name: &str) -> RoleKey {
+        if let Some(key) = self.roles.get(name) {
+            return *key;
+        }
+        let key = RoleKey(self.names.len() as u32);
+        let name: Arc<str> = name.into();
+        self.names.push(Arc::clone(&name));
+        self.roles.insert(name, key);
+        key
+    }
+
+    /// The catalog changed: everything is worked out anew when it is next needed.
+    pub fn clear(&mut self) {
+        self.access.clear();
+        self.shapes.clear();
+        self.error_rows.clear();
+    }
+
+    /// Whether any role met so far gets error rows for this relation: the question that every change asks.
+    pub fn has_error_rows(&mut self, catalog: &Catalog, relation: &Arc<Relation>) -> bool {
+        let roles = self.names.len();
+        if let Some((known, answer)) = self.error_rows.get(&relation.id)
+            && *known == roles
+        {
+            return *answer;
+        }
+        let answer = (0..roles as u32).any(|role| self.access(catalog, relation, RoleKey(role)).is_error_row());
+        self.error_rows.insert(relation.id, (roles, answer));
+        answer
+    }
+
+    pub fn access(&mut self, catalog: &Catalog, relation: &Arc<Relation>, role: RoleKey) -> Arc<Access> {
+        let known = self.access.get(&(relation.id, role));
+        if let Some(access) = known {
+            return Arc::clone(access);
+        }
+        let access = Arc::new(work_out(catalog, relation, &self.names[role.0 as usize]));
+        self.access.insert((relation.id, role), Arc::clone(&access));
+        access
+    }
+
+    /// The shape of the records that show `visible`, narrowed to `select`.
+    pub fn shape(
+        &mut self,
+        catalog: &Catalog,
+        relation: &Arc<Relation>,
+        visible: &ColumnSet,
+        select: Option<&ColumnSet>,
+    ) -> Arc<RecordShape> {
+        let columns = match select {
+            None => visible.clone(),
+            Some(select) => visible.intersection(select),
+        };
+        let key = (relation.id, columns);
+        if let Some(shape) = self.shapes.get(&key) {
+            return Arc::clone(shape);
+        }
+        let shape = Arc::new(RecordShape::new(catalog, relation, &key.1));
+        self.shapes.insert(key, Arc::clone(&shape));
+        shape
+    }
+}
+
+fn work_out(catalog: &Catalog, relation: &Arc<Relation>, role: &str) -> Access {
+    let Some(role) = catalog.roles.get(role) else {
+        return Access {
+            plan: Plan::Denied(DeniedReason::NoPolicy),
+            row_security: true,
+            visible: ColumnSet::default(),
+            no_primary_key: relation.primary_key.is_empty(),
+            unauthorized: true,
+        };
+    };
+    let visible = relation.selectable_columns(role, PG_READ_ALL_DATA);
+    Access {
+        plan: authz::plan(catalog, relation, role),
+        row_security: relation.row_security_active(role),
+        no_primary_key: relation.primary_key.is_empty(),
+        unauthorized: !relation.primary_key.iter().all(|column| visible.contains(*column)),
+        visible,
+    }
+}

@@ -1,0 +1,412 @@
+//! One change to the channels that it matches.
+//!
+//! A [`Chunk`] gathers the questions of many changes, so that one round trip serves them all: one question per relation,
+//! role and distinct identity, whatever the number of subscribers.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+
+use bytes::Bytes;
+use foldhash::fast::RandomState;
+use smallvec::SmallVec;
+
+use super::access::{Access, AccessTable, RoleKey};
+use super::pending::{Asked, ComputedRows, Delivery, Gate, PendingChange, Policy, Ticket};
+use super::subscribers::Subscribers;
+use super::{Config, Deletes};
+use crate::authz::{Asked as Subject, OraclePlan, Plan, Question, RowText, row_text};
+use crate::catalog::{Catalog, ColumnSet, Relation};
+use crate::change::{Change, OldRow, Operation, Row};
+use crate::encode;
+use crate::routing::{Matches, Predicate, SubscriptionId};
+use crate::wal::pgoutput::RelationId;
+
+/// What a question is about; equal keys share a question.
+#[derive(PartialEq, Eq, Hash)]
+enum Key {
+    /// Relation, role, and the identity by its (interned) address.
+    Policy(RelationId, RoleKey, usize),
+    /// The predicate by its (interned) address.
+    Filter(usize),
+    Json(RelationId),
+}
+
+struct Open {
+    asked: Arc<Asked>,
+    question: Question,
+    /// The change whose rows were put in last, and the rows' places: new, old.
+    last: (u64, [Option<u32>; 2]),
+    bytes: usize,
+}
+
+/// Which image of a change.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Image {
+    New = 0,
+    Old = 1,
+}
+
+/// Questions being gathered, and what waits for them.
+#[derive(Default)]
+pub struct Chunk {
+    open: HashMap<Key, Open, RandomState>,
+    /// Full questions, and all of them at the end.
+    pub ready: Vec<(Arc<Asked>, Question)>,
+    /// (place of the subscriber, what goes to it), in order.
+    pub deliveries: Vec<(usize, Delivery)>,
+    /// Subscribers to be told that something of theirs cannot be decided: place, relation.
+    pub undecidable: Vec<(usize, Arc<Relation>, &'static str)>,
+    /// Error rows (PROTOCOL 4.4): place, ids, data.
+    pub error_rows: Vec<(usize, SmallVec<[u32; 4]>, Arc<PendingChange>, Bytes)>,
+    changes: u64,
+}
+
+/// What is read, not changed, while changes are turned to deliveries.
+pub struct Context<'a> {
+    pub catalog: &'a Catalog,
+    pub config: &'a Config,
+    pub subscribers: &'a Subscribers,
+    pub budget: &'a Arc<AtomicUsize>,
+    /// Columns that only Postgres can encode, for the layout of this change.
+    pub columns_asked: &'a ColumnSet,
+    pub xid: u32,
+    pub sequence: u64,
+}
+
+impl Context<'_> {
+    fn role_of(&self, id: SubscriptionId) -> Option<&str> {
+        let subscriber = self.subscribers.get(self.subscribers.entry(id).subscriber)?;
+        Some(&subscriber.identity.role)
+    }
+}
+
+/// The subscriptions of one channel that a change matched, before they are told apart by `select`.
+struct Group<'a> {
+    subscriber: usize,
+    select: Option<&'a ColumnSet>,
+    ids: SmallVec<[(u32, Option<Gate>); 1]>,
+}
+
+impl Chunk {
+    pub fn is_empty(&self) -> bool {
+        self.open.is_empty() && self.ready.is_empty() && self.deliveries.is_empty() && self.error_rows.is_empty()
+    }
+
+    /// Closes all questions.
+    pub fn finish(&mut self) {
+        let open = std::mem::take(&mut self.open);
+        self.ready.extend(open.into_values().map(|open| (open.asked, open.question)));
+    }
+
+    /// Routes a change: who matched, under which gates.
+    pub fn add(
+        &mut self,
+        change: Change,
+        ticket: &Arc<Ticket>,
+        matches: &mut Matches,
+        access: &mut AccessTable,
+        context: &Context<'_>,
+    ) -> bool {
+        self.changes += 1;
+        let relation = Arc::clone(&change.relation);
+        self.add_error_rows(&change, ticket, access, context);
+        matches.clear();
+        context.subscribers.index.matches(&change, matches);
+        if matches.is_empty() {
+            return false;
+        }
+        let mut texts = Texts::default();
+        let groups = self.group(&change, matches, &mut texts, context);
+        if groups.is_empty() {
+            return false;
+        }
+        let computed = self.computed(&change, groups[0].subscriber, &mut texts, context);
+        let change = Arc::new(PendingChange::new(change, Arc::clone(ticket), computed, context.budget));
+        for group in groups {
+            let Some(subscriber) = context.subscribers.get(group.subscriber) else { continue };
+            let access_of_role = access.access(context.catalog, &relation, subscriber.role);
+            let policy = match self.policy(&change.change, &access_of_role, group.subscriber, &mut texts, context) {
+                Verdict::Undecidable(why) => {
+                    self.undecidable.push((group.subscriber, Arc::clone(&relation), why));
+                    continue;
+                }
+                Verdict::Hidden => continue,
+                Verdict::Shown(policy) => policy,
+            };
+            let shape = access.shape(context.catalog, &relation, &access_of_role.visible, group.select);
+            let delivery = Delivery { change: Arc::clone(&change), ids: group.ids, shape, policy };
+            self.deliveries.push((group.subscriber, delivery));
+        }
+        true
+    }
+
+    /// Rows of a table without primary key, or with one that the role may not read, go to everybody of that role as
+    /// an error without data (PROTOCOL 4.4).
+    fn add_error_rows(&mut self, change: &Change, ticket: &Arc<Ticket>, access: &mut AccessTable, context: &Context<'_>) {
+        if change.operation == Operation::Delete || !access.has_error_rows(context.catalog, &change.relation) {
+            return;
+        }
+        let mut subscribed = Vec::new();
+        let mut shared: Option<(Arc<PendingChange>, Bytes, Bytes)> = None;
+        let mut errors: Vec<(usize, SmallVec<[u32; 4]>, bool)> = Vec::new();
+        context.subscribers.index.subscribed(change.relation.id, change.operation, &mut subscribed);
+        for id in subscribed {
+            let entry = context.subscribers.entry(id);
+            let Some(subscriber) = context.subscribers.get(entry.subscriber) else { continue };
+            if entry.active_from > context.sequence {
+                continue;
+            }
+            let access = access.access(context.catalog, &change.relation, subscriber.role);
+            if !access.is_error_row() {
+                continue;
+            }
+            match errors.iter_mut().find(|(place, ..)| *place == entry.subscriber) {
+                Some((_, ids, _)) => ids.push(entry.client_id),
+                None => errors.push((entry.subscriber, SmallVec::from_slice(&[entry.client_id]), access.no_primary_key)),
+            }
+        }
+        for (place, ids, no_primary_key) in errors {
+            let (pending, no_key, unauthorized) = shared.get_or_insert_with(|| {
+                let pending = PendingChange::new(change.clone(), Arc::clone(ticket), None, context.budget);
+                let no_key = encode::error_data(change, encode::ErrorRow::NoPrimaryKey);
+                let unauthorized = encode::error_data(change, encode::ErrorRow::Unauthorized);
+                (Arc::new(pending), no_key, unauthorized)
+            });
+            let data = if no_primary_key { no_key } else { unauthorized };
+            self.error_rows.push((place, ids, Arc::clone(pending), data.clone()));
+        }
+    }
+
+    /// Matched subscriptions by channel and selection, in the order of the channels' places.
+    fn group<'a>(
+        &mut self,
+        change: &Change,
+        matches: &Matches,
+        texts: &mut Texts,
+        context: &Context<'a>,
+    ) -> Vec<Group<'a>> {
+        let mut flat: Vec<(usize, SubscriptionId, Option<Gate>)> = Vec::with_capacity(matches.matched.len());
+        let mut add = |id: SubscriptionId, gate: Option<Gate>| {
+            let entry = context.subscribers.entry(id);
+            if entry.active_from <= context.sequence {
+                flat.push((entry.subscriber, id, gate));
+            }
+        };
+        for id in &matches.matched {
+            add(*id, None);
+        }
+        for (predicate, ids) in &matches.undecided {
+            // Any of the roles gives the same answer: a filter is evaluated without policies.
+            let Some(role) = ids.first().and_then(|id| context.role_of(*id)) else { continue };
+            let Some(gate) = self.filter_gate(change, predicate, role, texts, context) else { continue };
+            for id in ids {
+                add(*id, Some(gate.clone()));
+            }
+        }
+        flat.sort_unstable_by_key(|(place, id, _)| (*place, id.0));
+        let mut groups: Vec<Group<'a>> = Vec::with_capacity(flat.len());
+        for (subscriber, id, gate) in flat {
+            let entry = context.subscribers.entry(id);
+            let select = entry.select.as_ref();
+            let same_channel = groups.iter_mut().rev().take_while(|group| group.subscriber == subscriber);
+            match same_channel.into_iter().find(|group| group.select == select) {
+                Some(group) => group.ids.push((entry.client_id, gate)),
+                None => groups.push(Group { subscriber, select, ids: SmallVec::from_iter([(entry.client_id, gate)]) }),
+            }
+        }
+        groups
+    }
+
+    fn filter_gate(
+        &mut self,
+        change: &Change,
+        predicate: &Arc<Predicate>,
+        role: &str,
+        texts: &mut Texts,
+        context: &Context<'_>,
+    ) -> Option<Gate> {
+        let test = predicate.sql()?;
+        let image = if change.operation == Operation::Delete { Image::Old } else { Image::New };
+        let text = texts.get(change, image)?;
+        let key = Key::Filter(Arc::as_ptr(predicate) as usize);
+        let subject = || Subject::Filter { role: role.to_owned(), expression: test.expression.clone() };
+        Some(self.gate(key, subject, change, image, text, context))
+    }
+
+    fn computed(
+        &mut self,
+        change: &Change,
+        subscriber: usize,
+        texts: &mut Texts,
+        context: &Context<'_>,
+    ) -> Option<ComputedRows> {
+        if context.columns_asked.is_empty() {
+            return None;
+        }
+        let role = &context.subscribers.get(subscriber)?.identity.role;
+        let subject = || Subject::Json { role: role.clone(), columns: context.columns_asked.iter().collect() };
+        let mut rows: [Option<Gate>; 2] = [None, None];
+        for image in [Image::New, Image::Old] {
+            let Some(text) = texts.get(change, image) else { continue };
+            rows[image as usize] = Some(self.gate(Key::Json(change.relation.id), subject, change, image, text, context));
+        }
+        let [new, old] = rows;
+        let asked = Arc::clone(&new.as_ref().or(old.as_ref())?.asked);
+        // Both images of a change are put into one question: a question is closed only between changes.
+        let columns = context.columns_asked.iter().collect();
+        Some(ComputedRows { asked, columns, new: new.map(|gate| gate.row), old: old.map(|gate| gate.row) })
+    }
+
+    /// Whether and how the channel may see the change.
+    fn policy(
+        &mut self,
+        change: &Change,
+        access: &Access,
+        subscriber: usize,
+        texts: &mut Texts,
+        context: &Context<'_>,
+    ) -> Verdict {
+        if change.operation != Operation::Delete && access.is_error_row() {
+            return Verdict::Hidden; // It went out as an error row.
+        }
+        let whole_old = matches!(change.old, OldRow::Full(_));
+        if !access.row_security {
+            return Verdict::Shown(Policy::Open { whole_old });
+        }
+        if change.operation == Operation::Delete && context.config.deletes == Deletes::None {
+            return Verdict::Hidden;
+        }
+        let plan = match &access.plan {
+            Plan::Open => return Verdict::Shown(Policy::Open { whole_old }),
+            Plan::Denied(_) => return Verdict::Hidden,
+            Plan::Oracle(plan) => plan,
+        };
+        if change.operation == Operation::Delete {
+            return self.delete_policy(change, plan, subscriber, texts, context);
+        }
+        let Some(text) = texts.get(change, Image::New) else {
+            return Verdict::Undecidable("the change has no new row");
+        };
+        let row = self.policy_gate(plan, subscriber, change, Image::New, text, context);
+        let old = match &change.old {
+            OldRow::Full(_) => texts.get(change, Image::Old)
+                .map(|text| self.policy_gate(plan, subscriber, change, Image::Old, text, context)),
+            _ => None,
+        };
+        Verdict::Shown(Policy::Ask { row, old, whole_old: false })
+    }
+
+    /// A DELETE is judged by the old row where the stream has it (DESIGN section 5).
+    fn delete_policy(
+        &mut self,
+        change: &Change,
+        plan: &Arc<OraclePlan>,
+        subscriber: usize,
+        texts: &mut Texts,
+        context: &Context<'_>,
+    ) -> Verdict {
+        let judged = match &change.old {
+            OldRow::Absent => None,
+            OldRow::Full(_) => texts.get(change, Image::Old),
+            OldRow::Key(row) => {
+                let reads_key_only = plan.columns.as_ref().is_some_and(|columns| {
+                    columns.iter().all(|column| row.layout.is_key.get(usize::from(column.0)).copied().unwrap_or(false))
+                });
+                if reads_key_only { texts.get(change, Image::Old) } else { None }
+            }
+        };
+        match judged {
+            Some(text) => {
+                let row = self.policy_gate(plan, subscriber, change, Image::Old, text, context);
+                let whole_old = matches!(change.old, OldRow::Full(_));
+                Verdict::Shown(Policy::Ask { row, old: None, whole_old })
+            }
+            None if context.config.deletes == Deletes::Compatible => {
+                Verdict::Shown(Policy::Open { whole_old: false })
+            }
+            None => Verdict::Hidden,
+        }
+    }
+
+    fn policy_gate(
+        &mut self,
+        plan: &Arc<OraclePlan>,
+        subscriber: usize,
+        change: &Change,
+        image: Image,
+        text: RowText,
+        context: &Context<'_>,
+    ) -> Gate {
+        let subscriber = context.subscribers.get(subscriber).expect("the caller has just looked it up");
+        let identity = &subscriber.identity;
+        let key = Key::Policy(change.relation.id, subscriber.role, Arc::as_ptr(identity) as usize);
+        let subject = || Subject::Policy { plan: Arc::clone(plan), identity: Arc::clone(identity) };
+        self.gate(key, subject, change, image, text, context)
+    }
+
+    /// Puts a row into the question of a key, once per change.
+    fn gate(
+        &mut self,
+        key: Key,
+        subject: impl Fn() -> Subject,
+        change: &Change,
+        image: Image,
+        text: RowText,
+        context: &Context<'_>,
+    ) -> Gate {
+        let fresh = || Open {
+            asked: Arc::default(),
+            question: Question {
+                xid: Some(context.xid),
+                relation: Arc::clone(&change.relation),
+                asked: subject(),
+                rows: Vec::new(),
+            },
+            last: (0, [None, None]),
+            bytes: 0,
+        };
+        let open = self.open.entry(key).or_insert_with(fresh);
+        if open.last.0 != self.changes {
+            let rows = open.question.rows.len();
+            if rows >= context.config.question_rows_max || open.bytes >= context.config.question_bytes_max {
+                let full = std::mem::replace(open, fresh());
+                self.ready.push((full.asked, full.question));
+            }
+            open.last = (self.changes, [None, None]);
+        }
+        let place = &mut open.last.1[image as usize];
+        let row = *place.get_or_insert_with(|| {
+            open.bytes += text.literal.len();
+            open.question.rows.push(text);
+            open.question.rows.len() as u32 - 1
+        });
+        Gate { asked: Arc::clone(&open.asked), row }
+    }
+}
+
+enum Verdict {
+    Shown(Policy),
+    Hidden,
+    /// It cannot even be asked.
+    Undecidable(&'static str),
+}
+
+/// The images of one change as Postgres reads them, written at most once each.
+#[derive(Default)]
+struct Texts {
+    known: [Option<RowText>; 2],
+}
+
+impl Texts {
+    /// `None`: there is no such image. What it lacks is for the oracle to see to: it knows what its question reads.
+    fn get(&mut self, change: &Change, image: Image) -> Option<RowText> {
+        let (row, fallback): (Option<&Row>, Option<&Row>) = match (image, &change.old) {
+            (Image::New, OldRow::Full(old)) => (change.new.as_ref(), Some(old)),
+            (Image::New, _) => (change.new.as_ref(), None),
+            (Image::Old, old) => (old.row(), None),
+        };
+        let row = row?;
+        Some(self.known[image as usize].get_or_insert_with(|| row_text(row, fallback)).clone())
+    }
+}

@@ -1,0 +1,114 @@
+//! How channels reach dispatch.
+//!
+//! A subscribe is acknowledged by dispatch itself: it pushes the join reply once the subscription is active, so that no
+//! event of the channel can stand before it. Only where Postgres must word or canonicalise a filter's value, or a table
+//! is not known yet, something is awaited first, in a task of the channel's own.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::sync::{mpsc, watch};
+use tokio_util::task::TaskTracker;
+
+use super::subscribers::{Bind, bind};
+use crate::authz::Oracle;
+use crate::catalog::Catalog;
+use crate::catalog::watcher::WatcherHandle;
+use crate::channels::subscribe::{ChannelId, Subscribe, SubscriptionSink};
+use crate::routing::{Bound, Casts};
+use crate::wal::Lsn;
+
+/// What dispatch is told.
+pub enum Command {
+    Subscribe(Box<Subscribe>, Arc<Casts>),
+    Unsubscribe(ChannelId),
+}
+
+/// Cheap to clone; every connection has one.
+#[derive(Clone)]
+pub struct Handle {
+    pub(super) commands: mpsc::UnboundedSender<Command>,
+    pub(super) catalog: Arc<ArcSwap<Catalog>>,
+    pub(super) oracle: Oracle,
+    pub(super) watcher: Option<WatcherHandle>,
+    /// Everything committed before it has been dispatched under the catalog that is published.
+    pub(super) position: watch::Receiver<Lsn>,
+    pub(super) tracker: TaskTracker,
+    pub(super) no_casts: Arc<Casts>,
+}
+
+/// How long a join may wait until the stream has come as far as the database was when it asked.
+const CATCH_UP_MAX: Duration = Duration::from_secs(2);
+
+impl SubscriptionSink for Handle {
+    fn subscribe(&self, subscribe: Subscribe) {
+        let catalog = self.catalog.load();
+        let bound = bind(&subscribe.bindings, &catalog, &subscribe.identity.role, &self.no_casts);
+        if matches!(bound, Bind::Ready(_)) {
+            self.send(subscribe, Arc::clone(&self.no_casts));
+            return;
+        }
+        let handle = self.clone();
+        self.tracker.spawn(async move { handle.prepare(subscribe).await });
+    }
+
+    fn unsubscribe(&self, channel: ChannelId) {
+        // The receiver ends only with the process.
+        let _ = self.commands.send(Command::Unsubscribe(channel));
+    }
+}
+
+impl Handle {
+    fn send(&self, subscribe: Subscribe, casts: Arc<Casts>) {
+        let _ = self.commands.send(Command::Subscribe(Box::new(subscribe), casts));
+    }
+
+    /// The slow path: a table that the catalog does not know yet, or values that only Postgres can judge.
+    async fn prepare(self, subscribe: Subscribe) {
+        let refused = {
+            let catalog = self.catalog.load();
+            matches!(
+                bind(&subscribe.bindings, &catalog, &subscribe.identity.role, &self.no_casts),
+                Bind::Refused(_)
+            )
+        };
+        if refused {
+            self.catch_up().await;
+        }
+        let casts = self.casts(&subscribe).await;
+        self.send(subscribe, Arc::new(casts));
+    }
+
+    /// A table added a moment ago is in the database but not yet in the stream: wait for the stream (PROTOCOL 4.9: a
+    /// binding made after the ADD works at once).
+    async fn catch_up(&self) {
+        let Some(watcher) = &self.watcher else { return };
+        let arrived = async {
+            if let Some(flushed) = watcher.flush_lsn().await {
+                let _ = self.position.clone().wait_for(|position| *position >= flushed).await;
+            }
+        };
+        let _ = tokio::time::timeout(CATCH_UP_MAX, arrived).await;
+    }
+
+    async fn casts(&self, subscribe: &Subscribe) -> Casts {
+        let mut casts = Casts::default();
+        let mut wanted = Vec::new();
+        {
+            let catalog = self.catalog.load();
+            for (_, item) in &subscribe.bindings {
+                let Ok(binding) = item else { continue };
+                let bound = crate::routing::bind(binding, &catalog, &subscribe.identity.role, &casts);
+                if let Bound::NeedsCasts(requests) = bound {
+                    wanted.extend(requests);
+                }
+            }
+        }
+        for request in wanted {
+            let answer = self.oracle.cast(&request).await;
+            casts.insert(request, answer);
+        }
+        casts
+    }
+}

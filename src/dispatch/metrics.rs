@@ -1,0 +1,58 @@
+//! What dispatch counts.
+
+use std::sync::Arc;
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+#[derive(Debug, Default)]
+pub struct DispatchMetrics {
+    pub transactions: Counter,
+    pub changes_read: Counter,
+    pub changes_without_subscriber: Counter,
+    pub changes_matched: Counter,
+    pub events_delivered: Counter,
+    pub events_undecided: Counter,
+    pub encode_errors: Counter,
+    pub subscribers: Gauge,
+    pub subscriptions: Gauge,
+    pub pending_bytes: Gauge,
+    pub catalog_version: Gauge,
+}
+
+impl DispatchMetrics {
+    pub fn register(registry: &mut Registry) -> Arc<DispatchMetrics> {
+        let metrics = DispatchMetrics::default();
+        let counters = [
+            ("walcast_transactions", "Transactions dispatched", &metrics.transactions),
+            ("walcast_changes_read", "Row changes of published tables read from the stream", &metrics.changes_read),
+            (
+                "walcast_changes_without_subscriber",
+                "Row changes that nobody was subscribed to",
+                &metrics.changes_without_subscriber,
+            ),
+            ("walcast_changes_matched", "Row changes that matched a subscription", &metrics.changes_matched),
+            ("walcast_events_delivered", "Events handed to outboxes", &metrics.events_delivered),
+            (
+                "walcast_events_undecided",
+                "Events not shown because a policy or filter could not be decided",
+                &metrics.events_undecided,
+            ),
+            ("walcast_encode_errors", "Rows that could not be turned to JSON", &metrics.encode_errors),
+        ];
+        for (name, help, counter) in counters {
+            registry.register(name, help, counter.clone());
+        }
+        let gauges = [
+            ("walcast_subscribers", "Channels with postgres_changes bindings", &metrics.subscribers),
+            ("walcast_subscriptions", "Bound subscriptions", &metrics.subscriptions),
+            ("walcast_pending_bytes", "Row images waiting for an answer of Postgres", &metrics.pending_bytes),
+            ("walcast_catalog_version", "Catalog states applied since the start", &metrics.catalog_version),
+        ];
+        for (name, help, gauge) in gauges {
+            registry.register(name, help, gauge.clone());
+        }
+        Arc::new(metrics)
+    }
+}

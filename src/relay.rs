@@ -1,0 +1,274 @@
+//! The composition root: builds the rooms, spawns their tasks, and drains them in order. The only file that wires tasks.
+//!
+//! Starting: database, catalog, oracle, dispatch, reader, then the socket for clients: whoever can connect can subscribe.
+//! Draining: clients are told and leave; the reader stops; dispatch delivers what was read; the position is confirmed.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::authz::{self, AuthzMetrics, Oracle, Verifier, VerifierConfig};
+use crate::catalog::loader;
+use crate::causes::with_causes;
+use crate::catalog::watcher::{self, Watcher};
+use crate::channels::lobby::{self, Lobby};
+use crate::dispatch::{self, Dispatch, DispatchMetrics, Inputs};
+use crate::server;
+use crate::wal::{self, Conninfo, ReaderState, WalMetrics};
+
+/// Everything that a relay needs to know.
+#[derive(Clone)]
+pub struct Config {
+    pub conninfo: Conninfo,
+    /// Where `None`, the credential that `walcast setup` left in the database is used, if there is one.
+    pub oracle_conninfo: Option<Conninfo>,
+    pub oracle: authz::oracle::Config,
+    pub wal: wal::Config,
+    pub verifier: VerifierConfig,
+    pub dispatch: dispatch::Config,
+    pub lobby: lobby::Config,
+    pub server: server::Config,
+    pub metrics_listen: Option<SocketAddr>,
+    pub drain_timeout: Duration,
+}
+
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// A running relay.
+pub struct Relay {
+    /// Where clients connect.
+    pub address: SocketAddr,
+    drain_timeout: Duration,
+    /// Clients leave, and nobody new comes.
+    leave: CancellationToken,
+    /// The reader stops.
+    stop: CancellationToken,
+    /// Dispatch and the tasks around the database give up what they have.
+    abandon: CancellationToken,
+    clients: TaskTracker,
+    stream: TaskTracker,
+    failure: watch::Receiver<Option<Arc<str>>>,
+}
+
+impl Relay {
+    /// Starts everything. Returns when clients can connect and the stream has begun.
+    pub async fn start(config: Config, listener: TcpListener) -> Result<Relay, BoxError> {
+        let address = listener.local_addr()?;
+        let mut registry = Registry::default();
+        let wal_metrics = WalMetrics::register(&mut registry);
+        let authz_metrics = AuthzMetrics::register(&mut registry);
+        let dispatch_metrics = DispatchMetrics::register(&mut registry);
+        let channel_metrics = crate::channels::Metrics::register(&mut registry);
+        let server_metrics = server::Metrics::register(&mut registry);
+
+        let (leave, stop, abandon) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
+        let (clients, stream) = (TaskTracker::new(), TaskTracker::new());
+        let (failed, failure) = watch::channel(None);
+
+        let (verifier, jwks) = Verifier::new(&config.verifier)?;
+        if let Some(jwks) = jwks {
+            stream.spawn(jwks.run(abandon.clone()));
+        }
+
+        let (mut client, connection) = config.conninfo.connect().await?;
+        stream.spawn(async { drop(connection.await) });
+        for warning in wal::warning::look(&client).await? {
+            tracing::warn!("{warning}");
+        }
+        let publications = vec![config.wal.publication.clone()];
+        let loaded = loader::load(&mut client, &publications, None).await?;
+        let mut wal_config = config.wal.clone();
+        wal_config.own_publication = own_publication(&client).await?;
+        let oracle = oracle(&config, &client, authz_metrics, &stream, &abandon).await?;
+        drop(client);
+
+        let (reader, reader_handle, frames) = wal::reader(wal_config, wal_metrics);
+        let (updates, catalogs) = mpsc::channel(16);
+        let (watcher, watcher_handle) = {
+            let conninfo = config.conninfo.with_application_name("walcast catalog");
+            let stopping = reader_handle.clone();
+            Watcher::new(conninfo, publications, &loaded, updates, move || stopping.notify_server_stopping())
+        };
+        stream.spawn(watcher.run(abandon.clone()));
+
+        let (dispatch, commands, handle) = Dispatch::new(
+            config.dispatch.clone(),
+            dispatch_metrics,
+            oracle,
+            Arc::clone(reader_handle.progress()),
+            Some(watcher_handle),
+            Arc::new(loaded.catalog),
+            stream.clone(),
+        );
+        let inputs = Inputs { frames, catalogs, commands };
+        spawn(&stream, &failed, "dispatch", dispatch.run(inputs, abandon.clone()));
+        let mut state = reader_handle.state();
+        spawn(&stream, &failed, "replication", reader.run(stop.clone()));
+
+        let readiness = Arc::new(server::Readiness::default());
+        readiness.database.store(true, std::sync::atomic::Ordering::Relaxed);
+        stream.spawn(keep_ready(Arc::clone(&readiness), reader_handle.state(), abandon.clone()));
+
+        let relay_failure = failure.clone();
+        first_stream(&mut state, relay_failure).await?;
+
+        let registry = Arc::new(registry);
+        let lobby = Lobby::new(config.lobby.clone(), Arc::new(verifier), channel_metrics);
+        let services = server::Services {
+            lobby,
+            sink: Arc::new(handle),
+            readiness,
+            metrics: server_metrics,
+            registry: Arc::clone(&registry),
+        };
+        clients.spawn(server::Server::new(config.server.clone(), services).serve(listener, leave.clone()));
+        if let Some(address) = config.metrics_listen {
+            let listener = bind(address).await?;
+            tracing::info!(address = %listener.local_addr()?, "metrics");
+            clients.spawn(server::metrics_endpoint::serve(registry, listener, leave.clone()));
+        }
+        let drain_timeout = config.drain_timeout;
+        Ok(Relay { address, drain_timeout, leave, stop, abandon, clients, stream, failure })
+    }
+
+    /// Waits until something fails that trying again does not mend.
+    pub async fn failed(&self) -> Arc<str> {
+        let mut failure = self.failure.clone();
+        match failure.wait_for(Option::is_some).await {
+            Ok(failure) => failure.clone().unwrap_or_else(|| "a task ended".into()),
+            Err(_) => "every task ended".into(),
+        }
+    }
+
+    /// Drains: clients are told and leave, what was read is delivered, the position is confirmed.
+    pub async fn stop(self) {
+        self.leave.cancel();
+        self.clients.close();
+        if tokio::time::timeout(self.drain_timeout, self.clients.wait()).await.is_err() {
+            tracing::warn!("some clients did not leave in time");
+        }
+        self.stop.cancel();
+        self.stream.close();
+        // The reader ends when dispatch has delivered what it was given, or after its own time for that.
+        let reader_and_dispatch = tokio::time::timeout(self.drain_timeout, self.stream_ended());
+        if reader_and_dispatch.await.is_err() {
+            tracing::warn!("what was read was not delivered in time: it comes again at the next start");
+        }
+        self.abandon.cancel();
+        let _ = tokio::time::timeout(self.drain_timeout, self.stream.wait()).await;
+    }
+
+    async fn stream_ended(&self) {
+        let mut failure = self.failure.clone();
+        // The sender is held by the reader's and dispatch's tasks alone.
+        while failure.changed().await.is_ok() {}
+    }
+}
+
+/// Spawns a task whose end by an error ends the relay.
+fn spawn<E: std::error::Error + Send + Sync + 'static>(
+    tracker: &TaskTracker,
+    failed: &watch::Sender<Option<Arc<str>>>,
+    name: &'static str,
+    task: impl Future<Output = Result<(), E>> + Send + 'static,
+) {
+    let failed = failed.clone();
+    tracker.spawn(async move {
+        if let Err(error) = task.await {
+            let text: Arc<str> = with_causes(&error).into();
+            tracing::error!(task = name, error = %text, "walcast cannot go on");
+            failed.send_replace(Some(text));
+        }
+    });
+}
+
+/// Waits for the first stream: what is wrong with slot, publication or privileges is an error of the start.
+async fn first_stream(
+    state: &mut watch::Receiver<ReaderState>,
+    mut failure: watch::Receiver<Option<Arc<str>>>,
+) -> Result<(), BoxError> {
+    tokio::select! {
+        failure = failure.wait_for(Option::is_some) => {
+            let text = failure.ok().and_then(|failure| failure.clone());
+            Err(text.as_deref().unwrap_or("replication ended").to_owned().into())
+        }
+        streaming = state.wait_for(|state| matches!(state, ReaderState::Streaming { .. })) => {
+            streaming.map(|_| ()).map_err(|_| "replication ended".into())
+        }
+    }
+}
+
+/// `/ready` follows the stream.
+async fn keep_ready(
+    readiness: Arc<server::Readiness>,
+    mut state: watch::Receiver<ReaderState>,
+    abandon: CancellationToken,
+) {
+    loop {
+        let streaming = matches!(*state.borrow_and_update(), ReaderState::Streaming { .. });
+        readiness.replication.store(streaming, std::sync::atomic::Ordering::Relaxed);
+        tokio::select! {
+            () = abandon.cancelled() => return,
+            changed = state.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+/// walcast's own publication, where `setup` made it.
+async fn own_publication(client: &tokio_postgres::Client) -> Result<Option<String>, tokio_postgres::Error> {
+    let rows = client.query("select from pg_catalog.pg_publication where pubname = 'walcast'", &[]).await?;
+    if rows.is_empty() {
+        tracing::warn!(
+            "walcast setup has not run on this database: changes of policies and grants are noticed by polling, once a second"
+        );
+        return Ok(None);
+    }
+    Ok(Some("walcast".to_owned()))
+}
+
+/// The oracle on its own login, or none: then policies that it would have to evaluate deny.
+async fn oracle(
+    config: &Config,
+    client: &tokio_postgres::Client,
+    metrics: Arc<AuthzMetrics>,
+    tracker: &TaskTracker,
+    abandon: &CancellationToken,
+) -> Result<Oracle, BoxError> {
+    let conninfo = match &config.oracle_conninfo {
+        Some(conninfo) => Some(conninfo.clone()),
+        None => crate::setup::oracle_credential(client).await?.map(|(user, password)| {
+            config.conninfo.with_user(&user, Some(&password))
+        }),
+    };
+    let Some(conninfo) = conninfo else {
+        tracing::warn!(
+            "no login for the oracle: rows of tables with row-level security are shown to nobody but roles that bypass it; \
+             run `walcast setup`, or pass --oracle-url"
+        );
+        return Ok(Oracle::absent());
+    };
+    let conninfo = conninfo.with_application_name("walcast oracle");
+    let (oracle, task) = Oracle::new(config.oracle.clone(), conninfo, metrics);
+    tracker.spawn(task.run(abandon.clone()));
+    Ok(oracle)
+}
+
+/// A listener, or what to do about its absence.
+pub async fn bind(address: SocketAddr) -> Result<TcpListener, BoxError> {
+    TcpListener::bind(address).await.map_err(|error| match error.kind() {
+        std::io::ErrorKind::AddrInUse => {
+            format!("{address} is in use: stop what listens there, or choose another address with --listen").into()
+        }
+        std::io::ErrorKind::PermissionDenied => {
+            format!("{address} may not be listened on ({error}): ports below 1024 need a privilege; choose another with --listen").into()
+        }
+        _ => format!("{address} cannot be listened on: {error}; see --listen").into(),
+    })
+}

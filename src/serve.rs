@@ -1,0 +1,133 @@
+//! `walcast serve`: from flags and variables to a running relay, until a signal.
+
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::authz::{self, VerifierConfig};
+use crate::channels::{lobby, outbox};
+use crate::config::{ServeArgs, SlotMode, variable};
+use crate::encode::Limits;
+use crate::relay::{self, BoxError, Relay};
+use crate::wal::{self, Conninfo};
+use crate::{change, channels, dispatch, server, setup, shutdown};
+
+/// How long a database that is starting up is waited for.
+const DATABASE_WAIT_MAX: Duration = Duration::from_secs(30);
+
+/// Runs until SIGTERM or SIGINT, or until something fails for good.
+pub async fn run(args: ServeArgs) -> Result<(), BoxError> {
+    let listener = relay::bind(args.listen_address(variable)?).await?;
+    let conninfo = Conninfo::parse(&args.database.conninfo(variable)?)?;
+    wait_for_database(&conninfo).await?;
+    if args.runs_setup(variable) {
+        setup::automatic(&conninfo, &args.database.publication).await?;
+    }
+    let config = relay_config(&args, conninfo)?;
+    let relay = Relay::start(config, listener).await?;
+    tracing::info!("listening on {}", relay.address);
+    let signalled = CancellationToken::new();
+    shutdown::on_signal(signalled.clone());
+    tokio::select! {
+        () = signalled.cancelled() => {
+            relay.stop().await;
+            Ok(())
+        }
+        failure = relay.failed() => {
+            relay.stop().await;
+            Err(failure.to_string().into())
+        }
+    }
+}
+
+/// A database that is starting (as in a stack that starts as a whole) is waited for; what waiting does not mend is told.
+async fn wait_for_database(conninfo: &Conninfo) -> Result<(), wal::Error> {
+    let started = tokio::time::Instant::now();
+    let mut pause = Duration::from_millis(100);
+    loop {
+        let error = match conninfo.connect().await {
+            Ok(_) => return Ok(()),
+            Err(error) => error,
+        };
+        if !error.is_transient() || started.elapsed() > DATABASE_WAIT_MAX {
+            return Err(error);
+        }
+        tracing::warn!(error = %error.chain(), "the database cannot be reached yet; trying again");
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_secs(2));
+    }
+}
+
+/// Each room's configuration.
+pub fn relay_config(args: &ServeArgs, conninfo: Conninfo) -> Result<relay::Config, BoxError> {
+    let claim_validators = match args.claim_validators(variable) {
+        None => serde_json::Map::new(),
+        Some(text) => match serde_json::from_str(&text) {
+            Ok(serde_json::Value::Object(claims)) => claims,
+            Ok(_) => return Err("--jwt-claim-validators is not a JSON object".into()),
+            Err(error) => return Err(format!("--jwt-claim-validators is not JSON: {error}").into()),
+        },
+    };
+    let oracle_conninfo = match &args.oracle_url {
+        None => None,
+        Some(text) => Some(conninfo.overridden_by(text)?),
+    };
+    let mut wal = wal::Config::new(conninfo.with_application_name("walcast"), &args.database.publication);
+    wal.slot.name = args.database.slot.clone();
+    wal.slot.failover = args.slot_failover;
+    wal.slot.mode = match args.slot_mode {
+        SlotMode::Permanent => wal::SlotMode::Permanent,
+        SlotMode::Temporary => wal::SlotMode::Temporary,
+    };
+    wal.frame_bytes_max = args.wal_frame_max as usize;
+    wal.drain_timeout = args.drain_timeout;
+    let dispatch = dispatch::Config {
+        transaction: change::assembler::Config {
+            memory_bytes_max: args.transaction_buffer_max as usize,
+            spill_bytes_max: args.transaction_spill_max,
+        },
+        deletes: args.deletes,
+        limits: Limits { record_bytes_max: args.record_max as usize, ..Limits::default() },
+        pending_bytes_max: args.pending_max as usize,
+        ..dispatch::Config::default()
+    };
+    let lobby = lobby::Config {
+        limits: channels::Limits {
+            channels_per_connection_max: args.channels_per_connection_max,
+            joined_connections_max: args.connections_max,
+            joins_per_second_max: args.joins_per_second_max,
+            ..channels::Limits::default()
+        },
+        outbox: outbox::Config {
+            bytes_max: args.outbox_max as usize,
+            spill_bytes_max: args.outbox_spill_max as usize,
+            grace: args.slow_client_grace,
+        },
+        join_error_backoff: args.join_error_backoff,
+    };
+    let server = server::Config {
+        connect_error_backoff: args.connect_error_backoff,
+        idle_timeout: args.idle_timeout,
+        frame_bytes_max: args.frame_max as usize,
+        connections_max: args.connections_max.saturating_mul(2),
+        drain_timeout: args.drain_timeout,
+        metrics_token: args.metrics_token.clone(),
+        ..server::Config::default()
+    };
+    Ok(relay::Config {
+        conninfo,
+        oracle_conninfo,
+        oracle: authz::oracle::Config {
+            sessions: args.oracle_connections,
+            timeout: args.authz_timeout,
+            ..authz::oracle::Config::default()
+        },
+        wal,
+        verifier: VerifierConfig { secret: args.secret(variable), jwks: args.key_set(variable), claim_validators },
+        dispatch,
+        lobby,
+        server,
+        metrics_listen: args.metrics_listen,
+        drain_timeout: args.drain_timeout,
+    })
+}
