@@ -2,8 +2,46 @@
 //!
 //! Given a conninfo and a slot; gives frames in stream order and keeps the slot's confirmed position.
 //! Knows nothing of tables' meaning, subscribers or policies.
+//!
+//! ```text
+//! conninfo ─► transport ─► login ─► connection ─► stream ─► Batch ─► dispatch
+//!               tls                    frames        │                   │
+//!                                                    └──── Progress ◄────┘
+//! ```
+//!
+//! [`reader`] keeps a stream running; [`slot`] and [`publication`] say what is wrong, and the statement that mends it.
+//! Ordinary SQL connections come from [`Conninfo::connect`], under the same rules for TLS.
 
+pub mod batch;
+pub mod connection;
+pub mod conninfo;
+mod copy_data;
+mod cursor;
+pub mod error;
+mod frames;
+mod login;
 pub mod lsn;
+pub mod metrics;
 pub mod pgoutput;
+pub mod progress;
+pub mod publication;
+pub mod reader;
+mod recovery;
+pub mod server_error;
+pub mod slot;
+mod stopping;
+mod stream;
+pub mod tls;
+mod transport;
+pub mod warning;
 
+pub use batch::{Batch, Started, StreamFrame};
+pub use conninfo::{Conninfo, ConninfoError};
+pub use error::Error;
 pub use lsn::Lsn;
+pub use metrics::WalMetrics;
+pub use progress::Progress;
+pub use reader::{Config, Handle, Reader, ReaderState, reader};
+pub use recovery::Backoff;
+pub use server_error::ServerError;
+pub use slot::{SlotConfig, SlotMode};

@@ -2,6 +2,11 @@
 //!
 //! No sockets and no clock. Decoding is total: every byte string gives a message or a typed error with an offset.
 
+pub mod decode;
+pub mod encode;
 pub mod message;
 
-pub use message::{Datum, Field, RelationColumn, RelationId, StreamRelation, Tuple};
+pub use super::cursor::{DecodeError, Fault};
+pub use decode::{commit_end, decode, relation_id, tag};
+pub use encode::encode;
+pub use message::{Begin, Commit, Datum, Field, Message, OldTuple, RelationColumn, RelationId, StreamRelation, Tuple};

@@ -1,0 +1,110 @@
+//! How far the stream has been read, handed over and confirmed.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::sync::Notify;
+
+use super::Lsn;
+
+/// Three positions that only move forward: confirmed <= dispatched <= received.
+///
+/// - *received* is set by the reader: the furthest that any frame or keepalive has named.
+/// - *dispatched* is set by dispatch, and by nobody else while a stream runs: the **end** LSN of the last Commit
+///   whose transaction has been handed over whole (and before which no commit is undecided). On a quiet publication
+///   nothing is committed, but the server's WAL grows: when a `KeepAlive { wal_end }` frame comes and nothing is
+///   outstanding - no transaction half read, none undecided - dispatch sets dispatched to that `wal_end`. Frames come
+///   in stream order, so everything before the keepalive has then been seen. The reader itself never confirms a
+///   keepalive: it cannot know what dispatch still holds.
+/// - *confirmed* is what the server was told last. The WAL before it is gone.
+///
+/// A stream begins at *dispatched*: transactions after it come (again) whole. Those whose end LSN is at or before
+/// dispatched may come too, out of the queue; dispatch drops them.
+#[derive(Debug, Default)]
+pub struct Progress {
+    received: AtomicU64,
+    dispatched: AtomicU64,
+    confirmed: AtomicU64,
+    moved: Notify,
+}
+
+impl Progress {
+    pub fn received(&self) -> Lsn {
+        Lsn(self.received.load(Ordering::Acquire))
+    }
+
+    pub fn dispatched(&self) -> Lsn {
+        Lsn(self.dispatched.load(Ordering::Acquire))
+    }
+
+    pub fn confirmed(&self) -> Lsn {
+        Lsn(self.confirmed.load(Ordering::Acquire))
+    }
+
+    /// The reader's: a frame or a keepalive named this position.
+    pub fn received_to(&self, position: Lsn) {
+        self.received.fetch_max(position.0, Ordering::AcqRel);
+    }
+
+    /// Dispatch's: everything before this position has been handed over. A position before the present one changes
+    /// nothing.
+    pub fn dispatched_to(&self, position: Lsn) {
+        debug_assert!(position <= self.received(), "{position} was never received ({})", self.received());
+        if self.dispatched.fetch_max(position.0, Ordering::AcqRel) < position.0 {
+            // A permit stays if nobody waits: the reader looks at the position before it waits.
+            self.moved.notify_one();
+        }
+    }
+
+    /// A stream begins here: what lies before is no longer to be had.
+    pub(super) fn begin(&self, position: Lsn) {
+        self.received_to(position);
+        self.dispatched_to(position);
+        self.confirm();
+    }
+
+    /// What to tell the server; afterwards it counts as confirmed.
+    pub(super) fn confirm(&self) -> Lsn {
+        // Read first: dispatched may move on between the two, confirmed must not pass it.
+        let position = self.dispatched();
+        self.confirmed.fetch_max(position.0, Ordering::AcqRel);
+        debug_assert!(self.confirmed() <= self.dispatched() && self.dispatched() <= self.received());
+        position
+    }
+
+    /// Waits until dispatched has reached a position.
+    pub(super) async fn until_dispatched(&self, position: Lsn) {
+        while self.dispatched() < position {
+            self.moved.notified().await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn positions_only_move_forward() {
+        let progress = Progress::default();
+        progress.begin(Lsn(10));
+        assert_eq!((progress.received(), progress.dispatched(), progress.confirmed()), (Lsn(10), Lsn(10), Lsn(10)));
+        progress.received_to(Lsn(30));
+        progress.received_to(Lsn(25));
+        progress.dispatched_to(Lsn(20));
+        assert_eq!(progress.confirmed(), Lsn(10));
+        assert_eq!(progress.confirm(), Lsn(20));
+        progress.dispatched_to(Lsn(15));
+        progress.begin(Lsn(12));
+        assert_eq!((progress.received(), progress.dispatched(), progress.confirmed()), (Lsn(30), Lsn(20), Lsn(20)));
+    }
+
+    #[tokio::test]
+    async fn the_wait_for_dispatch_sees_what_happened_before_it() {
+        let progress = Progress::default();
+        progress.begin(Lsn(10));
+        progress.received_to(Lsn(30));
+        progress.dispatched_to(Lsn(20));
+        progress.until_dispatched(Lsn(20)).await;
+        tokio::join!(progress.until_dispatched(Lsn(30)), async { progress.dispatched_to(Lsn(30)) });
+    }
+}
