@@ -13,21 +13,45 @@ pub as (
     from pg_publication p
     where p.pubname = any ($1::text[])
 ),
-listed as (
-    -- A partitioned root is listed only where publish_via_partition_root says so.
-    select c.oid, bool_or(pub.pubinsert) as ins, bool_or(pub.pubupdate) as upd, bool_or(pub.pubdelete) as del
+-- What pg_publication_tables shows. The view itself waits behind ACCESS EXCLUSIVE locks from 16 on.
+member as (
+    select pub.oid as puboid, pub.pubviaroot, c.oid, c.relkind
     from pub
-    join pg_publication_tables t on t.pubname = pub.pubname
-    join pg_namespace n on n.nspname = t.schemaname
-    join pg_class c on c.relnamespace = n.oid and c.relname = t.tablename
-    group by c.oid
+    join pg_publication_rel r on r.prpubid = pub.oid
+    join pg_class c on c.oid = r.prrelid
+    union
+    -- FOR TABLES IN SCHEMA: pg_publication_namespace (6237) does not exist in 14, its dependencies can be asked for.
+    select pub.oid, pub.pubviaroot, c.oid, c.relkind
+    from pub
+    join pg_depend p on p.classid = 6237 and p.refclassid = 'pg_publication'::regclass and p.refobjid = pub.oid
+    join pg_depend n on n.classid = 6237 and n.refclassid = 'pg_namespace'::regclass and n.objid = p.objid
+    join pg_class c on c.relnamespace = n.refobjid and c.relkind in ('r', 'p') and pg_relation_is_publishable(c.oid)
+    union
+    select pub.oid, pub.pubviaroot, c.oid, c.relkind
+    from pub
+    join pg_class c on pub.puballtables and c.relkind in ('r', 'p') and pg_relation_is_publishable(c.oid)
+),
+published(puboid, oid) as (
+    select puboid, oid from member where relkind = 'r' or pubviaroot
+    union
+    select m.puboid, leaf.oid
+    from member m
+    join pg_class leaf on leaf.relispartition and leaf.relkind = 'r'
+    where m.relkind = 'p' and not m.pubviaroot and m.oid in (select a.relid from pg_partition_ancestors(leaf.oid) a)
+),
+listed as (
+    select published.oid, bool_or(pub.pubinsert) as ins, bool_or(pub.pubupdate) as upd, bool_or(pub.pubdelete) as del
+    from published
+    join pub on pub.oid = published.puboid
+    group by published.oid
 ),
 rel as (
     select c.*, n.nspname, listed.ins, listed.upd, listed.del
     from listed
     join pg_class c on c.oid = listed.oid
     join pg_namespace n on n.oid = c.relnamespace
-    -- With a root in one publication and its leaf in another, the stream names the root.
+    -- A partitioned table is there only under publish_via_partition_root; then the stream names it, not its leaves,
+    -- whatever another publication lists.
     where not exists (
         select from pg_partition_ancestors(c.oid) a
         where a.relid <> c.oid and a.relid in (select oid from listed)

@@ -120,6 +120,53 @@ async fn a_partitioned_table_is_its_root_or_its_leaves_as_the_publication_says()
 }
 
 #[tokio::test]
+async fn the_tables_are_those_of_pg_publication_tables() {
+    let mut database = Database::create().await;
+    let version: String = database.client.query_one("show server_version_num", &[]).await.unwrap().get(0);
+    database
+        .client
+        .batch_execute(
+            "create schema a; create schema b; create unlogged table a.unlogged (id int);
+             create table a.plain (id int); create table b.plain (id int); create view a.v as select 1;
+             create table a.root (id int) partition by range (id);
+             create table b.branch partition of a.root for values from (0) to (10) partition by range (id);
+             create table a.leaf partition of b.branch for values from (0) to (5);
+             create table b.leaf partition of a.root for values from (10) to (20);
+             create publication every for all tables;
+             create publication every_root for all tables with (publish_via_partition_root = true);
+             create publication branch for table b.branch, a.plain;
+             create publication branch_root for table b.branch, b.leaf with (publish_via_partition_root = true)",
+        )
+        .await
+        .unwrap();
+    if version.parse::<u32>().unwrap() >= 150000 {
+        database
+            .client
+            .batch_execute(
+                // 14 lists root and branch here, though its stream names the root alone.
+                "create publication nested for table a.root, b.branch with (publish_via_partition_root = true);
+                 create publication schema_a for tables in schema a;
+                 create publication schema_a_root for tables in schema a with (publish_via_partition_root = true);
+                 create publication schema_b_root for tables in schema b, table a.plain
+                    with (publish_via_partition_root = true)",
+            )
+            .await
+            .unwrap();
+    }
+    let rows = database.client.query("select pubname::text from pg_publication", &[]).await.unwrap();
+    for publication in rows.iter().map(|row| row.get::<_, String>(0)) {
+        let catalog = load(&mut database.client, &publication).await.catalog;
+        let mut ours: Vec<String> = catalog.relations.values().map(|r| format!("{}.{}", r.schema, r.name)).collect();
+        ours.sort_unstable();
+        let sql = "select schemaname || '.' || tablename from pg_publication_tables where pubname = $1";
+        let rows = database.client.query(sql, &[&publication]).await.unwrap();
+        let mut theirs: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+        theirs.sort_unstable();
+        assert_eq!(ours, theirs, "{publication}");
+    }
+}
+
+#[tokio::test]
 async fn a_locked_table_costs_the_texts_of_its_policies_and_nothing_else() {
     let mut database = Database::create().await;
     database
