@@ -2,7 +2,8 @@
 --
 --   $1 text[]   the publications that subscribers read
 --   $2 boolean  whether to deparse expressions. pg_get_expr waits behind ACCESS EXCLUSIVE locks (a long migration);
---               nothing else here does.
+--               nothing else here does. Tables that are seen to be locked are left out; "with_texts" says whether any
+--               were. A lock that comes in between is waited for: have a lock_timeout, and call again without.
 --
 -- Written so that 14 to 18 all run it: what only some versions have is read through to_jsonb(row). Run it under
 -- search_path = pg_catalog, pg_temp: then every other name is printed with its schema, and no temporary table can
@@ -50,9 +51,10 @@ rel as (
     from listed
     join pg_class c on c.oid = listed.oid
     join pg_namespace n on n.oid = c.relnamespace
+    -- walcast's own tables are in a publication FOR ALL TABLES too; they are nobody's to subscribe to.
     -- A partitioned table is there only under publish_via_partition_root; then the stream names it, not its leaves,
     -- whatever another publication lists.
-    where not exists (
+    where n.nspname <> 'walcast' and not exists (
         select from pg_partition_ancestors(c.oid) a
         where a.relid <> c.oid and a.relid in (select oid from listed)
     )
@@ -80,8 +82,26 @@ coll as (
     from pg_collation c, db
     where c.oid in (select attcollation from att)
 ),
+locked as materialized (
+    select l.relation as oid
+    from pg_locks l
+    where l.locktype = 'relation' and l.mode = 'AccessExclusiveLock' and l.pid is distinct from pg_backend_pid()
+        and l.database = (select oid from pg_database where datname = current_database())
+),
 policy as (
-    select p.*, p.polqual::text as tree
+    select
+        p.*,
+        p.polqual::text as tree,
+        -- The deparser opens the table itself and those of sub-queries.
+        not exists (
+            select from locked
+            where locked.oid = p.polrelid
+                or locked.oid in (
+                    select d.refobjid
+                    from pg_depend d
+                    where d.classid = 'pg_policy'::regclass and d.objid = p.oid and d.refclassid = 'pg_class'::regclass
+                )
+        ) as can_be_deparsed
     from pg_policy p
     where p.polrelid in (select oid from rel)
 ),
@@ -118,8 +138,11 @@ fn(oid) as (
 )
 select jsonb_build_object(
     'format', 1,
+    'wanted', to_jsonb($1::text[]),
     'server_version', current_setting('server_version_num')::int,
-    'with_texts', $2::boolean,
+    'with_texts', $2::boolean
+        and not exists (select from policy where not can_be_deparsed)
+        and not exists (select from att where attgenerated <> '' and attrelid in (select oid from locked)),
     'publications', coalesce((
         select jsonb_agg(jsonb_build_object(
             'name', pubname, 'insert', pubinsert, 'update', pubupdate, 'delete', pubdelete, 'via_root', pubviaroot
@@ -161,7 +184,10 @@ select jsonb_build_object(
                     'type', att.atttypid::int8,
                     'modifier', att.atttypmod,
                     'generated', att.attgenerated,
-                    'expression', case when $2::boolean then pg_get_expr(att.adbin, att.attrelid) end,
+                    'expression', case
+                        when $2::boolean and att.attrelid not in (select oid from locked)
+                            then pg_get_expr(att.adbin, att.attrelid)
+                    end,
                     'collation', (
                         select jsonb_build_object('deterministic', coll.deterministic, 'is_c', coll.is_c)
                         from coll
@@ -202,7 +228,7 @@ select jsonb_build_object(
                     'command', p.polcmd,
                     'roles', to_jsonb(p.polroles::int8[]),
                     'tree', p.tree,
-                    'text', case when $2::boolean then pg_get_expr(p.polqual, p.polrelid) end,
+                    'text', case when $2::boolean and p.can_be_deparsed then pg_get_expr(p.polqual, p.polrelid) end,
                     -- pg_depend counts the columns of WITH CHECK too, the tree those of other tables: what is in
                     -- both is what USING reads, or a little more. Whole rows and system columns: not known.
                     'columns', case when p.tree !~ ':varattno (0|-)' then coalesce((

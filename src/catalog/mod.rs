@@ -4,6 +4,7 @@
 //! their place in the stream by `walcast.ddl_log` rows and, for what event triggers do not see, by a fingerprint.
 //! Knows nothing of subscribers.
 
+pub mod ddl_log;
 pub mod function;
 pub mod loader;
 pub mod pg_type;
@@ -16,6 +17,7 @@ pub mod state;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+pub use ddl_log::{DdlEvent, ReloadReason};
 pub use function::Function;
 pub use loader::{LoadError, Loaded};
 pub use pg_type::{PgType, TypeKind};

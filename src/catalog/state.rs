@@ -37,6 +37,8 @@ pub enum StateError {
 #[derive(Clone, Debug, Deserialize)]
 pub struct State {
     format: u32,
+    /// The publications that it is about; `None` where setup has not said.
+    wanted: Option<Vec<String>>,
     server_version: u32,
     with_texts: bool,
     publications: Vec<PublicationState>,
@@ -171,6 +173,17 @@ impl State {
     /// `false`: a lock was in the way of deparsing; expressions are missing and the state should be loaded again.
     pub fn has_texts(&self) -> bool {
         self.with_texts
+    }
+
+    /// Whether it is about exactly these publications.
+    pub fn is_of(&self, publications: &[String]) -> bool {
+        let sorted = |names: &[String]| {
+            let mut names = names.to_vec();
+            names.sort_unstable();
+            names.dedup();
+            names
+        };
+        self.wanted.as_ref().is_some_and(|wanted| sorted(wanted) == sorted(publications))
     }
 
     /// Those of the wanted publications that exist.

@@ -1,6 +1,7 @@
 //! Rooms working together on a real Postgres.
 
 mod catalog;
+mod setup;
 
 use crate::support::database::Database;
 
