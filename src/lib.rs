@@ -13,6 +13,7 @@
 //! | [`channels`] | client frames | Phoenix sessions without I/O, and outboxes |
 //! | [`dispatch`] | all of the above | match, authorize, encode, deliver, confirm |
 //! | [`server`] | sockets | WebSockets, health, metrics |
+//! | [`setup`] | an administrator's connection | what walcast needs in a database, and its removal |
 //!
 //! [`relay`] is the composition root: the only file that wires tasks together.
 
@@ -26,4 +27,5 @@ pub mod encode;
 pub mod metrics;
 pub mod routing;
 pub mod server;
+pub mod setup;
 pub mod wal;

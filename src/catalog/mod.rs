@@ -4,25 +4,38 @@
 //! their place in the stream by `walcast.ddl_log` rows and, for what event triggers do not see, by a fingerprint.
 //! Knows nothing of subscribers.
 
+pub mod ddl_log;
+pub mod function;
+pub mod loader;
 pub mod pg_type;
 pub mod policy;
 pub mod relation;
 pub mod role;
+pub mod snapshot;
+pub mod state;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
+pub use ddl_log::{DdlEvent, ReloadReason};
+pub use function::Function;
+pub use loader::{LoadError, Loaded};
 pub use pg_type::{PgType, TypeKind};
 pub use policy::{Policy, PolicyCommand};
 pub use relation::{
     AclItem, Collation, Column, ColumnIndex, ColumnSet, Generated, Publish, Relation, RelationKind, ReplicaIdentity,
 };
 pub use role::{Role, Roles};
+pub use snapshot::Snapshot;
+pub use state::{State, StateError};
 
 use crate::wal::pgoutput::RelationId;
 
 /// A Postgres object identifier.
 pub type Oid = u32;
+
+/// The role `pg_read_all_data` (14 and newer); its OID is fixed.
+pub const PG_READ_ALL_DATA: Oid = 6181;
 
 /// One state of the catalog. Cheap to share, never changed.
 #[derive(Clone, Debug, Default)]
@@ -34,12 +47,43 @@ pub struct Catalog {
     /// Every table of the user's publication (the root where `publish_via_partition_root` says so), by OID.
     pub relations: HashMap<RelationId, Arc<Relation>>,
     pub types: HashMap<Oid, Arc<PgType>>,
+    /// Functions that the relations' policies call, apart from built-in ones.
+    pub functions: HashMap<Oid, Arc<Function>>,
+    /// `USAGE` on the schemas of the relations.
+    pub schemas: HashMap<String, Vec<AclItem>>,
+    /// `false`: a lock was in the way when expressions were deparsed, so that their texts are missing. The watcher
+    /// follows it up with a complete one.
+    pub complete: bool,
     pub roles: Arc<Roles>,
 }
 
 impl Catalog {
     pub fn relation(&self, id: RelationId) -> Option<&Arc<Relation>> {
         self.relations.get(&id)
+    }
+
+    /// `has_schema_privilege(role, schema, 'USAGE')`, without which no SELECT names the table at all.
+    pub fn may_use_schema(&self, role: &Role, schema: &str) -> bool {
+        let granted =
+            |acl: &Vec<AclItem>| acl.iter().any(|item| item.grantee == 0 || role.has_privileges_of(item.grantee));
+        role.superuser || role.inherits.contains(&PG_READ_ALL_DATA) || self.schemas.get(schema).is_some_and(granted)
+    }
+
+    /// Takes over from an earlier catalog what has not changed, so that whoever compares by pointer sees that.
+    pub fn share_with(&mut self, earlier: &Catalog) {
+        fn share<K: Eq + std::hash::Hash, V: PartialEq>(new: &mut HashMap<K, Arc<V>>, old: &HashMap<K, Arc<V>>) {
+            for (key, value) in new {
+                if let Some(same) = old.get(key).filter(|earlier| *earlier == value) {
+                    *value = Arc::clone(same);
+                }
+            }
+        }
+        share(&mut self.relations, &earlier.relations);
+        share(&mut self.types, &earlier.types);
+        share(&mut self.functions, &earlier.functions);
+        if *self.roles == *earlier.roles {
+            self.roles = Arc::clone(&earlier.roles);
+        }
     }
 
     /// The type with domains looked through, as `getBaseType` does.

@@ -1,5 +1,8 @@
 //! Rooms working together on a real Postgres.
 
+mod catalog;
+mod setup;
+
 use crate::support::database::Database;
 
 #[tokio::test]

@@ -1,0 +1,160 @@
+//! Reads the catalog over an ordinary connection.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, IsolationLevel, Transaction};
+
+use super::snapshot::ParseSnapshotError;
+use super::state::{STATE_SQL, State, StateError};
+use super::{Catalog, Roles, Snapshot, role};
+use crate::wal::Lsn;
+
+/// How long deparsing waits behind somebody's ACCESS EXCLUSIVE lock before the catalog is loaded without texts.
+const LOCK_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// How often and how long is waited for a transaction to become visible (ordinarily below a millisecond; with a
+/// synchronous standby, as long as the standby takes).
+const VISIBILITY_RETRY: Duration = Duration::from_millis(5);
+const VISIBILITY_LIMIT: Duration = Duration::from_secs(60);
+
+/// How often and how long is waited for the WAL up to the reading to be flushed. A commit with
+/// `synchronous_commit = off` is visible before it is flushed, by three times `wal_writer_delay` (200 ms) at most.
+const FLUSH_RETRY: Duration = Duration::from_millis(20);
+const FLUSH_LIMIT: Duration = Duration::from_secs(10);
+
+/// Why there is no catalog.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    #[error("the catalog could not be read: {0}")]
+    Postgres(#[from] tokio_postgres::Error),
+    #[error(transparent)]
+    State(#[from] StateError),
+    #[error("the roles' document cannot be read: {0}")]
+    Roles(#[from] serde_json::Error),
+    #[error(transparent)]
+    Snapshot(#[from] ParseSnapshotError),
+    #[error(transparent)]
+    Lsn(#[from] crate::wal::lsn::ParseLsnError),
+    #[error(
+        "transaction {xid} was streamed, but is not visible after {0:?}: a synchronous standby that does not answer?",
+        VISIBILITY_LIMIT
+    )]
+    NotVisible { xid: u32 },
+    #[error("the WAL is not flushed up to {wanted} after {0:?}", FLUSH_LIMIT)]
+    NotFlushed { wanted: Lsn },
+}
+
+/// One reading of the catalog.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// With version 0: dispatch counts.
+    pub catalog: Catalog,
+    /// Of the wanted publications, those that exist.
+    pub publications: Vec<String>,
+    /// What the reading could see.
+    pub snapshot: Snapshot,
+    /// The WAL was flushed up to here after the reading: every transaction that the reading saw committed before.
+    pub flush_lsn: Lsn,
+}
+
+/// Reads the state and the roles in one snapshot. With `must_see`, repeats until that transaction is visible.
+pub async fn load(client: &mut Client, publications: &[String], must_see: Option<u32>) -> Result<Loaded, LoadError> {
+    let started = tokio::time::Instant::now();
+    let (state, roles, snapshot) = loop {
+        let (state, roles, snapshot) = read(client, publications).await?;
+        match must_see {
+            Some(xid) if !snapshot.sees(xid) => {
+                if started.elapsed() > VISIBILITY_LIMIT {
+                    return Err(LoadError::NotVisible { xid });
+                }
+                tokio::time::sleep(VISIBILITY_RETRY).await;
+            }
+            _ => break (state, roles, snapshot),
+        }
+    };
+    let flush_lsn = flushed_past_everything_seen(client).await?;
+    let publications = state.publications().iter().map(|publication| publication.name.clone()).collect();
+    let catalog = Catalog::from_state(state, Arc::new(roles), 0)?;
+    Ok(Loaded { catalog, publications, snapshot, flush_lsn })
+}
+
+/// Only the roles; for what concerns nothing else.
+pub async fn load_roles(client: &Client) -> Result<Roles, LoadError> {
+    let row = client.query_one(&format!("select ({})::text", role::ROLES_SQL), &[]).await?;
+    Ok(Roles::parse(row.get(0))?)
+}
+
+async fn read(client: &mut Client, publications: &[String]) -> Result<(State, Roles, Snapshot), LoadError> {
+    match read_once(client, publications, true).await {
+        Err(LoadError::Postgres(error)) if is_in_the_way(&error) => {
+            tracing::warn!(%error, "policies could not be deparsed; reading them without their texts");
+            read_once(client, publications, false).await
+        }
+        result => result,
+    }
+}
+
+/// A lock, or an object that was dropped between the snapshot and the deparser's own look at the catalog.
+fn is_in_the_way(error: &tokio_postgres::Error) -> bool {
+    let in_the_way = [
+        SqlState::LOCK_NOT_AVAILABLE,
+        SqlState::T_R_DEADLOCK_DETECTED,
+        SqlState::INTERNAL_ERROR,
+        SqlState::UNDEFINED_TABLE,
+        SqlState::UNDEFINED_OBJECT,
+    ];
+    error.code().is_some_and(|code| in_the_way.contains(code))
+}
+
+async fn read_once(
+    client: &mut Client,
+    publications: &[String],
+    with_texts: bool,
+) -> Result<(State, Roles, Snapshot), LoadError> {
+    let transaction =
+        client.build_transaction().isolation_level(IsolationLevel::RepeatableRead).read_only(true).start().await?;
+    pin(&transaction).await?;
+    let row = transaction.query_one(&format!("select ({STATE_SQL})::text"), &[&publications, &with_texts]).await?;
+    let state = State::parse(row.get(0))?;
+    let row = transaction.query_one(&format!("select ({})::text", role::ROLES_SQL), &[]).await?;
+    let roles = Roles::parse(row.get(0))?;
+    let row = transaction.query_one("select pg_current_snapshot()::text", &[]).await?;
+    let snapshot = row.get::<_, &str>(0).parse()?;
+    transaction.commit().await?;
+    Ok((state, roles, snapshot))
+}
+
+/// Under this search_path every name is printed with its schema, and no temporary table hides a catalog.
+async fn pin(transaction: &Transaction<'_>) -> Result<(), tokio_postgres::Error> {
+    let settings = format!(
+        "set local search_path = pg_catalog, pg_temp; set local lock_timeout = {}; set local jit = off; \
+         set local quote_all_identifiers = off; set local extra_float_digits = 1",
+        LOCK_TIMEOUT.as_millis()
+    );
+    transaction.batch_execute(&settings).await
+}
+
+/// Waits until all that is in the WAL now is flushed, and says how far that is.
+async fn flushed_past_everything_seen(client: &Client) -> Result<Lsn, LoadError> {
+    // At a page's edge the insert position lies behind a header (24 or 40 bytes) that nobody writes before there is a
+    // record to follow it: on a quiet server it would never be flushed.
+    let wanted = "select (case when off <= 40 then lsn - off else lsn end)::text from (select lsn, \
+                  ((lsn - '0/0') % current_setting('wal_block_size')::numeric) as off \
+                  from (select pg_current_wal_insert_lsn() as lsn) i) o";
+    let row = client.query_one(wanted, &[]).await?;
+    let wanted: Lsn = row.get::<_, &str>(0).parse()?;
+    let started = tokio::time::Instant::now();
+    loop {
+        let row = client.query_one("select pg_current_wal_flush_lsn()::text", &[]).await?;
+        let flushed: Lsn = row.get::<_, &str>(0).parse()?;
+        if flushed >= wanted {
+            return Ok(flushed);
+        }
+        if started.elapsed() > FLUSH_LIMIT {
+            return Err(LoadError::NotFlushed { wanted });
+        }
+        tokio::time::sleep(FLUSH_RETRY).await;
+    }
+}
