@@ -1,1 +1,23 @@
-//! (to be built)
+//! Who may see a row.
+//!
+//! Given a token, gives the [`Claims`] it proves; given a table and a role, gives the [`Plan`] its policies make;
+//! given row images and an [`Identity`], lets Postgres itself decide (the [`Oracle`]). Knows no subscriptions: ten
+//! thousand subscribers of one identity are one question. Whatever cannot be decided is an error, and denies.
+
+pub mod claims;
+pub mod identity;
+pub mod jwks;
+pub mod jwks_source;
+pub mod jwt;
+pub mod oracle;
+pub mod plan;
+mod policy_reads;
+pub mod row_text;
+
+pub use claims::{Claims, TokenError};
+pub use identity::Identity;
+pub use jwks::{JwksTask, Keys};
+pub use jwt::{KeyError, Verifier, VerifierConfig, mint};
+pub use oracle::{Answer, Asked, CastFailure, CastQuestion, Oracle, OracleError, Question, Verdict};
+pub use plan::{DeniedReason, OraclePlan, Plan, plan};
+pub use row_text::{RowText, row_text};

@@ -1,0 +1,35 @@
+//! Why the oracle did not answer. Every one of these denies.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::login::LoginError;
+
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum OracleError {
+    #[error("no oracle login is configured: policies cannot be evaluated")]
+    NoOracle,
+    #[error("the policy did not answer within {0:?}")]
+    Timeout(Duration),
+    /// The questions already waiting are worth `queue_bytes_max`.
+    #[error("too many questions are waiting for the database")]
+    Overloaded,
+    #[error("the session was lost, and again when asked once more")]
+    SessionLost,
+    /// The role does not exist, or the login is not a member of it.
+    #[error("cannot act as role {role:?}: {message}")]
+    Role { role: String, sqlstate: String, message: String },
+    #[error(transparent)]
+    Login(Arc<LoginError>),
+    /// The question as a whole is refused (a missing function, a type that is gone).
+    #[error("Postgres refused the question ({sqlstate}): {message}")]
+    Refused { sqlstate: String, message: String },
+    #[error("the oracle is shutting down")]
+    Closed,
+}
+
+impl PartialEq for OracleError {
+    fn eq(&self, other: &Self) -> bool {
+        self.to_string() == other.to_string()
+    }
+}

@@ -1,0 +1,86 @@
+//! What the oracle is asked, and what it answers.
+
+use std::sync::Arc;
+
+use super::super::row_text::RowText;
+use super::super::{Identity, OraclePlan};
+use super::error::OracleError;
+use crate::catalog::{ColumnIndex, Relation};
+
+/// Something about row images of one table that only Postgres can say.
+#[derive(Clone, Debug)]
+pub struct Question {
+    /// The transaction that the rows are from. A streamed transaction need not be visible to other sessions yet: the
+    /// answer counts only if it was given by a snapshot that sees this one.
+    pub xid: Option<u32>,
+    pub relation: Arc<Relation>,
+    pub asked: Asked,
+    pub rows: Vec<RowText>,
+}
+
+#[derive(Clone, Debug)]
+pub enum Asked {
+    /// May this identity see the rows?
+    Policy { plan: Arc<OraclePlan>, identity: Arc<Identity> },
+    /// Does SQL hold for the rows? Asked as the role, without its policies.
+    Filter { role: String, expression: String },
+    /// `to_jsonb` of these columns. Any role that may use the table's schema gives the same answer.
+    Json { role: String, columns: Vec<ColumnIndex> },
+}
+
+impl Asked {
+    pub fn role(&self) -> &str {
+        match self {
+            Asked::Policy { identity, .. } => &identity.role,
+            Asked::Filter { role, .. } | Asked::Json { role, .. } => role,
+        }
+    }
+}
+
+/// One answer per row, in the order of the question.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    Verdicts(Vec<Verdict>),
+    /// By row, then by column; `None`: SQL NULL.
+    Json(Vec<Vec<Option<Box<str>>>>),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Verdict {
+    Allowed,
+    Denied,
+    /// Could not be evaluated for this row: an error was raised, or the image lacks what is read. Denies.
+    Failed,
+}
+
+impl Verdict {
+    pub fn is_allowed(self) -> bool {
+        self == Verdict::Allowed
+    }
+}
+
+/// A filter's value, for Postgres to check and to print as it prints that type.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct CastQuestion {
+    /// Any role that may use the type's schema gives the same answer.
+    pub role: String,
+    /// The type as SQL under an empty search_path.
+    pub sql_name: String,
+    pub text: String,
+    /// The text is an array of the type.
+    pub array: bool,
+}
+
+/// Postgres would not take the value.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum CastFailure {
+    #[error("{message}")]
+    Refused {
+        sqlstate: String,
+        /// As the manual's appendix A names it, e.g. `invalid_text_representation`.
+        condition: &'static str,
+        message: String,
+    },
+    #[error(transparent)]
+    Unanswered(#[from] OracleError),
+}

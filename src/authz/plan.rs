@@ -1,0 +1,140 @@
+//! What a table's policies make of a role: nothing to ask, nothing to show, or a question for Postgres.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::policy_reads::{PolicyReads, policy_reads};
+use crate::catalog::{Catalog, ColumnIndex, ColumnSet, Policy, PolicyCommand, Relation, Role};
+
+/// How it is decided whether a role may see a row of a table. Column and table grants come on top.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Plan {
+    /// Row-level security is off, or does not apply to the role: grants decide.
+    Open,
+    /// No row is shown.
+    Denied(DeniedReason),
+    /// Postgres is asked, row by row and identity by identity.
+    Oracle(Arc<OraclePlan>),
+}
+
+/// Why a plan shows nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DeniedReason {
+    /// Row-level security is on, and no permissive policy with a USING clause is for this role.
+    NoPolicy,
+    /// A row image has no `ctid`, `xmin` or `tableoid`: nothing could be asked about them.
+    SystemColumn { policy: String },
+    /// The policy's text could not be read.
+    TextMissing { policy: String },
+}
+
+impl fmt::Display for DeniedReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            DeniedReason::NoPolicy => f.write_str("no permissive policy for SELECT applies to the role"),
+            DeniedReason::SystemColumn { policy } => {
+                write!(f, "policy {policy:?} reads a system column, which a row image does not have")
+            }
+            DeniedReason::TextMissing { policy } => write!(f, "the text of policy {policy:?} could not be read"),
+        }
+    }
+}
+
+/// A question that Postgres can answer of a row image.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OraclePlan {
+    pub relation: Arc<Relation>,
+    pub role: String,
+    /// Boolean SQL over the table's columns, its name standing for the row. NULL is a no.
+    pub expression: String,
+    /// The columns it reads; `None`: the whole row, or unknown.
+    pub columns: Option<ColumnSet>,
+}
+
+/// The plan of a table's policies for a role. The answer is that of `SELECT` under `SET ROLE`: see
+/// `get_policies_for_relation` and `add_security_quals` in Postgres' `rowsecurity.c`.
+pub fn plan(_catalog: &Catalog, relation: &Arc<Relation>, role: &Role) -> Plan {
+    if !relation.row_security_active(role) {
+        return Plan::Open;
+    }
+    let mut permissive = Vec::new();
+    let mut restrictive = Vec::new();
+    for policy in relation.policies.iter().filter(|policy| applies(policy, role)) {
+        // No USING clause: a permissive policy then shows nothing, a restrictive one hides nothing.
+        if policy.using_tree.is_none() && policy.using_text.is_none() {
+            continue;
+        }
+        if policy.permissive { permissive.push(policy) } else { restrictive.push(policy) }
+    }
+    if permissive.is_empty() {
+        return Plan::Denied(DeniedReason::NoPolicy);
+    }
+    // Postgres' own order, which decides whether a policy that raises an error is reached: the last name first among
+    // permissive policies, the first name first among restrictive ones.
+    permissive.sort_by(|a, b| b.name.cmp(&a.name));
+    restrictive.sort_by(|a, b| a.name.cmp(&b.name));
+    match combine(relation, &permissive, &restrictive) {
+        Ok((expression, columns)) => Plan::Oracle(Arc::new(OraclePlan {
+            relation: Arc::clone(relation),
+            role: role.name.clone(),
+            expression,
+            columns,
+        })),
+        Err(reason) => Plan::Denied(reason),
+    }
+}
+
+fn applies(policy: &Policy, role: &Role) -> bool {
+    let for_select = matches!(policy.command, PolicyCommand::All | PolicyCommand::Select);
+    for_select && policy.roles.iter().any(|oid| *oid == 0 || role.has_privileges_of(*oid))
+}
+
+fn combine(
+    relation: &Relation,
+    permissive: &[&Policy],
+    restrictive: &[&Policy],
+) -> Result<(String, Option<ColumnSet>), DeniedReason> {
+    let mut columns = Some(Vec::new());
+    let mut text = |policy: &Policy| {
+        let reads = read_columns(relation, policy)?;
+        columns = match (columns.take(), reads) {
+            (Some(mut all), Some(more)) => {
+                all.extend(more);
+                Some(all)
+            }
+            _ => None,
+        };
+        let using = policy.using_text.as_deref();
+        using.ok_or_else(|| DeniedReason::TextMissing { policy: policy.name.clone() }).map(|using| format!("({using})"))
+    };
+    // In Postgres restrictive policies come first; false and error both deny, so that only the order within the
+    // permissive ones can be told from outside.
+    let hides = restrictive.iter().map(|policy| text(policy)).collect::<Result<Vec<_>, _>>()?;
+    let shows = permissive.iter().map(|policy| text(policy)).collect::<Result<Vec<_>, _>>()?;
+    let mut expression = hides.join(" AND ");
+    if !expression.is_empty() {
+        expression.push_str(" AND ");
+    }
+    expression.push('(');
+    expression.push_str(&shows.join(" OR "));
+    expression.push(')');
+    Ok((expression, columns.map(|columns| columns.into_iter().collect())))
+}
+
+/// The columns that a policy reads; `None`: all, or unknown.
+fn read_columns(relation: &Relation, policy: &Policy) -> Result<Option<Vec<ColumnIndex>>, DeniedReason> {
+    let by_number = |attnum: i16| relation.columns.iter().position(|column| column.attnum == attnum);
+    let indices = |attnums: &[i16]| attnums.iter().map(|n| by_number(*n).map(|i| ColumnIndex(i as u16))).collect();
+    let Some(tree) = &policy.using_tree else {
+        return Ok(policy.columns.as_deref().and_then(indices));
+    };
+    match policy_reads(tree) {
+        PolicyReads::SystemColumn => Err(DeniedReason::SystemColumn { policy: policy.name.clone() }),
+        PolicyReads::WholeRow | PolicyReads::Unknown => Ok(None),
+        PolicyReads::Columns(attnums) => Ok(indices(&attnums)),
+    }
+}
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+mod tests;

@@ -1,0 +1,90 @@
+//! Row images as the text that Postgres reads a composite value from.
+
+use crate::catalog::{ColumnIndex, ColumnSet, Relation};
+use crate::change::Row;
+use crate::wal::pgoutput::Datum;
+
+/// A whole row as a composite literal (manual, 8.16.6: "Composite Type Input and Output Syntax").
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RowText {
+    /// `("a","b",)`; a column that the image lacks is NULL here.
+    pub literal: Box<str>,
+    /// The columns that the image lacks: nothing may be decided by them.
+    pub missing: ColumnSet,
+}
+
+/// The image of a row; what it lacks is taken from `fallback`, the old row of an UPDATE where all of it is known.
+pub fn row_text(row: &Row, fallback: Option<&Row>) -> RowText {
+    let relation: &Relation = &row.layout.relation;
+    let mut literal = String::from("(");
+    let mut missing = Vec::new();
+    for column in relation.indices() {
+        if column.0 > 0 {
+            literal.push(',');
+        }
+        match known(row, column).or_else(|| fallback.and_then(|row| known(row, column))) {
+            Some(Some(text)) => push_field(&mut literal, text),
+            Some(None) => {}
+            None => missing.push(column),
+        }
+    }
+    literal.push(')');
+    RowText { literal: literal.into(), missing: missing.into_iter().collect() }
+}
+
+/// The column's text, `Some(None)` for NULL; `None`: the image does not have it. So does text that is not UTF-8: the
+/// stream asks for UTF-8, and what does not keep to that is not read.
+fn known(row: &Row, column: ColumnIndex) -> Option<Option<&str>> {
+    match row.datum(column) {
+        Datum::Null => Some(None),
+        Datum::Text(bytes) => std::str::from_utf8(bytes).ok().map(Some),
+        Datum::UnchangedToast | Datum::Missing => None,
+    }
+}
+
+/// Always quoted: an unquoted empty field would be NULL, and blanks would count only sometimes.
+fn push_field(literal: &mut String, text: &str) {
+    literal.push('"');
+    for c in text.chars() {
+        if c == '"' || c == '\\' {
+            literal.push(c);
+        }
+        literal.push(c);
+    }
+    literal.push('"');
+}
+
+/// Many rows as one array literal (manual, 8.15.2).
+pub(super) fn array_literal<'a>(rows: impl Iterator<Item = &'a RowText>) -> String {
+    let mut literal = String::from("{");
+    for (n, row) in rows.enumerate() {
+        if n > 0 {
+            literal.push(',');
+        }
+        literal.push('"');
+        for c in row.literal.chars() {
+            if c == '"' || c == '\\' {
+                literal.push('\\');
+            }
+            literal.push(c);
+        }
+        literal.push('"');
+    }
+    literal.push('}');
+    literal
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_are_quoted_twice_on_their_way_into_an_array() {
+        let mut literal = String::new();
+        push_field(&mut literal, r#"a"b\c,(d) "#);
+        assert_eq!(literal, r#""a""b\\c,(d) ""#);
+        let row = RowText { literal: r#"("a""b\\c")"#.into(), missing: ColumnSet::default() };
+        assert_eq!(array_literal([row.clone(), row].iter()), r#"{"(\"a\"\"b\\\\c\")","(\"a\"\"b\\\\c\")"}"#);
+        assert_eq!(array_literal([].iter()), "{}");
+    }
+}
