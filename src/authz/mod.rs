@@ -1,1 +1,7 @@
 //! (to be built)
+
+pub mod claims;
+pub mod identity;
+
+pub use claims::{Claims, TokenError};
+pub use identity::Identity;
