@@ -11,7 +11,7 @@ use super::outbox::Outbox;
 use super::phoenix::Address;
 use super::session::Now;
 use super::subscribe::{ChannelId, EventShapeKind, Subscribe};
-use crate::authz::{Claims, Identity};
+use crate::authz::Claims;
 
 /// A token is looked at again at least this often, in case it no longer verifies (PROTOCOL 5).
 const TOKEN_CHECK_INTERVAL: Duration = Duration::from_secs(300);
@@ -60,7 +60,7 @@ impl Channel {
             Wanted::Items(_) => EventShapeKind::Standard,
             Wanted::Legacy(_) => EventShapeKind::Legacy,
         };
-        let identity = Identity { role: self.claims.role.clone(), claims: self.claims.json.clone() };
+        let identity = self.claims.identity();
         Box::new(Subscribe {
             channel: self.id,
             address: self.address.clone(),

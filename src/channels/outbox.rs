@@ -223,6 +223,14 @@ impl OutboxReader {
         &self.outbox
     }
 
+    pub fn is_full(&self) -> bool {
+        self.outbox.is_full()
+    }
+
+    pub fn closed(&self) -> Option<CloseReason> {
+        self.outbox.closed()
+    }
+
     pub fn grace(&self) -> Duration {
         self.outbox.0.config.grace
     }

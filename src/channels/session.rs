@@ -201,7 +201,7 @@ impl Session {
             return Err(join_reason::TOO_MANY_BINDINGS.into());
         }
         let token = request.token.as_deref().map_or_else(|| self.upgrade_token.clone(), |token| self.intern(token));
-        let claims = self.lobby.verifier.verify(&token, now.wall).map_err(|error| error.join_reason().to_string())?;
+        let claims = self.lobby.verifier.verify(&token, now.wall).map_err(|error| error.join_reason())?;
         if request.private {
             // Fail closed: nothing evaluates the policies of realtime.messages yet.
             return Err(join_reason::unauthorized(subtopic).into());
@@ -289,7 +289,7 @@ impl Session {
                     actions.push(Action::Subscribe(channel.subscribe(&self.outbox, Vec::new())));
                 }
             }
-            Err(error) => self.end_for_token(place, &error.system_text().to_string(), actions),
+            Err(error) => self.end_for_token(place, &error.system_text(), actions),
         }
     }
 
@@ -305,7 +305,7 @@ impl Session {
             let token = channel.token.clone();
             match self.lobby.verifier.verify(&token, now.wall) {
                 Ok(claims) => self.channels[place].renew(token, claims, now),
-                Err(error) => self.end_for_token(place, &error.system_text().to_string(), actions),
+                Err(error) => self.end_for_token(place, &error.system_text(), actions),
             }
         }
     }

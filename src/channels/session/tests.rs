@@ -30,7 +30,12 @@ impl TokenVerifier for Tokens {
         if exp <= now {
             return Err(TokenError::Expired { seconds_ago: now - exp });
         }
-        Ok(Arc::new(Claims { role: role.into(), exp, json: format!(r#"{{"role":"{role}","exp":{exp}}}"#).into() }))
+        Ok(Arc::new(Claims {
+            role: role.into(),
+            exp,
+            sub: None,
+            json: format!(r#"{{"role":"{role}","exp":{exp}}}"#).into(),
+        }))
     }
 }
 
