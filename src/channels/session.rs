@@ -15,7 +15,8 @@
 //! nobody; `presence_state` is empty; tracking is refused; private channels are refused, as nobody can say who may
 //! read them.
 
-use std::borrow::Cow;
+mod joining;
+
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -25,15 +26,14 @@ use smallvec::SmallVec;
 
 use super::channel::Channel;
 use super::close::CloseReason;
-use super::join::{JoinRequest, is_opaque_key};
+use super::join::is_opaque_key;
 use super::limits::Seat;
 use super::lobby::Lobby;
 use super::outbox::Outbox;
-use super::phoenix::{Address, Incoming, Payload, Serializer};
+use super::phoenix::{Incoming, Payload, Serializer};
 use super::subscribe::{ChannelId, Subscribe};
 use super::system::{self, Extension, Status, join_reason, message};
-use super::topic::{self, Topic};
-use crate::authz::Claims;
+use super::topic;
 
 /// Both clocks, read once per input.
 #[derive(Clone, Copy, Debug)]
@@ -76,28 +76,6 @@ pub struct Session {
     channels: SmallVec<[Channel; 1]>,
     /// Replies that are held back, soonest first.
     delayed: Vec<(Instant, Bytes)>,
-}
-
-/// Above this many replies held back the soonest goes out early: the back-off must not become a queue without limit.
-const DELAYED_MAX: usize = 100;
-
-/// A refused join.
-struct Refusal {
-    reason: Cow<'static, str>,
-    closes: Option<CloseReason>,
-}
-
-impl<T: Into<Cow<'static, str>>> From<T> for Refusal {
-    fn from(reason: T) -> Refusal {
-        Refusal { reason: reason.into(), closes: None }
-    }
-}
-
-/// A join that is let in.
-struct Admission {
-    request: JoinRequest,
-    token: Arc<str>,
-    claims: Arc<Claims>,
 }
 
 impl Session {
@@ -153,114 +131,6 @@ impl Session {
             // Unknown events are ignored (PROTOCOL 3.3).
             (_, Some(_)) => {}
         }
-    }
-
-    /// An older join of the topic ends whatever becomes of the new one.
-    fn join(&mut self, incoming: &Incoming<'_>, place: Option<usize>, now: Now, actions: &mut Vec<Action>) {
-        let subtopic = match Topic::parse(&incoming.topic) {
-            Topic::Unmatched => return actions.push(self.unmatched(incoming)),
-            Topic::Channel(subtopic) => Ok(subtopic),
-            Topic::Nameless => Err(join_reason::TOPIC_NAME_REQUIRED.into()),
-            Topic::TooLong => Err(join_reason::TOPIC_NAME_TOO_LONG.into()),
-        };
-        let payload = match incoming.payload {
-            // Refs and topic came through, so this is a number that no float holds, or nesting beyond reason.
-            Payload::Json(text) => serde_json::from_str(text).ok(),
-            _ => None,
-        };
-        let Some(payload) = payload else {
-            self.lobby.metrics.frames_malformed.inc();
-            return;
-        };
-        let old = place.map(|place| system::phx_close(&self.remove(place, actions).address));
-        let admission = subtopic.and_then(|subtopic| self.admit(payload, subtopic, now));
-        match admission {
-            Ok(admission) => self.enter(incoming, admission, old, now, actions),
-            Err(refusal) => {
-                self.refuse(incoming, &refusal, now, actions);
-                actions.extend(old.map(Action::Send));
-                actions.extend(refusal.closes.map(Action::Close));
-            }
-        }
-    }
-
-    /// In the order of PROTOCOL 3.1: the first failure wins.
-    fn admit(&mut self, payload: Value, subtopic: &str, now: Now) -> Result<Admission, Refusal> {
-        let request = JoinRequest::parse(payload, subtopic).map_err(join_reason::malformed_config)?;
-        let limits = &self.lobby.gate.limits;
-        if self.seat.is_none() && self.lobby.gate.is_crowded() {
-            return Err(join_reason::TOO_MANY_USERS.into());
-        }
-        if !self.lobby.gate.take_join(now.instant) {
-            return Err(Refusal { reason: join_reason::TOO_MANY_JOINS.into(), closes: Some(CloseReason::JoinRate) });
-        }
-        if self.channels.len() >= limits.channels_per_connection_max {
-            return Err(join_reason::TOO_MANY_CHANNELS.into());
-        }
-        if request.wanted.items().len() > limits.bindings_per_channel_max {
-            return Err(join_reason::TOO_MANY_BINDINGS.into());
-        }
-        let token = request.token.as_deref().map_or_else(|| self.upgrade_token.clone(), |token| self.intern(token));
-        let claims = self.lobby.verifier.verify(&token, now.wall).map_err(|error| error.join_reason())?;
-        if request.private {
-            // Fail closed: nothing evaluates the policies of realtime.messages yet.
-            return Err(join_reason::unauthorized(subtopic).into());
-        }
-        if request.replay {
-            return Err(join_reason::REPLAY_NEEDS_PRIVATE.into());
-        }
-        if self.seat.is_none() {
-            self.seat = Some(self.lobby.gate.take_seat().ok_or(join_reason::TOO_MANY_USERS)?);
-        }
-        Ok(Admission { request, token, claims })
-    }
-
-    fn enter(
-        &mut self,
-        incoming: &Incoming<'_>,
-        Admission { request, token, claims }: Admission,
-        old: Option<Bytes>,
-        now: Now,
-        actions: &mut Vec<Action>,
-    ) {
-        let join_ref: Option<Arc<str>> = incoming.join_ref.as_deref().map(Arc::from);
-        let shown = match self.serializer {
-            Serializer::V2 => join_ref.clone(),
-            // Version 1 knows a join by its ref; clients send both alike, or no join_ref at all.
-            Serializer::V1 if incoming.reference == incoming.join_ref => join_ref.clone(),
-            Serializer::V1 => incoming.reference.as_deref().map(Arc::from),
-        };
-        let address = Address { topic: Arc::from(&*incoming.topic), join_ref: shown, serializer: self.serializer };
-        let reply = self.reply_frame(incoming, join_ref.as_deref(), Status::Ok, &request.wanted.response());
-        let presence = request.presence_enabled.then(|| system::push(&address, "presence_state", "{}"));
-        let frames: Vec<Bytes> = [Some(reply), old, presence].into_iter().flatten().collect();
-
-        let id = self.lobby.next_channel_id();
-        let JoinRequest { broadcast, wanted, .. } = request;
-        let channel = Channel::new(id, address, join_ref, broadcast, wanted, (token, claims), now);
-        if channel.has_bindings() {
-            actions.push(Action::Subscribe(channel.subscribe(&self.outbox, frames)));
-        } else {
-            actions.extend(frames.into_iter().map(Action::Send));
-        }
-        self.channels.push(channel);
-        self.lobby.metrics.channels.inc();
-        self.lobby.metrics.joins.inc();
-    }
-
-    fn refuse(&mut self, incoming: &Incoming<'_>, refusal: &Refusal, now: Now, actions: &mut Vec<Action>) {
-        self.lobby.metrics.joins_refused.inc();
-        tracing::debug!(topic = &*incoming.topic, reason = &*refusal.reason, "A join was refused");
-        let response = system::reason(&refusal.reason);
-        let frame = self.reply_frame(incoming, incoming.join_ref.as_deref(), Status::Error, &response);
-        if self.lobby.join_error_backoff.is_zero() || refusal.closes.is_some() {
-            return actions.push(Action::Send(frame));
-        }
-        if self.delayed.len() >= DELAYED_MAX {
-            actions.push(Action::Send(self.delayed.remove(0).1));
-        }
-        // The back-off is the same for all, so this is the last to go.
-        self.delayed.push((now.instant + self.lobby.join_error_backoff, frame));
     }
 
     fn leave(&mut self, incoming: &Incoming<'_>, place: usize, actions: &mut Vec<Action>) {
@@ -330,13 +200,12 @@ impl Session {
     }
 
     fn say_goodbye(&mut self, reason: CloseReason, actions: &mut Vec<Action>) {
-        let (status, text, hint) = match reason {
-            CloseReason::Shutdown => (Status::Ok, message::DISCONNECT, None),
-            CloseReason::SlowConsumer => (Status::Error, message::SLOW_CONSUMER, Some(message::SLOW_CONSUMER_HINT)),
+        let told = match reason {
+            CloseReason::Shutdown => system::disconnect,
+            CloseReason::SlowConsumer => system::slow_consumer,
             _ => return,
         };
-        let frames = self.channels.iter().map(|channel| system::goodbye(&channel.address, status, text, hint));
-        actions.extend(frames.map(Action::Send));
+        actions.extend(self.channels.iter().map(|channel| Action::Send(told(&channel.address))));
     }
 
     fn leave_everything(&mut self, actions: &mut Vec<Action>) {

@@ -137,10 +137,17 @@ pub fn system(address: &Address, extension: Extension, status: Status, message: 
     push(address, "system", &payload)
 }
 
-/// The goodbye to a channel before its socket is closed. Not followed by `phx_close`, which clients take for good: after
-/// the socket's close they come back. "Server requested disconnect" has no `channel`, and neither has a join_ref.
-pub fn goodbye(address: &Address, status: Status, message: &str, hint: Option<&str>) -> Bytes {
-    let payload = system_payload(Extension::System, status, message, None, hint);
+/// The goodbye to a channel before the server closes the socket. Not followed by `phx_close`, which clients take for
+/// good: after the socket's close they come back. It has no `channel`.
+pub fn disconnect(address: &Address) -> Bytes {
+    let payload = system_payload(Extension::System, Status::Ok, message::DISCONNECT, None, None);
+    fan_out(address, "system").encode(address.serializer, &payload)
+}
+
+/// The goodbye to a channel whose client reads too slowly; without `phx_close` for the same reason.
+pub fn slow_consumer(address: &Address) -> Bytes {
+    let (text, hint) = (message::SLOW_CONSUMER, Some(message::SLOW_CONSUMER_HINT));
+    let payload = system_payload(Extension::System, Status::Error, text, Some(address.subtopic()), hint);
     fan_out(address, "system").encode(address.serializer, &payload)
 }
 
@@ -256,7 +263,7 @@ mod tests {
     #[test]
     fn the_goodbye_reads_as_recorded() {
         assert_eq!(
-            text(&goodbye(&address(Serializer::V2), Status::Ok, message::DISCONNECT, None)),
+            text(&disconnect(&address(Serializer::V2))),
             r#"[null,null,"realtime:p1","system",{"message":"Server requested disconnect","status":"ok","extension":"system"}]"#
         );
     }

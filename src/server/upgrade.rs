@@ -25,21 +25,14 @@ const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
 /// Answers a request for a socket: 101 and a task for it, or why not.
 pub async fn answer(server: Arc<Server>, mut request: Request<Incoming>) -> Answer {
-    let refused = match check(&server, &request) {
+    match check(&server, &request) {
         Ok(accepted) => {
             let on_upgrade = hyper::upgrade::on(&mut request);
             server.tasks.spawn(open(server.clone(), on_upgrade, accepted.serializer, accepted.token));
-            return switching_protocols(&accepted.key);
+            switching_protocols(&accepted.key)
         }
-        Err(refused) => refused,
-    };
-    let status = refused.answer.status();
-    server.services.metrics.upgrades_refused.get_or_create(&StatusLabels { status: status.as_u16() }).inc();
-    tracing::debug!(%status, "An upgrade was refused");
-    if refused.delayed {
-        tokio::time::sleep(server.config.connect_error_backoff).await;
+        Err(refused) => refused.into_answer(&server).await,
     }
-    refused.answer
 }
 
 struct Accepted {
@@ -48,43 +41,49 @@ struct Accepted {
     key: Vec<u8>,
 }
 
-struct Refused {
-    answer: Answer,
-    /// After the back-off.
-    delayed: bool,
+/// Why there is no socket.
+enum Refused {
+    /// At once, without content type.
+    Bare(StatusCode, Cow<'static, str>),
+    /// As JSON, after the back-off.
+    Error(StatusCode, Cow<'static, str>),
 }
 
 impl Refused {
-    fn at_once(status: StatusCode, body: impl Into<bytes::Bytes>) -> Refused {
-        Refused { answer: answer::bare(status, body), delayed: false }
-    }
-
-    fn with_error(status: StatusCode, error: &str) -> Refused {
-        let body = serde_json::json!({ "error": error }).to_string();
-        Refused { answer: answer::json(status, body), delayed: true }
+    async fn into_answer(self, server: &Server) -> Answer {
+        let (Refused::Bare(status, _) | Refused::Error(status, _)) = self;
+        server.services.metrics.upgrades_refused.get_or_create(&StatusLabels { status: status.as_u16() }).inc();
+        tracing::debug!(%status, "An upgrade was refused");
+        match self {
+            Refused::Bare(_, text) => answer::bare(status, text.into_owned()),
+            Refused::Error(_, error) => {
+                tokio::time::sleep(server.config.connect_error_backoff).await;
+                answer::json(status, serde_json::json!({ "error": error }).to_string())
+            }
+        }
     }
 }
 
 /// In the original's order: method, version, token, users, joins, and only then whether it is an upgrade at all.
 fn check(server: &Server, request: &Request<Incoming>) -> Result<Accepted, Refused> {
     if request.method() != Method::GET {
-        return Err(Refused::at_once(StatusCode::BAD_REQUEST, ""));
+        return Err(Refused::Bare(StatusCode::BAD_REQUEST, "".into()));
     }
     let query = request.uri().query();
     let version = query::parameter(query, "vsn").unwrap_or(Cow::Borrowed("1.0.0"));
-    let serializer = serializer(&version).ok_or_else(|| Refused::at_once(StatusCode::FORBIDDEN, ""))?;
+    let serializer = serializer(&version).ok_or_else(|| Refused::Bare(StatusCode::FORBIDDEN, "".into()))?;
     let token = given_token(request.headers(), query)
-        .ok_or_else(|| Refused::with_error(StatusCode::UNAUTHORIZED, "API key is missing"))?;
+        .ok_or_else(|| Refused::Error(StatusCode::UNAUTHORIZED, "API key is missing".into()))?;
     let lobby = &server.services.lobby;
     if let Err(error) = lobby.verifier.verify(&token, SystemTime::now()) {
         let status = StatusCode::from_u16(error.upgrade_status()).unwrap_or(StatusCode::UNAUTHORIZED);
-        return Err(Refused::with_error(status, &error.upgrade_text()));
+        return Err(Refused::Error(status, error.upgrade_text().into()));
     }
     if lobby.gate.is_crowded() || server.connections.len() >= server.config.connections_max {
-        return Err(Refused::with_error(StatusCode::TOO_MANY_REQUESTS, "Too many connected users"));
+        return Err(Refused::Error(StatusCode::TOO_MANY_REQUESTS, "Too many connected users".into()));
     }
     if !lobby.gate.has_joins(Instant::now()) {
-        return Err(Refused::with_error(StatusCode::TOO_MANY_REQUESTS, "Too many joins per second"));
+        return Err(Refused::Error(StatusCode::TOO_MANY_REQUESTS, "Too many joins per second".into()));
     }
     let key = check_handshake(request.headers())?;
     Ok(Accepted { serializer, token: token.into(), key })
@@ -115,7 +114,7 @@ fn given_token<'a>(headers: &'a HeaderMap, query: Option<&'a str>) -> Option<Cow
 
 /// RFC 6455, 4.2.1, with the original's complaints. Returns the key to be proven.
 fn check_handshake(headers: &HeaderMap) -> Result<Vec<u8>, Refused> {
-    let complaint = |text: String| Refused::at_once(StatusCode::BAD_REQUEST, text);
+    let complaint = |text: String| Refused::Bare(StatusCode::BAD_REQUEST, text.into());
     if !headers.contains_key(HOST) {
         return Err(complaint("'host' header is absent".into()));
     }

@@ -1,5 +1,7 @@
 //! Rooms working together on a real Postgres.
 
+mod websocket;
+
 use crate::support::database::Database;
 
 #[tokio::test]

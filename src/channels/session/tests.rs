@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, UNIX_EPOCH};
 
 use super::*;
-use crate::authz::TokenError;
+use crate::authz::{Claims, TokenError};
 use crate::channels::lobby::Config;
 use crate::channels::metrics::Metrics;
 use crate::channels::subscribe::EventShapeKind;
