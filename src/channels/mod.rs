@@ -1,1 +1,31 @@
-//! (to be built)
+//! Channels: Phoenix sessions without I/O, and outboxes.
+//!
+//! Given a client's frames and the time; gives actions: frames to send, subscriptions to make and to end, a close. What
+//! dispatch has for a channel it pushes into the socket's [`Outbox`] itself, around an [`Address`]. Knows no sockets, no
+//! tables and no policies.
+
+pub mod channel;
+pub mod close;
+pub mod frame;
+pub mod join;
+pub mod limits;
+pub mod lobby;
+pub mod metrics;
+pub mod outbox;
+pub mod phoenix;
+pub mod session;
+pub mod subscribe;
+pub mod system;
+pub mod token;
+pub mod topic;
+
+pub use close::CloseReason;
+pub use limits::{Gate, Limits};
+pub use lobby::{Config, Lobby};
+pub use metrics::Metrics;
+pub use outbox::{Outbox, OutboxReader, Pushed};
+pub use phoenix::{Address, Serializer};
+pub use session::{Action, Input, Now, Session};
+pub use subscribe::{ChannelId, EventShapeKind, Subscribe, SubscriptionSink};
+pub use system::{EventShape, postgres_changes_frame};
+pub use token::TokenVerifier;

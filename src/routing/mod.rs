@@ -1,1 +1,5 @@
 //! (to be built)
+
+pub mod subscription;
+
+pub use subscription::{Binding, BindingError};

@@ -1,1 +1,97 @@
-//! (to be built)
+//! The server: HTTP, and the WebSockets that begin as HTTP.
+//!
+//! Given a listener, and the channels' [`Lobby`] that sessions meet in; performs what sessions ask for. Subscriptions go
+//! to a [`SubscriptionSink`], which is dispatch. Knows no tables and no policies.
+//!
+//! ```text
+//!   listener ─► one task per TCP connection (hyper) ─► routes ─► an answer
+//!                                                        └─► upgrade ─► one fresh, small task per socket: connection
+//! ```
+//!
+//! [`Lobby`]: crate::channels::Lobby
+//! [`SubscriptionSink`]: crate::channels::SubscriptionSink
+
+mod answer;
+mod connection;
+mod connections;
+mod cors;
+pub mod health;
+mod listener;
+pub mod metrics;
+pub mod metrics_endpoint;
+mod pipe;
+mod query;
+mod routes;
+mod upgrade;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus_client::registry::Registry;
+use tokio_util::task::TaskTracker;
+
+pub use health::Readiness;
+pub use metrics::Metrics;
+
+use crate::channels::{Lobby, SubscriptionSink};
+use connections::Connections;
+
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// How long the answer to a refused upgrade is held back, to slow down clients that retry at once (Supabase: 2 s).
+    pub connect_error_backoff: Duration,
+    /// A socket from which nothing comes for this long is closed. Clients send a heartbeat every 25 seconds.
+    pub idle_timeout: Duration,
+    /// How long a socket that is being closed has to take the rest and to close its own side.
+    pub close_timeout: Duration,
+    /// How long a request may take to send its head.
+    pub header_timeout: Duration,
+    /// Of one frame from a client, and of all fragments of a message.
+    pub frame_bytes_max: usize,
+    /// Open sockets, joined to something or not.
+    pub connections_max: usize,
+    /// How long a stopping server waits for its sockets.
+    pub drain_timeout: Duration,
+    /// Who knows it may read `/metrics` on the public listener; without one, nobody may.
+    pub metrics_token: Option<String>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            connect_error_backoff: Duration::from_secs(2),
+            idle_timeout: Duration::from_secs(60),
+            close_timeout: Duration::from_secs(5),
+            header_timeout: Duration::from_secs(10),
+            frame_bytes_max: 5_000_000,
+            connections_max: 200_000,
+            drain_timeout: Duration::from_secs(10),
+            metrics_token: None,
+        }
+    }
+}
+
+/// What the server is given.
+pub struct Services {
+    pub lobby: Arc<Lobby>,
+    pub sink: Arc<dyn SubscriptionSink>,
+    pub readiness: Arc<Readiness>,
+    pub metrics: Arc<Metrics>,
+    /// Everybody's metrics, for `/metrics`.
+    pub registry: Arc<Registry>,
+}
+
+/// A server; [`Server::serve`] runs it.
+pub struct Server {
+    config: Config,
+    services: Services,
+    connections: Arc<Connections>,
+    /// Of every task that serves a client.
+    tasks: TaskTracker,
+}
+
+impl Server {
+    pub fn new(config: Config, services: Services) -> Arc<Server> {
+        Arc::new(Server { config, services, connections: Arc::default(), tasks: TaskTracker::new() })
+    }
+}

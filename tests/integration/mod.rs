@@ -2,6 +2,7 @@
 
 mod catalog;
 mod setup;
+mod websocket;
 
 use crate::support::database::Database;
 

@@ -1,0 +1,12 @@
+//! Who says what a token is worth.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use crate::authz::{Claims, TokenError};
+
+/// Authz' verifier, or a test's. Asked at the upgrade, at joins, at `access_token`, and again before a token expires;
+/// never waits.
+pub trait TokenVerifier: Send + Sync {
+    fn verify(&self, token: &str, now: SystemTime) -> Result<Arc<Claims>, TokenError>;
+}

@@ -1,0 +1,310 @@
+//! One open socket: the only task that reads from it and writes to it.
+//!
+//! ```text
+//!            client closes, breaks off
+//!   open ───────────────────────────────────────────────────────────────────────────────► ended
+//!     │                                                                                     ▲
+//!     │ idle, slow, shutdown, malformed:        all written: FIN               client's FIN │
+//!     └────────► closing (goodbye, close frame) ─────────────────► lingering ───────────────┤
+//!                    └───────────────────────────────┴──────── close timeout ───────────────┘
+//! ```
+//!
+//! A connection is paid for a hundred thousand times, so its future is polled by hand: no `select!` of futures, no
+//! channel, one timer that is moved only when it must ring earlier. Frames are written all at once, one vectored write
+//! per wakeup.
+
+use std::future::poll_fn;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::SystemTime;
+
+use futures_util::Stream;
+use tokio::io::AsyncWrite;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::error::{Error, ProtocolError};
+use tokio_tungstenite::tungstenite::protocol::{Message, Role, WebSocketConfig};
+
+use super::Server;
+use super::connections::Entry;
+use super::pipe::Pipe;
+use crate::channels::{Action, CloseReason, Input, Now, Outbox, OutboxReader, Serializer, Session, frame};
+
+/// Tungstenite's own default of 128 KiB is allocated for every socket and zeroed on every read.
+const READ_BUFFER_BYTES: usize = 1 << 10;
+
+/// Only control frames go through it.
+const WRITE_BUFFER_BYTES: usize = 4 << 10;
+
+/// Of one vectored write: 85 changes, or 256 frames in one piece. Linux takes 1024 at most.
+const SLICES_MAX: usize = 256;
+
+pub struct Connection {
+    server: Arc<Server>,
+    socket: WebSocketStream<Pipe>,
+    reader: OutboxReader,
+    session: Session,
+    phase: Phase,
+    /// Since when the outbox is full.
+    full_since: Option<Instant>,
+    /// Rings at the next deadline, or earlier and in vain.
+    timer: Pin<Box<Sleep>>,
+    _entry: Entry,
+}
+
+/// An upgrade's outcome.
+pub struct Opened {
+    pub stream: TcpStream,
+    /// What hyper had read past the request.
+    pub read: Vec<u8>,
+    pub serializer: Serializer,
+    pub token: Arc<str>,
+}
+
+#[derive(Clone, Copy)]
+enum Phase {
+    Open,
+    /// The goodbye is being written.
+    Closing(CloseReason, Instant),
+    /// Written. Cutting a connection with bytes unread would make TCP throw away what the client has not read yet.
+    Lingering(CloseReason, Instant),
+}
+
+impl Connection {
+    pub async fn open(server: Arc<Server>, Opened { stream, read, serializer, token }: Opened) -> Connection {
+        let lobby = server.services.lobby.clone();
+        let (outbox, reader) = Outbox::new(lobby.outbox_config.clone(), lobby.metrics.clone());
+        let config = WebSocketConfig::default()
+            .read_buffer_size(READ_BUFFER_BYTES)
+            .write_buffer_size(WRITE_BUFFER_BYTES)
+            .max_write_buffer_size(2 * WRITE_BUFFER_BYTES)
+            .max_frame_size(Some(server.config.frame_bytes_max))
+            .max_message_size(Some(server.config.frame_bytes_max));
+        let pipe = Pipe::new(stream, outbox.clone());
+        let socket = WebSocketStream::from_partially_read(pipe, read, Role::Server, Some(config)).await;
+        let session = Session::new(lobby, serializer, outbox.clone(), token);
+        let timer = Box::pin(tokio::time::sleep(server.config.idle_timeout));
+        server.services.metrics.connections.inc();
+        server.services.metrics.connections_opened.inc();
+        let entry = server.connections.enter(outbox);
+        Connection { server, socket, reader, session, phase: Phase::Open, full_since: None, timer, _entry: entry }
+    }
+
+    pub async fn run(mut self) {
+        let reason = poll_fn(|context| self.poll(context)).await;
+        self.give(Input::Gone);
+        self.server.services.metrics.connections.dec();
+        self.server.services.lobby.metrics.count_close(reason);
+        tracing::debug!(?reason, "A socket ended");
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<CloseReason> {
+        loop {
+            let polled = match self.phase {
+                Phase::Open => self.poll_open(context),
+                Phase::Closing(reason, _) => self.poll_closing(reason, context),
+                Phase::Lingering(reason, _) => self.poll_lingering(reason, context),
+            };
+            if let Poll::Ready(step) = polled {
+                match step {
+                    Step::Ended(reason) => return Poll::Ready(reason),
+                    Step::Again => continue,
+                }
+            }
+            // What came in first has been read, so that nobody is taken for idle who is not.
+            match self.poll_timer(context) {
+                Poll::Ready(Step::Ended(reason)) => return Poll::Ready(reason),
+                Poll::Ready(Step::Again) => continue,
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+
+    fn poll_open(&mut self, context: &mut Context<'_>) -> Poll<Step> {
+        if let Some(reason) = self.reader.closed() {
+            self.begin_closing(reason);
+            return Poll::Ready(Step::Again);
+        }
+        match self.poll_write(context) {
+            Poll::Ready(Ok(())) => self.full_since = None,
+            Poll::Ready(Err(_)) => return Poll::Ready(Step::Ended(CloseReason::Client)),
+            Poll::Pending if self.reader.is_full() => {
+                self.full_since.get_or_insert_with(Instant::now);
+            }
+            Poll::Pending => self.full_since = None,
+        }
+        match ready!(Pin::new(&mut self.socket).poll_next(context)) {
+            Some(Ok(Message::Text(text))) => self.give(Input::Text(&text)),
+            Some(Ok(Message::Binary(bytes))) => self.give(Input::Binary(&bytes)),
+            // Tungstenite answers pings and closes itself, with its next read.
+            Some(Ok(_)) => {}
+            Some(Err(error)) => match broken_by(&error) {
+                Some(reason) => self.reader.outbox().close(reason),
+                None => return Poll::Ready(Step::Ended(CloseReason::Client)),
+            },
+            None => {
+                // The answer to the client's close frame, as far as it can be written.
+                let _ = self.poll_write(context);
+                return Poll::Ready(Step::Ended(CloseReason::Client));
+            }
+        }
+        Poll::Ready(Step::Again)
+    }
+
+    fn poll_closing(&mut self, reason: CloseReason, context: &mut Context<'_>) -> Poll<Step> {
+        if ready!(self.poll_write(context)).is_err() {
+            return Poll::Ready(Step::Ended(reason));
+        }
+        let stream = &mut self.socket.get_mut().stream;
+        if ready!(Pin::new(stream).poll_shutdown(context)).is_err() {
+            return Poll::Ready(Step::Ended(reason));
+        }
+        self.phase = Phase::Lingering(reason, self.close_deadline());
+        Poll::Ready(Step::Again)
+    }
+
+    /// Reads, and throws away, until the client has closed its side.
+    fn poll_lingering(&mut self, reason: CloseReason, context: &mut Context<'_>) -> Poll<Step> {
+        let stream = &self.socket.get_ref().stream;
+        let mut waste = [0; 4096];
+        loop {
+            if ready!(stream.poll_read_ready(context)).is_err() {
+                return Poll::Ready(Step::Ended(reason));
+            }
+            match stream.try_read(&mut waste) {
+                Ok(1..) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Ok(0) | Err(_) => return Poll::Ready(Step::Ended(reason)),
+            }
+        }
+    }
+
+    /// Ready when all that is queued has been written; what is pushed later wakes the task.
+    fn poll_write(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let stream = &self.socket.get_ref().stream;
+        loop {
+            // Pending here is no reason to stop: there may be something left from the last time.
+            let _ = self.reader.poll_take(context);
+            if self.reader.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            let Poll::Ready(writable) = stream.poll_write_ready(context) else {
+                self.reader.wait_for_trouble(context);
+                return Poll::Pending;
+            };
+            writable?;
+            let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+            let count = self.reader.slices(&mut slices);
+            match stream.try_write_vectored(&slices[..count]) {
+                Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Ok(written) => self.reader.advance(written),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+
+    /// Whatever is due is done, and the timer set to what is due next.
+    fn poll_timer(&mut self, context: &mut Context<'_>) -> Poll<Step> {
+        let next = self.next_deadline();
+        if next < self.timer.deadline() {
+            self.timer.as_mut().reset(next);
+        }
+        ready!(self.timer.as_mut().poll(context));
+        let now = Instant::now();
+        if next > now {
+            // What it was set for has moved.
+            self.timer.as_mut().reset(next);
+            return Poll::Ready(Step::Again);
+        }
+        match self.phase {
+            Phase::Closing(reason, _) | Phase::Lingering(reason, _) => return Poll::Ready(Step::Ended(reason)),
+            Phase::Open => {}
+        }
+        if self.idle_at() <= now {
+            self.reader.outbox().close(CloseReason::Idle);
+        }
+        if self.grace_ends_at().is_some_and(|at| at <= now) {
+            self.reader.outbox().close(CloseReason::SlowConsumer);
+        }
+        self.give(Input::Tick);
+        // Something in the future, or the loop would ring for what has just been done.
+        self.timer.as_mut().reset(now + self.server.config.idle_timeout);
+        Poll::Ready(Step::Again)
+    }
+
+    fn next_deadline(&self) -> Instant {
+        match self.phase {
+            Phase::Closing(_, deadline) | Phase::Lingering(_, deadline) => deadline,
+            Phase::Open => {
+                let session = self.session.next_deadline().map(Instant::from_std);
+                [session, self.grace_ends_at()].into_iter().flatten().fold(self.idle_at(), Instant::min)
+            }
+        }
+    }
+
+    fn idle_at(&self) -> Instant {
+        self.socket.get_ref().last_inbound + self.server.config.idle_timeout
+    }
+
+    fn grace_ends_at(&self) -> Option<Instant> {
+        self.full_since.map(|since| since + self.reader.grace())
+    }
+
+    fn close_deadline(&self) -> Instant {
+        Instant::now() + self.server.config.close_timeout
+    }
+
+    /// Says goodbye: to each channel as far as it is to be told, and to the socket.
+    fn begin_closing(&mut self, reason: CloseReason) {
+        if reason == CloseReason::SlowConsumer {
+            // What is queued would take longer than anybody waits.
+            self.reader.discard();
+        }
+        for action in self.session.handle(Input::Goodbye(reason), now()) {
+            if let Action::Send(frame) = action {
+                self.reader.push_last(frame);
+            }
+        }
+        self.give(Input::Gone);
+        self.reader.push_last(frame::close(reason.code(), reason.text()));
+        self.phase = Phase::Closing(reason, self.close_deadline());
+    }
+
+    fn give(&mut self, input: Input<'_>) {
+        for action in self.session.handle(input, now()) {
+            match action {
+                Action::Send(frame) => {
+                    self.reader.outbox().push(frame);
+                }
+                Action::Subscribe(subscribe) => self.server.services.sink.subscribe(*subscribe),
+                Action::Unsubscribe(channel) => self.server.services.sink.unsubscribe(channel),
+                Action::Close(reason) => self.reader.outbox().close(reason),
+            }
+        }
+    }
+}
+
+/// What a poll came to.
+enum Step {
+    Again,
+    Ended(CloseReason),
+}
+
+fn now() -> Now {
+    Now { instant: Instant::now().into_std(), wall: SystemTime::now() }
+}
+
+/// How the client broke the protocol; `None`: the connection is gone.
+fn broken_by(error: &Error) -> Option<CloseReason> {
+    match error {
+        Error::Capacity(_) => Some(CloseReason::TooLarge),
+        Error::Utf8(_) => Some(CloseReason::NotUtf8),
+        Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => None,
+        Error::Protocol(_) => Some(CloseReason::Protocol),
+        _ => None,
+    }
+}

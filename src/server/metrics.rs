@@ -1,0 +1,31 @@
+//! What the server counts.
+
+use std::sync::Arc;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct StatusLabels {
+    pub status: u16,
+}
+
+#[derive(Debug, Default)]
+pub struct Metrics {
+    pub connections: Gauge,
+    pub connections_opened: Counter,
+    pub upgrades_refused: Family<StatusLabels, Counter>,
+}
+
+impl Metrics {
+    pub fn register(registry: &mut Registry) -> Arc<Metrics> {
+        let metrics = Metrics::default();
+        registry.register("connections", "WebSockets open now", metrics.connections.clone());
+        registry.register("connections_opened", "WebSockets opened", metrics.connections_opened.clone());
+        registry.register("upgrades_refused", "Upgrades refused, by status", metrics.upgrades_refused.clone());
+        Arc::new(metrics)
+    }
+}

@@ -1,0 +1,71 @@
+//! Which path means what. Behind Supabase's gateway paths lose their `/realtime/v1`; without it clients send them
+//! whole, so both are served (PROTOCOL 1.6).
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use hyper::body::Incoming;
+use hyper::header::{HeaderName, HeaderValue, ORIGIN};
+use hyper::{Method, Request, StatusCode};
+
+use super::answer::{self, Answer};
+use super::{Server, cors, health, metrics_endpoint, upgrade};
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+pub async fn answer(server: Arc<Server>, request: Request<Incoming>) -> Result<Answer, Infallible> {
+    // Sockets' paths first: their answers carry no request id.
+    if let "/socket/websocket" | "/realtime/v1/websocket" = request.uri().path() {
+        return Ok(upgrade::answer(server, request).await);
+    }
+    let mut answer =
+        if cors::is_preflight(&request) { cors::preflight(request.headers()) } else { route(&server, &request) };
+    if request.headers().contains_key(ORIGIN) {
+        cors::allow_any_origin(&mut answer);
+    }
+    let request_id = request.headers().get(REQUEST_ID).filter(|id| (20..=200).contains(&id.len())).cloned();
+    answer.headers_mut().insert(REQUEST_ID, request_id.unwrap_or_else(new_request_id));
+    Ok(answer)
+}
+
+fn route(server: &Server, request: &Request<Incoming>) -> Answer {
+    // Health checks like to send HEAD; hyper leaves the body out.
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        return answer::not_found();
+    }
+    let services = &server.services;
+    match request.uri().path() {
+        "/healthcheck" => answer::text(StatusCode::OK, "ok"),
+        "/ready" => health::ready(&services.readiness),
+        "/metrics" => {
+            metrics_endpoint::guarded(&services.registry, server.config.metrics_token.as_deref(), request.headers())
+        }
+        path => match path.strip_prefix("/realtime/v1").unwrap_or(path).strip_prefix("/api/") {
+            Some("ping") => answer::json(StatusCode::OK, r#"{"message":"Success"}"#),
+            Some(api) if is_tenant_health(api) => tenant_health(server, request),
+            _ => answer::not_found(),
+        },
+    }
+}
+
+/// `tenants/:id/health`. There is one tenant, whatever it is called.
+fn is_tenant_health(api: &str) -> bool {
+    let tenant = api.strip_prefix("tenants/").and_then(|rest| rest.strip_suffix("/health"));
+    tenant.is_some_and(|id| !id.is_empty() && !id.contains('/'))
+}
+
+/// For whoever has a valid token; Supabase's compose file sends the anon key.
+fn tenant_health(server: &Server, request: &Request<Incoming>) -> Answer {
+    let token = answer::bearer(request.headers());
+    let known = token.is_some_and(|token| server.services.lobby.verifier.verify(token, SystemTime::now()).is_ok());
+    match known {
+        true => health::tenant_health(&server.services.readiness, server.connections.len()),
+        false => answer::bare(StatusCode::FORBIDDEN, ""),
+    }
+}
+
+fn new_request_id() -> HeaderValue {
+    let id = format!("{:032x}", rand::random::<u128>());
+    HeaderValue::try_from(id).expect("hexadecimal digits are a header's value")
+}
