@@ -4,7 +4,6 @@
 //! swapping the image in a self-hosted stack is enough (PROTOCOL 1.6).
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};

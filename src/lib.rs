@@ -19,13 +19,15 @@
 
 pub mod authz;
 pub mod catalog;
+pub mod causes;
 pub mod change;
 pub mod channels;
+pub mod config;
 pub mod demo;
 pub mod dispatch;
 pub mod encode;
-pub mod metrics;
 pub mod routing;
 pub mod server;
 pub mod setup;
+pub mod shutdown;
 pub mod wal;

@@ -243,7 +243,7 @@ async fn oracle(
 ) -> Result<Oracle, BoxError> {
     let conninfo = match &config.oracle_conninfo {
         Some(conninfo) => Some(conninfo.clone()),
-        None => crate::setup::oracle_credential(client).await?.map(|(user, password)| {
+        None => crate::setup::oracle_login(client).await?.map(|(user, password)| {
             config.conninfo.with_user(&user, Some(&password))
         }),
     };

@@ -82,6 +82,7 @@ pub fn relay_config(args: &ServeArgs, conninfo: Conninfo) -> Result<relay::Confi
     wal.frame_bytes_max = args.wal_frame_max as usize;
     wal.drain_timeout = args.drain_timeout;
     let dispatch = dispatch::Config {
+        publications: vec![args.database.publication.clone()],
         transaction: change::assembler::Config {
             memory_bytes_max: args.transaction_buffer_max as usize,
             spill_bytes_max: args.transaction_spill_max,

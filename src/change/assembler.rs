@@ -223,7 +223,10 @@ impl Assembler {
             }
             Some(b'C') => self.commit(frame),
             Some(tag @ (b'I' | b'U' | b'D')) => {
-                let relation = pgoutput::relation_id(&frame)?;
+                let Some(relation) = pgoutput::relation_id(&frame) else {
+                    // Too short to say: decoding says what is wrong with it.
+                    return pgoutput::decode(frame).map(|_| None).map_err(Error::from);
+                };
                 let ddl_log = self.ddl_log.as_ref().filter(|ddl_log| ddl_log.id == relation);
                 let open = self.open.as_mut().ok_or(Error::OutsideTransaction(char::from(*tag)))?;
                 if open.skipped {

@@ -111,9 +111,8 @@ impl Chunk {
         self.changes += 1;
         let relation = Arc::clone(&change.relation);
         self.add_error_rows(&change, ticket, access, context);
-        matches.clear();
         context.subscribers.index.matches(&change, matches);
-        if matches.is_empty() {
+        if matches.matched.is_empty() && matches.undecided.is_empty() {
             return false;
         }
         let mut texts = Texts::default();
@@ -150,7 +149,7 @@ impl Chunk {
         let mut subscribed = Vec::new();
         let mut shared: Option<(Arc<PendingChange>, Bytes, Bytes)> = None;
         let mut errors: Vec<(usize, SmallVec<[u32; 4]>, bool)> = Vec::new();
-        context.subscribers.index.subscribed(change.relation.id, change.operation, &mut subscribed);
+        context.subscribers.index.everyone(change.relation.id, change.operation, &mut subscribed);
         for id in subscribed {
             let entry = context.subscribers.entry(id);
             let Some(subscriber) = context.subscribers.get(entry.subscriber) else { continue };

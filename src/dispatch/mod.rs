@@ -40,6 +40,8 @@ pub enum Deletes {
 
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// The user's publications: states of others in `walcast.ddl_log` are not taken for theirs.
+    pub publications: Vec<String>,
     pub transaction: assembler::Config,
     pub deletes: Deletes,
     pub limits: Limits,
@@ -58,6 +60,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Config {
+            publications: vec!["supabase_realtime".to_owned()],
             transaction: assembler::Config::default(),
             deletes: Deletes::default(),
             limits: Limits::default(),

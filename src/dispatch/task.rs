@@ -30,7 +30,8 @@ use super::subscribers::{Bind, Subscriber, Subscribers};
 use super::Config;
 use crate::authz::{Answer, Oracle, OracleError};
 use crate::catalog::watcher::{CatalogUpdate, WatcherHandle};
-use crate::catalog::{Catalog, ColumnSet, Relation, ddl_log};
+use crate::catalog::ddl_log::{self, DdlEvent};
+use crate::catalog::{Catalog, ColumnSet, Relation};
 use crate::change::assembler::Error as StreamFault;
 use crate::change::{Assembler, Change, Layout, OldRow, Operation, Relations, Row, Transaction};
 use crate::channels::outbox::Pushed;
@@ -40,7 +41,7 @@ use crate::channels::system::{self, EventShape};
 use crate::causes::with_causes;
 use crate::encode::{self, OldVisibility};
 use crate::routing::{Casts, Matches};
-use crate::wal::pgoutput::{Begin, Message, OldTuple, RelationId, StreamRelation};
+use crate::wal::pgoutput::{self, Begin, Message, OldTuple, RelationId, StreamRelation};
 use crate::wal::batch::{Batch, Started, StreamFrame};
 use crate::wal::{Lsn, Progress};
 
@@ -337,27 +338,32 @@ impl Dispatch {
 
     /// Applies the rows of `walcast.ddl_log`: the state as the commit leaves it. `Some`: it must be loaded first.
     fn apply_ddl(&mut self, rows: &[(Arc<StreamRelation>, Bytes)], xid: u32) -> Option<oneshot::Receiver<CatalogUpdate>> {
-        let mut state = None;
-        let mut reload = false;
+        // Of several events in one transaction the last one counts.
+        let mut last = None;
         for (relation, frame) in rows {
-            match ddl_log::parse_frame(relation, frame.clone()) {
-                Ok(Some(ddl_log::DdlEvent::State(parsed))) => {
-                    state = Some(parsed);
-                    reload = false;
-                }
-                Ok(Some(ddl_log::DdlEvent::Reload)) => reload = true,
-                // The marker row, before its state is filled in.
-                Ok(None) => {}
-                Err(error) => {
-                    tracing::warn!(%error, "a row of walcast.ddl_log could not be read; the catalog is loaded instead");
-                    reload = true;
-                }
+            let new = match pgoutput::decode(frame.clone()) {
+                Ok(Message::Insert { new, .. } | Message::Update { new, .. }) => new,
+                _ => continue,
+            };
+            last = Some(ddl_log::parse(relation, &new, &self.config.publications));
+        }
+        let state = match last? {
+            Ok(DdlEvent::State { state, .. }) => state,
+            Ok(DdlEvent::Reload { reason, .. }) => {
+                tracing::info!(?reason, "a change of the catalog is loaded, because its log row does not say what it was");
+                return self.load_catalog(xid);
             }
+            Err(error) => {
+                tracing::warn!(%error, "a row of walcast.ddl_log could not be read; the catalog is loaded instead");
+                return self.load_catalog(xid);
+            }
+        };
+        if !state.has_texts()
+            && let Some(watcher) = &self.watcher
+        {
+            watcher.refresh_soon();
         }
-        if reload {
-            return self.watcher.as_ref().map(|watcher| watcher.refresh(Some(xid)));
-        }
-        match Catalog::from_state(state?, Arc::clone(&self.catalog.roles), 0) {
+        match Catalog::from_state(*state, Arc::clone(&self.catalog.roles), 0) {
             Ok(catalog) => {
                 self.ddl_xids.push(xid);
                 self.apply(catalog);
@@ -365,9 +371,13 @@ impl Dispatch {
             }
             Err(error) => {
                 tracing::warn!(%error, "a state in walcast.ddl_log could not be read; the catalog is loaded instead");
-                self.watcher.as_ref().map(|watcher| watcher.refresh(Some(xid)))
+                self.load_catalog(xid)
             }
         }
+    }
+
+    fn load_catalog(&self, xid: u32) -> Option<oneshot::Receiver<CatalogUpdate>> {
+        self.watcher.as_ref().map(|watcher| watcher.refresh(Some(xid)))
     }
 
     fn catalog_arrived(&mut self, update: Option<CatalogUpdate>) {
@@ -499,15 +509,13 @@ impl Dispatch {
         let mut chunk = Chunk::default();
         let mut finished = false;
         for _ in 0..self.config.chunk_changes {
-            let fault = |source| Error::Stream { position: work.transaction.header.commit_lsn, source };
+            let position = work.transaction.header.commit_lsn;
+            let fault = |source| Error::Stream { position, source };
             let Some(message) = work.transaction.next_message().map_err(fault)? else {
                 finished = true;
                 break;
             };
-            self.route(message, &mut work, &mut chunk, matches).map_err(|source| Error::Stream {
-                position: work.transaction.header.commit_lsn,
-                source,
-            })?;
+            self.route(message, &mut work, &mut chunk, matches).map_err(fault)?;
         }
         self.flush(chunk);
         if !finished {
