@@ -1,5 +1,7 @@
 //! Rooms working together on a real Postgres.
 
+mod chat_example;
+
 use crate::support::database::Database;
 
 #[tokio::test]
