@@ -35,7 +35,7 @@ test-rust:
 	$(CARGO) test
 
 test-js: $(JS)
-	$(CARGO) build --quiet --bin walcast
+	$(CARGO) build --quiet --bin walcast --example throwaway_postgres
 	cd tests/js && npm test --silent
 
 test-postgres:
