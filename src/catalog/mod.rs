@@ -13,6 +13,7 @@ pub mod relation;
 pub mod role;
 pub mod snapshot;
 pub mod state;
+pub mod watcher;
 
 use std::collections::HashMap;
 use std::sync::Arc;

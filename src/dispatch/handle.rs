@@ -12,11 +12,12 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::task::TaskTracker;
 
 use super::subscribers::{Bind, bind};
-use crate::authz::Oracle;
+use crate::authz::{CastFailure, CastQuestion, Oracle};
 use crate::catalog::Catalog;
 use crate::catalog::watcher::WatcherHandle;
+use crate::causes::with_causes;
 use crate::channels::subscribe::{ChannelId, Subscribe, SubscriptionSink};
-use crate::routing::{Bound, Casts};
+use crate::routing::{Bound, CastError, Casts};
 use crate::wal::Lsn;
 
 /// What dispatch is told.
@@ -106,7 +107,18 @@ impl Handle {
             }
         }
         for request in wanted {
-            let answer = self.oracle.cast(&request).await;
+            let question = CastQuestion {
+                role: subscribe.identity.role.clone(),
+                sql_name: request.sql_name.clone(),
+                text: request.text.clone(),
+                array: request.array,
+            };
+            let answer = self.oracle.cast(question).await.map_err(|failure| match failure {
+                CastFailure::Refused { sqlstate, message, .. } => CastError { sqlstate, message },
+                CastFailure::Unanswered(error) => {
+                    CastError { sqlstate: "XX000".to_owned(), message: with_causes(&error) }
+                }
+            });
             casts.insert(request, answer);
         }
         casts

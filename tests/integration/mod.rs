@@ -1,6 +1,7 @@
 //! Rooms working together on a real Postgres.
 
 mod catalog;
+mod chat_example;
 mod setup;
 mod websocket;
 
