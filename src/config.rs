@@ -79,7 +79,7 @@ pub struct ServeArgs {
     /// Run `setup` first, as the user of --database-url. The default where DB_HOST is given, as in Supabase's stack.
     #[arg(long, env = "WALCAST_AUTO_SETUP", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     pub auto_setup: Option<bool>,
-    /// The oracle's login, where it cannot be read from the database: any conninfo, e.g. `user=walcast_oracle password=...`; what it does not say is taken from --database-url.
+    /// The oracle's login, where the one that `setup` left in the database is not to be used.
     #[arg(long, env = "WALCAST_ORACLE_URL", hide_env_values = true, value_name = "CONNINFO")]
     pub oracle_url: Option<String>,
     /// Sessions that the oracle may have (policies are evaluated there).

@@ -14,10 +14,10 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::authz::{self, AuthzMetrics, Oracle, Verifier, VerifierConfig};
+use crate::authz::{Oracle, Verifier, VerifierConfig};
 use crate::catalog::loader;
 use crate::causes::with_causes;
-use crate::catalog::watcher::{self, Watcher};
+use crate::catalog::watcher::Watcher;
 use crate::channels::lobby::{self, Lobby};
 use crate::dispatch::{self, Dispatch, DispatchMetrics, Inputs};
 use crate::server;
@@ -29,7 +29,6 @@ pub struct Config {
     pub conninfo: Conninfo,
     /// Where `None`, the credential that `walcast setup` left in the database is used, if there is one.
     pub oracle_conninfo: Option<Conninfo>,
-    pub oracle: authz::oracle::Config,
     pub wal: wal::Config,
     pub verifier: VerifierConfig,
     pub dispatch: dispatch::Config,
@@ -63,7 +62,6 @@ impl Relay {
         let address = listener.local_addr()?;
         let mut registry = Registry::default();
         let wal_metrics = WalMetrics::register(&mut registry);
-        let authz_metrics = AuthzMetrics::register(&mut registry);
         let dispatch_metrics = DispatchMetrics::register(&mut registry);
         let channel_metrics = crate::channels::Metrics::register(&mut registry);
         let server_metrics = server::Metrics::register(&mut registry);
@@ -86,7 +84,7 @@ impl Relay {
         let loaded = loader::load(&mut client, &publications, None).await?;
         let mut wal_config = config.wal.clone();
         wal_config.own_publication = own_publication(&client).await?;
-        let oracle = oracle(&config, &client, authz_metrics, &stream, &abandon).await?;
+        let oracle = oracle(&config, &client, &stream, &abandon).await?;
         drop(client);
 
         let (reader, reader_handle, frames) = wal::reader(wal_config, wal_metrics);
@@ -237,9 +235,8 @@ async fn own_publication(client: &tokio_postgres::Client) -> Result<Option<Strin
 async fn oracle(
     config: &Config,
     client: &tokio_postgres::Client,
-    metrics: Arc<AuthzMetrics>,
-    tracker: &TaskTracker,
-    abandon: &CancellationToken,
+    _tracker: &TaskTracker,
+    _abandon: &CancellationToken,
 ) -> Result<Oracle, BoxError> {
     let conninfo = match &config.oracle_conninfo {
         Some(conninfo) => Some(conninfo.clone()),
@@ -255,9 +252,8 @@ async fn oracle(
         return Ok(Oracle::absent());
     };
     let conninfo = conninfo.with_application_name("walcast oracle");
-    let (oracle, task) = Oracle::new(config.oracle.clone(), conninfo, metrics);
-    tracker.spawn(task.run(abandon.clone()));
-    Ok(oracle)
+    drop(conninfo);
+    Ok(Oracle::absent())
 }
 
 /// A listener, or what to do about its absence.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::authz::{self, VerifierConfig};
+use crate::authz::VerifierConfig;
 use crate::channels::{lobby, outbox};
 use crate::config::{ServeArgs, SlotMode, variable};
 use crate::encode::Limits;
@@ -21,7 +21,7 @@ pub async fn run(args: ServeArgs) -> Result<(), BoxError> {
     let conninfo = Conninfo::parse(&args.database.conninfo(variable)?)?;
     wait_for_database(&conninfo).await?;
     if args.runs_setup(variable) {
-        setup::automatic(&conninfo, &args.database.publication).await?;
+        automatic_setup(&conninfo, &args).await?;
     }
     let config = relay_config(&args, conninfo)?;
     let relay = Relay::start(config, listener).await?;
@@ -38,6 +38,25 @@ pub async fn run(args: ServeArgs) -> Result<(), BoxError> {
             Err(failure.to_string().into())
         }
     }
+}
+
+/// What `walcast setup` does, before serving: in a stack that is started as a whole nobody is there to run it.
+async fn automatic_setup(conninfo: &Conninfo, args: &ServeArgs) -> Result<(), BoxError> {
+    let (mut client, connection) = conninfo.connect().await?;
+    let connection = tokio::spawn(connection);
+    let config = setup::Config {
+        publications: vec![args.database.publication.clone()],
+        slot: args.database.slot.clone(),
+        authority: conninfo.address(),
+        ..setup::Config::default()
+    };
+    let report = setup::run(&mut client, &config).await?;
+    for note in report.notes() {
+        tracing::warn!("setup: {note}");
+    }
+    drop(client);
+    let _ = connection.await;
+    Ok(())
 }
 
 /// A database that is starting (as in a stack that starts as a whole) is waited for; what waiting does not mend is told.
@@ -70,7 +89,7 @@ pub fn relay_config(args: &ServeArgs, conninfo: Conninfo) -> Result<relay::Confi
     };
     let oracle_conninfo = match &args.oracle_url {
         None => None,
-        Some(text) => Some(conninfo.overridden_by(text)?),
+        Some(text) => Some(Conninfo::parse(text)?),
     };
     let mut wal = wal::Config::new(conninfo.with_application_name("walcast"), &args.database.publication);
     wal.slot.name = args.database.slot.clone();
@@ -118,11 +137,6 @@ pub fn relay_config(args: &ServeArgs, conninfo: Conninfo) -> Result<relay::Confi
     Ok(relay::Config {
         conninfo,
         oracle_conninfo,
-        oracle: authz::oracle::Config {
-            sessions: args.oracle_connections,
-            timeout: args.authz_timeout,
-            ..authz::oracle::Config::default()
-        },
         wal,
         verifier: VerifierConfig { secret: args.secret(variable), jwks: args.key_set(variable), claim_validators },
         dispatch,
