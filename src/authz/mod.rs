@@ -9,6 +9,7 @@ pub mod identity;
 pub mod jwks;
 pub mod jwks_source;
 pub mod jwt;
+pub mod metrics;
 pub mod oracle;
 pub mod plan;
 mod policy_reads;
@@ -18,6 +19,9 @@ pub use claims::{Claims, TokenError};
 pub use identity::Identity;
 pub use jwks::{JwksTask, Keys};
 pub use jwt::{KeyError, Verifier, VerifierConfig, mint};
-pub use oracle::{Answer, Asked, CastFailure, CastQuestion, Oracle, OracleError, Question, Verdict};
+pub use metrics::AuthzMetrics;
+pub use oracle::{
+    Answer, Asked, CastFailure, CastQuestion, Connect, Oracle, OracleConfig, OracleError, OracleTask, Question, Verdict,
+};
 pub use plan::{DeniedReason, OraclePlan, Plan, plan};
 pub use row_text::{RowText, row_text};

@@ -11,6 +11,9 @@ pub struct RowText {
     pub literal: Box<str>,
     /// The columns that the image lacks: nothing may be decided by them.
     pub missing: ColumnSet,
+    /// The image may be the row's present state: more of it may be asked of the table by its key. An image of
+    /// which only the key was sent is an old row.
+    pub is_new: bool,
 }
 
 /// The image of a row; what it lacks is taken from `fallback`, the old row of an UPDATE where all of it is known.
@@ -29,7 +32,7 @@ pub fn row_text(row: &Row, fallback: Option<&Row>) -> RowText {
         }
     }
     literal.push(')');
-    RowText { literal: literal.into(), missing: missing.into_iter().collect() }
+    RowText { literal: literal.into(), missing: missing.into_iter().collect(), is_new: !row.key_only }
 }
 
 /// The column's text, `Some(None)` for NULL; `None`: the image does not have it. So does text that is not UTF-8: the
@@ -83,7 +86,7 @@ mod tests {
         let mut literal = String::new();
         push_field(&mut literal, r#"a"b\c,(d) "#);
         assert_eq!(literal, r#""a""b\\c,(d) ""#);
-        let row = RowText { literal: r#"("a""b\\c")"#.into(), missing: ColumnSet::default() };
+        let row = RowText { literal: r#"("a""b\\c")"#.into(), missing: ColumnSet::default(), is_new: true };
         assert_eq!(array_literal([row.clone(), row].iter()), r#"{"(\"a\"\"b\\\\c\")","(\"a\"\"b\\\\c\")"}"#);
         assert_eq!(array_literal([].iter()), "{}");
     }

@@ -24,6 +24,11 @@ pub enum OracleError {
     /// The question as a whole is refused (a missing function, a type that is gone).
     #[error("Postgres refused the question ({sqlstate}): {message}")]
     Refused { sqlstate: String, message: String },
+    #[error("the database cannot be reached as the oracle's login")]
+    Unreachable,
+    /// JSON was asked of a row whose image lacks the column.
+    #[error("the row image lacks a column that was asked for")]
+    Incomplete,
     #[error("the oracle is shutting down")]
     Closed,
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::super::row_text::RowText;
 use super::super::{Identity, OraclePlan};
 use super::error::OracleError;
-use crate::catalog::{ColumnIndex, Relation};
+use crate::catalog::{ColumnIndex, ColumnSet, Relation};
 
 /// Something about row images of one table that only Postgres can say.
 #[derive(Clone, Debug)]
@@ -23,7 +23,12 @@ pub enum Asked {
     /// May this identity see the rows?
     Policy { plan: Arc<OraclePlan>, identity: Arc<Identity> },
     /// Does SQL hold for the rows? Asked as the role, without its policies.
-    Filter { role: String, expression: String },
+    Filter {
+        role: String,
+        expression: String,
+        /// The columns it reads; `None`: the whole row.
+        columns: Option<ColumnSet>,
+    },
     /// `to_jsonb` of these columns. Any role that may use the table's schema gives the same answer.
     Json { role: String, columns: Vec<ColumnIndex> },
 }

@@ -1,0 +1,86 @@
+//! A question on its way to an answer.
+
+use std::time::Instant;
+
+use tokio::sync::oneshot;
+
+use super::error::OracleError;
+use super::question::{Answer, Asked, CastFailure, CastQuestion, Question};
+use super::queue::Ticket;
+use crate::authz::metrics::QuestionKind;
+use crate::wal::pgoutput::RelationId;
+
+/// What is slow or fast as one: a table's policies for a role (casts: a role's).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct LaneKey {
+    pub(super) relation: Option<RelationId>,
+    pub(super) role: String,
+}
+
+pub(super) enum Work {
+    Ask { question: Question, reply: oneshot::Sender<Result<Answer, OracleError>> },
+    Cast { question: CastQuestion, reply: oneshot::Sender<Result<String, CastFailure>> },
+}
+
+pub(super) struct Job {
+    pub(super) key: LaneKey,
+    pub(super) work: Work,
+    pub(super) asked_at: Instant,
+    /// A statement over all rows has failed: each row is asked alone.
+    pub(super) one_by_one: bool,
+    /// How often it was asked without an answer, through no fault of the question.
+    pub(super) losses: u32,
+    /// How often its transaction was not visible yet.
+    pub(super) pauses: u32,
+    /// Kept until the answer is given.
+    pub(super) _ticket: Ticket,
+}
+
+impl Job {
+    pub(super) fn new(work: Work, ticket: Ticket) -> Job {
+        let key = match &work {
+            Work::Ask { question, .. } => {
+                LaneKey { relation: Some(question.relation.id), role: question.asked.role().to_owned() }
+            }
+            Work::Cast { question, .. } => LaneKey { relation: None, role: question.role.clone() },
+        };
+        Job { key, work, asked_at: Instant::now(), one_by_one: false, losses: 0, pauses: 0, _ticket: ticket }
+    }
+
+    pub(super) fn kind(&self) -> QuestionKind {
+        match &self.work {
+            Work::Ask { question, .. } => match question.asked {
+                Asked::Policy { .. } => QuestionKind::Policy,
+                Asked::Filter { .. } => QuestionKind::Filter,
+                Asked::Json { .. } => QuestionKind::Json,
+            },
+            Work::Cast { .. } => QuestionKind::Cast,
+        }
+    }
+
+    /// Whoever asked does not want to know any more.
+    pub(super) fn is_abandoned(&self) -> bool {
+        match &self.work {
+            Work::Ask { reply, .. } => reply.is_closed(),
+            Work::Cast { reply, .. } => reply.is_closed(),
+        }
+    }
+
+    pub(super) fn fail(self, error: OracleError) {
+        match self.work {
+            Work::Ask { reply, .. } => drop(reply.send(Err(error))),
+            Work::Cast { reply, .. } => drop(reply.send(Err(error.into()))),
+        }
+    }
+}
+
+/// What the question's memory is worth, roughly.
+pub(super) fn size_of(question: &Question) -> usize {
+    let rows: usize = question.rows.iter().map(|row| row.literal.len() + 64).sum();
+    let claims = match &question.asked {
+        Asked::Policy { identity, .. } => identity.claims.len(),
+        Asked::Filter { expression, .. } => expression.len(),
+        Asked::Json { .. } => 0,
+    };
+    rows + claims + 512
+}

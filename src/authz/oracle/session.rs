@@ -1,0 +1,228 @@
+//! One session of the oracle's login, and the transactions it asks in.
+//!
+//! Every question is a READ ONLY transaction of its own, sent without waiting: BEGIN; the role and the claims, local;
+//! the question; ROLLBACK, always: what a policy sets for the session does not survive it. An answer counts only if
+//! each of these succeeded: a BEGIN that failed would have the question asked by the login itself.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::{self, BoxFuture};
+use tokio::task::JoinHandle;
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{CancelToken, Client, Row, Statement};
+
+use super::connect::{Connect, ConnectError};
+use super::login::{LoginError, check_login};
+use super::statement::{SET_IDENTITY, SET_OUTPUT};
+use super::trouble::Trouble;
+
+/// Prepared questions kept per session: as many plans as a database has, and then some. Beyond it all go.
+const STATEMENTS_MAX: usize = 256;
+const BEGIN: &str = "BEGIN TRANSACTION ISOLATION LEVEL READ COMMITTED, READ ONLY";
+
+pub(super) struct Session {
+    client: Arc<Client>,
+    connection: JoinHandle<()>,
+    set_identity: Statement,
+    set_output: Statement,
+    /// By role and SQL: functions are inlined when a statement is planned, under the privileges of that moment.
+    statements: HashMap<(String, String), Statement>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(super) enum OpenError {
+    #[error("could not connect: {0}")]
+    Connect(ConnectError),
+    #[error(transparent)]
+    Login(#[from] LoginError),
+    #[error(transparent)]
+    Database(#[from] tokio_postgres::Error),
+}
+
+/// On whose behalf a transaction runs.
+#[derive(Clone, Debug)]
+pub(super) enum Guise {
+    /// The role with its claims, under the login's own settings.
+    Identity { role: String, claims: Arc<str> },
+    /// The role, with the settings that text is written and read in.
+    Output { role: String },
+}
+
+impl Guise {
+    pub(super) fn role(&self) -> &str {
+        match self {
+            Guise::Identity { role, .. } | Guise::Output { role } => role,
+        }
+    }
+}
+
+/// A statement that is ready to be asked, and its text parameters.
+pub(super) type Bound = (Statement, Vec<String>);
+
+impl Session {
+    pub(super) async fn open(connect: &dyn Connect, timeout: Duration) -> Result<Session, OpenError> {
+        let connected = connect.connect().await.map_err(OpenError::Connect)?;
+        let driving = connected.connection;
+        let connection = tokio::spawn(async move {
+            // The error is the client's too, with the question that it broke.
+            let _ = driving.await;
+        });
+        match Session::set_up(connected.client, timeout).await {
+            Ok((client, set_identity, set_output)) => {
+                Ok(Session { client, connection, set_identity, set_output, statements: HashMap::new() })
+            }
+            Err(err) => {
+                connection.abort();
+                Err(err)
+            }
+        }
+    }
+
+    async fn set_up(client: Client, timeout: Duration) -> Result<(Arc<Client>, Statement, Statement), OpenError> {
+        check_login(&client).await?;
+        // The server's own deadline is a second line, for when a cancel request is lost. JIT compiles for seconds
+        // what is asked of one row. Money is written by the stream as in the C locale. Everything else, search_path
+        // and TimeZone above all, is as the login has it: so it is for a real SELECT.
+        client
+            .batch_execute(&format!(
+                "SET statement_timeout = {}; SET jit = off; SET lc_monetary = 'C'; SET row_security = on",
+                (timeout + Duration::from_secs(1)).as_millis()
+            ))
+            .await?;
+        let set_identity = client.prepare_typed(SET_IDENTITY, &[Type::TEXT, Type::TEXT]).await?;
+        let set_output = client.prepare_typed(SET_OUTPUT, &[Type::TEXT]).await?;
+        Ok((Arc::new(client), set_identity, set_output))
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.client.is_closed()
+    }
+
+    pub(super) fn cancel_token(&self) -> CancelToken {
+        self.client.cancel_token()
+    }
+
+    /// Resolves when the connection has ended.
+    pub(super) async fn closed(&mut self) {
+        // A finished task may be awaited once only; afterwards the caller drops the session.
+        let _ = (&mut self.connection).await;
+    }
+
+    pub(super) fn prepared(&self, role: &str, sql: &str) -> Option<Statement> {
+        self.statements.get(&(role.to_owned(), sql.to_owned())).cloned()
+    }
+
+    pub(super) fn forget(&mut self, role: &str, sql: &str) {
+        self.statements.remove(&(role.to_owned(), sql.to_owned()));
+    }
+
+    /// Prepares a question as its role. Nothing else may be in flight: it takes several round trips.
+    ///
+    /// A stored policy names functions by their OIDs and needs no USAGE on their schemas; its text does. Where the
+    /// role has none, the text is read as the login, which may have been granted it, and run as the role all the same.
+    pub(super) async fn prepare(&mut self, guise: &Guise, sql: &str, schema: Option<&str>) -> Result<(), Trouble> {
+        let types = [Type::TEXT, Type::TEXT];
+        let types = if sql.contains("$2") { &types[..] } else { &types[..1] };
+        let mut result = self.prepare_as(Some(guise), sql, types).await;
+        if let (Err(Trouble::Statement(db)), Some(schema)) = (&result, schema)
+            && *db.code() == tokio_postgres::error::SqlState::INSUFFICIENT_PRIVILEGE
+        {
+            let checked = with_schema_check(sql, schema);
+            if let Ok(statement) = self.prepare_as(None, &checked, types).await {
+                result = Ok(statement);
+            }
+        }
+        let statement = result?;
+        if self.statements.len() >= STATEMENTS_MAX {
+            self.statements.clear();
+        }
+        self.statements.insert((guise.role().to_owned(), sql.to_owned()), statement);
+        Ok(())
+    }
+
+    async fn prepare_as(&self, guise: Option<&Guise>, sql: &str, types: &[Type]) -> Result<Statement, Trouble> {
+        let client = &self.client;
+        let set = async {
+            match guise {
+                Some(guise) => self.settings(guise).await.map(drop),
+                None => Ok(()),
+            }
+        };
+        let (begin, set, statement, end) = future::join4(
+            client.batch_execute(BEGIN),
+            set,
+            client.prepare_typed(sql, types),
+            client.batch_execute("ROLLBACK"),
+        )
+        .await;
+        begin.map_err(|err| Trouble::of_frame(&err))?;
+        set.map_err(|err| Trouble::of_settings(&err))?;
+        let statement = statement.map_err(|err| Trouble::of_statement(&err))?;
+        end.map_err(|err| Trouble::of_frame(&err))?;
+        Ok(statement)
+    }
+
+    async fn settings(&self, guise: &Guise) -> Result<Vec<Row>, tokio_postgres::Error> {
+        settings(&self.client, &self.set_identity, &self.set_output, guise).await
+    }
+
+    /// Sends a transaction at once, and gives the future of its rows: one list per statement. Several may be in
+    /// flight; Postgres answers them in order.
+    pub(super) fn ask(&self, guise: Guise, asked: Vec<Bound>) -> BoxFuture<'static, Result<Vec<Vec<Row>>, Trouble>> {
+        let client = Arc::clone(&self.client);
+        let (set_identity, set_output) = (self.set_identity.clone(), self.set_output.clone());
+        Box::pin(async move {
+            // Each request is sent when its future is first polled, which `join` does in order and without a pause:
+            // nothing of another question gets in between.
+            let (begin, set, rows, end) = future::join4(
+                client.batch_execute(BEGIN),
+                settings(&client, &set_identity, &set_output, &guise),
+                future::join_all(asked.iter().map(|bound| query(&client, bound))),
+                client.batch_execute("ROLLBACK"),
+            )
+            .await;
+            begin.map_err(|err| Trouble::of_frame(&err))?;
+            set.map_err(|err| Trouble::of_settings(&err))?;
+            // The first failure aborts the transaction, and the others say only that.
+            let rows = rows.into_iter().collect::<Result<_, _>>().map_err(|err| Trouble::of_statement(&err))?;
+            end.map_err(|err| Trouble::of_frame(&err))?;
+            Ok(rows)
+        })
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        // Without this the connection would stay until Postgres has answered everything that was sent.
+        self.connection.abort();
+    }
+}
+
+async fn settings(
+    client: &Client,
+    set_identity: &Statement,
+    set_output: &Statement,
+    guise: &Guise,
+) -> Result<Vec<Row>, tokio_postgres::Error> {
+    match guise {
+        Guise::Identity { role, claims } => client.query(set_identity, &[&&**claims, role]).await,
+        Guise::Output { role } => client.query(set_output, &[role]).await,
+    }
+}
+
+async fn query(client: &Client, (statement, parameters): &Bound) -> Result<Vec<Row>, tokio_postgres::Error> {
+    let parameters: Vec<&(dyn ToSql + Sync)> = parameters.iter().map(|text| text as _).collect();
+    client.query(statement, &parameters).await
+}
+
+/// The same question, for a reader who may use more schemas than the role: without USAGE on the table's schema a real
+/// SELECT fails, and so must this.
+fn with_schema_check(sql: &str, schema: &str) -> String {
+    let schema = schema.replace('\'', "''");
+    format!(
+        "SELECT q.* FROM ({sql}) AS q WHERE pg_catalog.has_schema_privilege(E'{}', 'USAGE')",
+        schema.replace('\\', "\\\\")
+    )
+}

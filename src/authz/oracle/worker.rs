@@ -1,0 +1,332 @@
+//! A task that keeps one session open and puts questions to it.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use rand::Rng;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::OracleConfig;
+use super::connect::Connect;
+use super::error::OracleError;
+use super::flight::{Next, Script, conclude};
+use super::job::{Job, Work};
+use super::queue::{Lane, Queue};
+use super::session::{OpenError, Session};
+use super::trouble::{Trouble, cast_refused, refused, role_refused};
+use crate::authz::metrics::{AuthzMetrics, LaneLabel, LaneName};
+
+const BACKOFF_MIN: Duration = Duration::from_millis(20);
+const BACKOFF_MAX: Duration = Duration::from_secs(2);
+/// For the cancel request of a question that took too long; after it the session is dropped regardless.
+const CANCEL_TIMEOUT: Duration = Duration::from_secs(1);
+/// A question may be asked again this often after sessions were ended on purpose (a restart, or a policy that
+/// terminates its siblings): asking is harmless.
+const ORDERED_LOSSES_MAX: u32 = 3;
+/// Otherwise once: a question that crashes its server must not do so for ever.
+const LOSSES_MAX: u32 = 1;
+
+pub(super) struct Worker {
+    pub(super) lane: Lane,
+    pub(super) config: OracleConfig,
+    pub(super) queue: Arc<Queue>,
+    pub(super) connect: Arc<dyn Connect>,
+    pub(super) metrics: Arc<AuthzMetrics>,
+    /// Sessions that are up, of all workers.
+    pub(super) up: Arc<AtomicUsize>,
+}
+
+struct Flight {
+    job: Job,
+    script: Script,
+    replies: BoxFuture<'static, Vec<Result<Vec<Vec<tokio_postgres::Row>>, Trouble>>>,
+    /// When it became its session's turn.
+    since: Instant,
+}
+
+/// Why a session is given up.
+enum End {
+    Shutdown,
+    Lost,
+    /// The question at the head took too long.
+    Overdue,
+}
+
+impl Worker {
+    pub(super) async fn run(self, shutdown: CancellationToken) {
+        let mut backoff = BACKOFF_MIN;
+        loop {
+            let opened = tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return,
+                opened = tokio::time::timeout(self.config.timeout, Session::open(&*self.connect, self.config.timeout)) => opened,
+            };
+            match opened {
+                Ok(Ok(session)) => {
+                    backoff = BACKOFF_MIN;
+                    if let End::Shutdown = self.use_session(session, &shutdown).await {
+                        return;
+                    }
+                }
+                Ok(Err(err)) => self.could_not_open(err),
+                Err(_) => tracing::warn!("the oracle's session did not open in time"),
+            }
+            if self.up.load(Ordering::Relaxed) == 0 {
+                self.queue.expire(self.config.timeout);
+            }
+            let pause = backoff.mul_f64(rand::rng().random_range(0.5..1.0));
+            backoff = (backoff * 2).min(BACKOFF_MAX);
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return,
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    fn could_not_open(&self, err: OpenError) {
+        match err {
+            OpenError::Login(err @ (super::LoginError::Powerful { .. } | super::LoginError::SearchPath { .. })) => {
+                tracing::error!(error = %err, "the oracle's login is refused: its policies are not evaluated");
+                self.queue.close(OracleError::Login(Arc::new(err)));
+            }
+            err => tracing::warn!(error = %err, "could not open an oracle session"),
+        }
+    }
+
+    async fn use_session(&self, mut session: Session, shutdown: &CancellationToken) -> End {
+        let label = LaneLabel {
+            lane: match self.lane {
+                Lane::Fast => LaneName::Fast,
+                Lane::Slow => LaneName::Slow,
+            },
+        };
+        self.queue.open();
+        self.up.fetch_add(1, Ordering::Relaxed);
+        self.metrics.sessions.get_or_create(&label).inc();
+        let mut flights = VecDeque::new();
+        let end = self.serve(&mut session, &mut flights, shutdown).await;
+        self.metrics.sessions.get_or_create(&label).dec();
+        self.up.fetch_sub(1, Ordering::Relaxed);
+        // What was behind the head has done nothing wrong: it is asked elsewhere, in its order.
+        for flight in flights.into_iter().rev() {
+            self.queue.push_again(flight.job);
+        }
+        match end {
+            End::Shutdown => {}
+            End::Lost => drop(self.metrics.sessions_lost.inc()),
+            End::Overdue => {
+                let cancel = self.connect.cancel(session.cancel_token());
+                let _ = tokio::time::timeout(CANCEL_TIMEOUT, cancel).await;
+            }
+        }
+        end
+    }
+
+    /// The longest that a question may keep this session.
+    fn patience(&self) -> Duration {
+        match self.lane {
+            Lane::Fast => self.config.slow_after.min(self.config.timeout),
+            Lane::Slow => self.config.timeout,
+        }
+    }
+
+    fn depth(&self) -> usize {
+        match self.lane {
+            Lane::Fast => self.config.pipeline_depth.max(1),
+            Lane::Slow => 1,
+        }
+    }
+
+    async fn serve(&self, session: &mut Session, flights: &mut VecDeque<Flight>, shutdown: &CancellationToken) -> End {
+        loop {
+            while flights.len() < self.depth() {
+                let Some(job) = self.queue.take(self.lane, !flights.is_empty()) else { break };
+                if let Some(end) = self.launch(job, session, flights).await {
+                    return end;
+                }
+            }
+            if session.is_closed() && flights.is_empty() {
+                return End::Lost;
+            }
+            let room = flights.len() < self.depth();
+            let Some(head) = flights.front_mut() else {
+                tokio::select! {
+                    biased;
+                    () = shutdown.cancelled() => return End::Shutdown,
+                    () = session.closed() => return End::Lost,
+                    () = self.queue.wait(self.lane, true) => continue,
+                }
+            };
+            let deadline = head.since + self.patience();
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return End::Shutdown,
+                replies = &mut head.replies => {
+                    if let Some(end) = self.land(replies, session, flights) {
+                        return end;
+                    }
+                }
+                () = tokio::time::sleep_until(deadline) => {
+                    if let Some(flight) = flights.pop_front() {
+                        self.overdue(flight.job);
+                    }
+                    return End::Overdue;
+                }
+                () = self.queue.wait(self.lane, false), if room => {}
+            }
+        }
+    }
+
+    /// Puts a question to the session behind those in flight.
+    async fn launch(&self, job: Job, session: &mut Session, flights: &mut VecDeque<Flight>) -> Option<End> {
+        if self.lane == Lane::Slow && self.queue.is_silent(&job.key) && job.asked_at.elapsed() > self.config.timeout {
+            self.timed_out(job);
+            return None;
+        }
+        let script = Script::of(&job);
+        if !script.is_prepared(session) {
+            // Preparing takes round trips inside a transaction: those in flight first.
+            while !flights.is_empty() {
+                let replies = {
+                    let head = flights.front_mut()?;
+                    tokio::time::timeout_at(head.since + self.patience(), &mut head.replies).await
+                };
+                let end = match replies {
+                    Ok(replies) => self.land(replies, session, flights),
+                    Err(_) => {
+                        self.overdue(flights.pop_front()?.job);
+                        Some(End::Overdue)
+                    }
+                };
+                if end.is_some() {
+                    self.queue.push_again(job);
+                    return end;
+                }
+            }
+            match tokio::time::timeout(self.patience(), script.prepare(session)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(trouble)) => return self.not_prepared(job, trouble),
+                Err(_) => {
+                    self.overdue(job);
+                    return Some(End::Overdue);
+                }
+            }
+        }
+        let Some(mut replies) = script.send(&job, session) else {
+            // More statements in one question than a session keeps: never so, but it must not be asked for ever.
+            job.fail(OracleError::Overloaded);
+            return None;
+        };
+        // Polled once, it is sent; its turn among the replies comes when it is the head.
+        let sent = poll_fn(|cx| Poll::Ready(replies.as_mut().poll(cx))).await;
+        if let Poll::Ready(done) = sent {
+            replies = Box::pin(std::future::ready(done));
+        }
+        flights.push_back(Flight { job, script, replies, since: Instant::now() });
+        None
+    }
+
+    /// The head's replies are there.
+    fn land(
+        &self,
+        replies: Vec<Result<Vec<Vec<tokio_postgres::Row>>, Trouble>>,
+        session: &mut Session,
+        flights: &mut VecDeque<Flight>,
+    ) -> Option<End> {
+        let Flight { job, script, since, .. } = flights.pop_front()?;
+        if let Some(next) = flights.front_mut() {
+            next.since = Instant::now();
+        }
+        let key = job.key.clone();
+        if replies.iter().any(|reply| matches!(reply, Err(Trouble::Statement(_)))) {
+            script.forget(session);
+        }
+        if self.lane == Lane::Slow {
+            let quick = since.elapsed() < self.config.slow_after / 2;
+            if quick { self.queue.mark_quick(&key) } else { self.queue.mark_slow(&key, false) }
+        }
+        match conclude(job, &script, replies, &self.metrics) {
+            Next::Done => None,
+            Next::Later(job) => {
+                self.queue.push_later(job);
+                None
+            }
+            Next::Again(job) => {
+                self.queue.push_again(job);
+                None
+            }
+            Next::Lost { job, ordered } => {
+                self.lost(job, ordered);
+                Some(End::Lost)
+            }
+        }
+    }
+
+    /// The session has ended with this question at its head.
+    fn lost(&self, mut job: Job, ordered: bool) {
+        job.losses += 1;
+        let limit = if ordered { ORDERED_LOSSES_MAX } else { LOSSES_MAX };
+        if job.losses > limit {
+            self.metrics.questions_failed.inc();
+            job.fail(OracleError::SessionLost);
+        } else {
+            self.queue.push_again(job);
+        }
+    }
+
+    /// The head has kept its session for too long.
+    fn overdue(&self, job: Job) {
+        match self.lane {
+            Lane::Fast => {
+                tracing::info!(relation = ?job.key.relation, role = %job.key.role, "a slow policy goes to the slow lane");
+                self.metrics.slow_questions.inc();
+                self.queue.mark_slow(&job.key, false);
+                self.queue.push_again(job);
+            }
+            Lane::Slow => {
+                self.queue.mark_slow(&job.key, true);
+                self.timed_out(job);
+            }
+        }
+    }
+
+    fn timed_out(&self, job: Job) {
+        self.metrics.timeouts.inc();
+        self.metrics.questions_failed.inc();
+        job.fail(OracleError::Timeout(self.config.timeout));
+    }
+
+    /// The question could not even be prepared.
+    fn not_prepared(&self, mut job: Job, trouble: Trouble) -> Option<End> {
+        let error = match trouble {
+            Trouble::Lost { ordered } => {
+                self.lost(job, ordered);
+                return Some(End::Lost);
+            }
+            Trouble::Transient(_) if job.losses == 0 => {
+                job.losses += 1;
+                self.queue.push_again(job);
+                return None;
+            }
+            Trouble::Transient(db) | Trouble::Statement(db) => {
+                if let Work::Cast { reply, .. } = job.work {
+                    drop(reply.send(Err(cast_refused(&db))));
+                    return None;
+                }
+                refused(&db)
+            }
+            Trouble::Role(db) => role_refused(&job.key.role, &db),
+            Trouble::Nonsense => OracleError::SessionLost,
+        };
+        self.metrics.questions_failed.inc();
+        job.fail(error);
+        None
+    }
+}
