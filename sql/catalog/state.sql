@@ -80,7 +80,7 @@ coll as (
             else false
         end as is_c
     from pg_collation c, db
-    where c.oid in (select attcollation from att)
+    where c.oid = any (array(select distinct attcollation from att))
 ),
 locked as materialized (
     select l.relation as oid
@@ -104,6 +104,56 @@ policy as (
         ) as can_be_deparsed
     from pg_policy p
     where p.polrelid in (select oid from rel)
+),
+-- Grouped here and joined below: looked up table by table, a thousand tables would cost a million rows.
+cols as (
+    select att.attrelid, jsonb_agg(jsonb_build_object(
+        'attnum', att.attnum,
+        'name', att.attname,
+        'type', att.atttypid::int8,
+        'modifier', att.atttypmod,
+        'generated', att.attgenerated,
+        'expression', case
+            when $2::boolean and att.attrelid not in (select oid from locked)
+                then pg_get_expr(att.adbin, att.attrelid)
+        end,
+        'collation', case
+            when coll.oid is not null
+                then jsonb_build_object('deterministic', coll.deterministic, 'is_c', coll.is_c)
+        end,
+        'acl', case
+            when att.attacl is null then '[]'
+            else coalesce((
+                select jsonb_agg(distinct x.grantee::int8) from aclexplode(att.attacl) x
+                where x.privilege_type = 'SELECT'
+            ), '[]')
+        end
+    ) order by att.attnum) as list
+    from att
+    left join coll on coll.oid = att.attcollation
+    group by att.attrelid
+),
+pols as (
+    select p.polrelid, jsonb_agg(jsonb_build_object(
+        'oid', p.oid::int8,
+        'name', p.polname,
+        'permissive', p.polpermissive,
+        'command', p.polcmd,
+        'roles', to_jsonb(p.polroles::int8[]),
+        'tree', p.tree,
+        'text', case when $2::boolean and p.can_be_deparsed then pg_get_expr(p.polqual, p.polrelid) end,
+        -- pg_depend counts the columns of WITH CHECK too, the tree those of other tables: what is in both is what
+        -- USING reads, or a little more. Whole rows and system columns: not known.
+        'columns', case when p.tree !~ ':varattno (0|-)' then coalesce((
+            select jsonb_agg(distinct d.refobjsubid)
+            from pg_depend d
+            where d.classid = 'pg_policy'::regclass and d.objid = p.oid
+                and d.refclassid = 'pg_class'::regclass and d.refobjid = p.polrelid and d.refobjsubid > 0
+                and p.tree like '%:varattno ' || d.refobjsubid || ' %'
+        ), '[]') end
+    ) order by p.oid) as list
+    from policy p
+    group by p.polrelid
 ),
 type_oid(oid) as (
     select atttypid from att
@@ -177,31 +227,7 @@ select jsonb_build_object(
                 from aclexplode(coalesce(rel.relacl, acldefault('r', rel.relowner))) x
                 where x.privilege_type = 'SELECT'
             ), '[]'),
-            'columns', coalesce((
-                select jsonb_agg(jsonb_build_object(
-                    'attnum', att.attnum,
-                    'name', att.attname,
-                    'type', att.atttypid::int8,
-                    'modifier', att.atttypmod,
-                    'generated', att.attgenerated,
-                    'expression', case
-                        when $2::boolean and att.attrelid not in (select oid from locked)
-                            then pg_get_expr(att.adbin, att.attrelid)
-                    end,
-                    'collation', (
-                        select jsonb_build_object('deterministic', coll.deterministic, 'is_c', coll.is_c)
-                        from coll
-                        where coll.oid = att.attcollation
-                    ),
-                    'acl', coalesce((
-                        select jsonb_agg(distinct x.grantee::int8)
-                        from aclexplode(att.attacl) x
-                        where x.privilege_type = 'SELECT'
-                    ), '[]')
-                ) order by att.attnum)
-                from att
-                where att.attrelid = rel.oid
-            ), '[]'),
+            'columns', coalesce(cols.list, '[]'),
             'primary_key', coalesce((
                 select jsonb_agg(key.attnum order by key.place)
                 from pg_index i
@@ -220,30 +246,11 @@ select jsonb_build_object(
                         else false
                     end
             ),
-            'policies', coalesce((
-                select jsonb_agg(jsonb_build_object(
-                    'oid', p.oid::int8,
-                    'name', p.polname,
-                    'permissive', p.polpermissive,
-                    'command', p.polcmd,
-                    'roles', to_jsonb(p.polroles::int8[]),
-                    'tree', p.tree,
-                    'text', case when $2::boolean and p.can_be_deparsed then pg_get_expr(p.polqual, p.polrelid) end,
-                    -- pg_depend counts the columns of WITH CHECK too, the tree those of other tables: what is in
-                    -- both is what USING reads, or a little more. Whole rows and system columns: not known.
-                    'columns', case when p.tree !~ ':varattno (0|-)' then coalesce((
-                        select jsonb_agg(distinct d.refobjsubid)
-                        from pg_depend d
-                        where d.classid = 'pg_policy'::regclass and d.objid = p.oid
-                            and d.refclassid = 'pg_class'::regclass and d.refobjid = p.polrelid and d.refobjsubid > 0
-                            and p.tree like '%:varattno ' || d.refobjsubid || ' %'
-                    ), '[]') end
-                ) order by p.oid)
-                from policy p
-                where p.polrelid = rel.oid
-            ), '[]')
+            'policies', coalesce(pols.list, '[]')
         ) order by rel.oid)
         from rel
+        left join cols on cols.attrelid = rel.oid
+        left join pols on pols.polrelid = rel.oid
     ), '[]'),
     'types', coalesce((
         select jsonb_agg(jsonb_build_object(

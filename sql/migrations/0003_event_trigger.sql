@@ -17,7 +17,13 @@ begin
     end if;
     begin
         if tg_event = 'sql_drop' then
-            if not exists (select from pg_event_trigger_dropped_objects() where not is_temporary) then
+            -- 14 calls the default value of a temporary table's column permanent.
+            if not exists (
+                select
+                from pg_event_trigger_dropped_objects()
+                where not is_temporary
+                    and object_type <> all ('{default value, trigger, rule, sequence, view, materialized view}')
+            ) then
                 return;
             end if;
         else
