@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::authz::{Oracle, Verifier, VerifierConfig};
+use crate::authz::{AuthzMetrics, Oracle, OracleConfig, Verifier, VerifierConfig};
 use crate::catalog::loader;
 use crate::causes::with_causes;
 use crate::catalog::watcher::Watcher;
@@ -29,6 +29,7 @@ pub struct Config {
     pub conninfo: Conninfo,
     /// Where `None`, the credential that `walcast setup` left in the database is used, if there is one.
     pub oracle_conninfo: Option<Conninfo>,
+    pub oracle: OracleConfig,
     pub wal: wal::Config,
     pub verifier: VerifierConfig,
     pub dispatch: dispatch::Config,
@@ -62,6 +63,7 @@ impl Relay {
         let address = listener.local_addr()?;
         let mut registry = Registry::default();
         let wal_metrics = WalMetrics::register(&mut registry);
+        let authz_metrics = AuthzMetrics::register(&mut registry);
         let dispatch_metrics = DispatchMetrics::register(&mut registry);
         let channel_metrics = crate::channels::Metrics::register(&mut registry);
         let server_metrics = server::Metrics::register(&mut registry);
@@ -84,7 +86,7 @@ impl Relay {
         let loaded = loader::load(&mut client, &publications, None).await?;
         let mut wal_config = config.wal.clone();
         wal_config.own_publication = own_publication(&client).await?;
-        let oracle = oracle(&config, &client, &stream, &abandon).await?;
+        let oracle = oracle(&config, &client, authz_metrics, &stream, &abandon).await?;
         drop(client);
 
         let (reader, reader_handle, frames) = wal::reader(wal_config, wal_metrics);
@@ -235,8 +237,9 @@ async fn own_publication(client: &tokio_postgres::Client) -> Result<Option<Strin
 async fn oracle(
     config: &Config,
     client: &tokio_postgres::Client,
-    _tracker: &TaskTracker,
-    _abandon: &CancellationToken,
+    metrics: Arc<AuthzMetrics>,
+    tracker: &TaskTracker,
+    abandon: &CancellationToken,
 ) -> Result<Oracle, BoxError> {
     let conninfo = match &config.oracle_conninfo {
         Some(conninfo) => Some(conninfo.clone()),
@@ -252,8 +255,9 @@ async fn oracle(
         return Ok(Oracle::absent());
     };
     let conninfo = conninfo.with_application_name("walcast oracle");
-    drop(conninfo);
-    Ok(Oracle::absent())
+    let (oracle, task) = Oracle::new(&config.oracle, Arc::new(conninfo), metrics);
+    tracker.spawn(task.run(abandon.clone()));
+    Ok(oracle)
 }
 
 /// A listener, or what to do about its absence.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::authz::VerifierConfig;
+use crate::authz::{OracleConfig, VerifierConfig};
 use crate::channels::{lobby, outbox};
 use crate::config::{ServeArgs, SlotMode, variable};
 use crate::encode::Limits;
@@ -137,6 +137,11 @@ pub fn relay_config(args: &ServeArgs, conninfo: Conninfo) -> Result<relay::Confi
     Ok(relay::Config {
         conninfo,
         oracle_conninfo,
+        oracle: OracleConfig {
+            sessions: args.oracle_connections,
+            timeout: args.authz_timeout,
+            ..OracleConfig::default()
+        },
         wal,
         verifier: VerifierConfig { secret: args.secret(variable), jwks: args.key_set(variable), claim_validators },
         dispatch,

@@ -7,6 +7,7 @@
 //! * [`subscribers`]: who is subscribed to what;
 //! * [`access`]: what a role may see of a relation, worked out once per catalog state;
 //! * [`pending`]: changes that wait for an answer, in the order of their channel;
+//! * [`questions`]: what is asked of Postgres, within bounds;
 //! * [`delivery`]: one change to the channels that it matches.
 
 pub mod access;
@@ -14,6 +15,7 @@ pub mod delivery;
 pub mod handle;
 pub mod metrics;
 pub mod pending;
+pub mod questions;
 pub mod subscribers;
 pub mod task;
 

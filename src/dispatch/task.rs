@@ -6,7 +6,7 @@
 //!                               └─ Waiting for a catalog ─┘
 //! ```
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -14,7 +14,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use foldhash::fast::RandomState;
-use futures_util::stream::{FuturesUnordered, StreamExt};
+use futures_util::FutureExt;
 use smallvec::SmallVec;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
@@ -25,10 +25,11 @@ use super::access::AccessTable;
 use super::delivery::{Chunk, Context};
 use super::handle::{Command, Handle};
 use super::metrics::DispatchMetrics;
-use super::pending::{Asked, ComputedRows, Delivery, Outcome, PendingChange, Ticket, Tickets};
+use super::pending::{ComputedRows, Delivery, Outcome, PendingChange, Ticket, Tickets};
+use super::questions::{Answered, Questions};
 use super::subscribers::{Bind, Subscriber, Subscribers};
 use super::Config;
-use crate::authz::{Answer, Oracle, OracleError};
+use crate::authz::Oracle;
 use crate::catalog::watcher::{CatalogUpdate, WatcherHandle};
 use crate::catalog::ddl_log::{self, DdlEvent};
 use crate::catalog::{Catalog, ColumnSet, Relation};
@@ -74,14 +75,10 @@ enum Phase {
     Working(Work),
 }
 
-type Answered = (Arc<Asked>, Arc<Relation>, Result<Answer, OracleError>);
-type Question = std::pin::Pin<Box<dyn Future<Output = Answered> + Send>>;
-
 /// The one owner of the subscription index.
 pub struct Dispatch {
     config: Config,
     metrics: Arc<DispatchMetrics>,
-    oracle: Oracle,
     progress: Arc<Progress>,
     handle: Handle,
     watcher: Option<WatcherHandle>,
@@ -93,7 +90,7 @@ pub struct Dispatch {
     layouts: HashMap<RelationId, KnownLayout, RandomState>,
     phase: Phase,
     tickets: Tickets,
-    questions: FuturesUnordered<Question>,
+    questions: Questions,
     /// Catalog states that were polled, to be applied when the stream has come as far.
     updates: Vec<CatalogUpdate>,
     /// Transactions whose DDL was applied from the stream; a polled state that does not see them is older.
@@ -119,8 +116,8 @@ struct KnownLayout {
     columns_asked: ColumnSet,
 }
 
-/// Questions under way at once; more would only queue in front of the same few sessions.
-const QUESTIONS_MAX: usize = 256;
+/// Deliveries after which a chunk is closed, however few its changes: one change may be for ten thousand people.
+const CHUNK_DELIVERIES_MAX: usize = 4096;
 /// How long the stream is left alone when the outboxes are full. They drain in the meantime or their clients are closed.
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -150,7 +147,6 @@ impl Dispatch {
             assembler: Assembler::new(config.transaction),
             config,
             metrics,
-            oracle,
             progress,
             handle: handle.clone(),
             watcher,
@@ -161,7 +157,7 @@ impl Dispatch {
             layouts: HashMap::default(),
             phase: Phase::Reading,
             tickets: Tickets::default(),
-            questions: FuturesUnordered::new(),
+            questions: Questions::new(oracle.clone()),
             updates: Vec::new(),
             ddl_xids: Vec::new(),
             position: Lsn::ZERO,
@@ -204,7 +200,7 @@ impl Dispatch {
             tokio::select! {
                 biased;
                 () = abandon.cancelled() => return Ok(()),
-                Some(answered) = self.questions.next(), if !self.questions.is_empty() => self.answered(answered),
+                answered = self.questions.next() => self.answered(answered),
                 Some(command) = inputs.commands.recv() => self.command(command),
                 Some(update) = inputs.catalogs.recv() => self.polled(update),
                 update = wait_for_catalog(&mut self.phase) => self.catalog_arrived(update),
@@ -225,14 +221,14 @@ impl Dispatch {
         while let Ok(update) = inputs.catalogs.try_recv() {
             self.polled(update);
         }
-        while let Some(Some(answered)) = futures_util::FutureExt::now_or_never(self.questions.next()) {
+        while let Some(answered) = self.questions.next().now_or_never() {
             self.answered(answered);
         }
     }
 
     fn may_advance(&self) -> bool {
         self.paused_until.is_none()
-            && self.questions.len() < QUESTIONS_MAX
+            && self.questions.has_room()
             && self.budget.load(Ordering::Relaxed) < self.config.pending_bytes_max
     }
 
@@ -516,6 +512,9 @@ impl Dispatch {
                 break;
             };
             self.route(message, &mut work, &mut chunk, matches).map_err(fault)?;
+            if chunk.deliveries.len() >= CHUNK_DELIVERIES_MAX {
+                break;
+            }
         }
         self.flush(chunk);
         if !finished {
@@ -594,12 +593,7 @@ impl Dispatch {
     fn flush(&mut self, mut chunk: Chunk) {
         chunk.finish();
         for (asked, question) in chunk.ready {
-            let relation = Arc::clone(&question.relation);
-            let answer = self.oracle.ask(question);
-            self.questions.push(Box::pin(async move {
-                let answer = answer.await.unwrap_or(Err(OracleError::Closed));
-                (asked, relation, answer)
-            }));
+            self.questions.put(asked, question);
         }
         let mut pressure = Pressure::default();
         for (place, ids, pending, data) in chunk.error_rows {
@@ -636,7 +630,9 @@ impl Dispatch {
         subscriber.queue.push_back(delivery);
     }
 
-    fn answered(&mut self, (asked, relation, answer): Answered) {
+    fn answered(&mut self, answered: Answered) {
+        self.questions.settle(&answered);
+        let Answered { asked, relation, answer, .. } = answered;
         if let Err(error) = &answer {
             tracing::warn!(relation = %relation.sql_name(), %error, "a question to Postgres has no answer: denied");
         }

@@ -3,6 +3,8 @@
 use futures_util::future::BoxFuture;
 use tokio_postgres::{CancelToken, Client};
 
+use crate::wal::Conninfo;
+
 pub type ConnectError = Box<dyn std::error::Error + Send + Sync>;
 
 /// A new session, and the future that drives it (spawned by whoever uses the session).
@@ -32,5 +34,20 @@ impl Connect for PlainConnect {
 
     fn cancel(&self, token: CancelToken) -> BoxFuture<'static, Result<(), ConnectError>> {
         Box::pin(async move { Ok(token.cancel_query(tokio_postgres::NoTls).await?) })
+    }
+}
+
+/// As the stream connects: the same host, and the same rules for TLS.
+impl Connect for Conninfo {
+    fn connect(&self) -> BoxFuture<'_, Result<Connected, ConnectError>> {
+        Box::pin(async {
+            let (client, connection) = Conninfo::connect(self).await?;
+            Ok(Connected { client, connection })
+        })
+    }
+
+    fn cancel(&self, token: CancelToken) -> BoxFuture<'static, Result<(), ConnectError>> {
+        let tls = self.tls_connector();
+        Box::pin(async move { Ok(token.cancel_query(tls?).await?) })
     }
 }
