@@ -308,3 +308,14 @@ fn broken_by(error: &Error) -> Option<CloseReason> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_stays_small() {
+        // Tungstenite's buffers and the session's topic come on top: 3.9 KB of memory for a joined socket, measured.
+        assert!(size_of::<Connection>() <= 768, "{}", size_of::<Connection>());
+    }
+}

@@ -45,7 +45,7 @@ struct Client {
     now: Now,
     /// What dispatch was told, in words.
     told: Mutex<Vec<String>>,
-    subscribes: Vec<Box<Subscribe>>,
+    subscribes: Vec<Subscribe>,
     closed: Option<CloseReason>,
 }
 
@@ -87,7 +87,7 @@ impl Client {
                     frames.extend(subscribe.on_active.iter().map(|frame| text(frame)));
                     frames.push(text(&system::subscribed(&subscribe.address, None)));
                     self.tell(format!("subscribe as {}", subscribe.identity.role));
-                    self.subscribes.push(subscribe);
+                    self.subscribes.push(*subscribe);
                 }
                 Action::Unsubscribe(_) => self.tell("unsubscribe".into()),
                 Action::Close(reason) => self.closed = Some(reason),
