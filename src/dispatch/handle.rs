@@ -5,6 +5,7 @@
 //! is not known yet, something is awaited first, in a task of the channel's own.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -22,7 +23,8 @@ use crate::wal::Lsn;
 
 /// What dispatch is told.
 pub enum Command {
-    Subscribe(Box<Subscribe>, Arc<Casts>),
+    /// What waited for Postgres may come later than what a client sent after it: the number says which one holds.
+    Subscribe { subscribe: Box<Subscribe>, casts: Arc<Casts>, number: u64 },
     Unsubscribe(ChannelId),
 }
 
@@ -37,6 +39,8 @@ pub struct Handle {
     pub(super) position: watch::Receiver<Lsn>,
     pub(super) tracker: TaskTracker,
     pub(super) no_casts: Arc<Casts>,
+    /// Counts subscribes as they are asked for.
+    pub(super) numbers: Arc<AtomicU64>,
 }
 
 /// How long a join may wait until the stream has come as far as the database was when it asked.
@@ -44,14 +48,15 @@ const CATCH_UP_MAX: Duration = Duration::from_secs(2);
 
 impl SubscriptionSink for Handle {
     fn subscribe(&self, subscribe: Subscribe) {
+        let number = self.numbers.fetch_add(1, Ordering::Relaxed);
         let catalog = self.catalog.load();
         let bound = bind(&subscribe.bindings, &catalog, &subscribe.identity.role, &self.no_casts);
         if matches!(bound, Bind::Ready(_)) {
-            self.send(subscribe, Arc::clone(&self.no_casts));
+            self.send(subscribe, Arc::clone(&self.no_casts), number);
             return;
         }
         let handle = self.clone();
-        self.tracker.spawn(async move { handle.prepare(subscribe).await });
+        self.tracker.spawn(async move { handle.prepare(subscribe, number).await });
     }
 
     fn unsubscribe(&self, channel: ChannelId) {
@@ -61,12 +66,12 @@ impl SubscriptionSink for Handle {
 }
 
 impl Handle {
-    fn send(&self, subscribe: Subscribe, casts: Arc<Casts>) {
-        let _ = self.commands.send(Command::Subscribe(Box::new(subscribe), casts));
+    fn send(&self, subscribe: Subscribe, casts: Arc<Casts>, number: u64) {
+        let _ = self.commands.send(Command::Subscribe { subscribe: Box::new(subscribe), casts, number });
     }
 
     /// The slow path: a table that the catalog does not know yet, or values that only Postgres can judge.
-    async fn prepare(self, subscribe: Subscribe) {
+    async fn prepare(self, subscribe: Subscribe, number: u64) {
         let refused = {
             let catalog = self.catalog.load();
             matches!(
@@ -78,7 +83,7 @@ impl Handle {
             self.catch_up().await;
         }
         let casts = self.casts(&subscribe).await;
-        self.send(subscribe, Arc::new(casts));
+        self.send(subscribe, Arc::new(casts), number);
     }
 
     /// A table added a moment ago is in the database but not yet in the stream: wait for the stream (PROTOCOL 4.9: a

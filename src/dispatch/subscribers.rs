@@ -29,6 +29,7 @@ pub struct Subscriber {
     alive: Arc<AtomicBool>,
     bindings: Vec<(u32, Result<Binding, BindingError>)>,
     casts: Arc<Casts>,
+    number: u64,
     entries: SmallVec<[usize; 1]>,
     /// Deliveries that wait, in commit order.
     pub queue: VecDeque<Delivery>,
@@ -94,13 +95,20 @@ impl Subscribers {
         self.channels.iter().map(|(place, _)| place).collect()
     }
 
-    /// Adds a channel, or replaces what it subscribed to (a token refresh): what it waits for stays in its queue.
-    pub fn insert(&mut self, subscribe: Subscribe, casts: Arc<Casts>, access: &mut AccessTable) -> usize {
+    /// Adds a channel, or gives it another identity (a token refresh): what it waits for stays in its queue, and its
+    /// bindings hold until they are replaced. `None`: a later subscribe of the channel was here before.
+    pub fn insert(
+        &mut self,
+        subscribe: Subscribe,
+        casts: Arc<Casts>,
+        number: u64,
+        access: &mut AccessTable,
+    ) -> Option<usize> {
         let identity = self.intern(subscribe.identity);
         let role = access.role(&identity.role);
         let known = self.by_channel.get(&subscribe.channel).copied();
-        if let Some(place) = known {
-            self.unbind(place);
+        if known.is_some_and(|place| self.channels[place].number > number) {
+            return None;
         }
         let subscriber = Subscriber {
             channel: subscribe.channel,
@@ -112,14 +120,16 @@ impl Subscribers {
             alive: subscribe.alive,
             bindings: subscribe.bindings,
             casts,
+            number,
             entries: SmallVec::new(),
             queue: VecDeque::new(),
             told: SmallVec::new(),
         };
-        match known {
+        let place = match known {
             Some(place) => {
                 let queue = std::mem::take(&mut self.channels[place].queue);
-                self.channels[place] = Subscriber { queue, ..subscriber };
+                let entries = std::mem::take(&mut self.channels[place].entries);
+                self.channels[place] = Subscriber { queue, entries, ..subscriber };
                 place
             }
             None => {
@@ -127,7 +137,8 @@ impl Subscribers {
                 self.by_channel.insert(self.channels[place].channel, place);
                 place
             }
-        }
+        };
+        Some(place)
     }
 
     pub fn remove(&mut self, channel: ChannelId) {
@@ -156,8 +167,11 @@ impl Subscribers {
         bind(&subscriber.bindings, catalog, &subscriber.identity.role, &subscriber.casts)
     }
 
-    /// Puts what [`Subscribers::bind`] gave in place of what the channel had.
+    /// Puts what [`Subscribers::bind`] gave in place of what the channel had. Bindings that were active stay active, so
+    /// that no change falls between the old ones and the new ones; the first ones are active from `active_from` on.
     pub fn replace(&mut self, place: usize, bound: Vec<(u32, BoundSubscription)>, active_from: u64) {
+        let active = self.channels[place].entries.iter().map(|entry| self.entries[*entry].active_from).min();
+        let active_from = active.unwrap_or(active_from);
         self.unbind(place);
         for (client_id, subscription) in bound {
             let select = subscription.select.clone();
@@ -165,12 +179,6 @@ impl Subscribers {
             self.index.insert(SubscriptionId(entry as u64), &subscription);
             self.channels[place].entries.push(entry);
         }
-    }
-
-    /// As [`Subscribers::replace`], but for a new catalog state: what was active stays active.
-    pub fn rebind(&mut self, place: usize, bound: Vec<(u32, BoundSubscription)>) {
-        let active_from = self.channels[place].entries.iter().map(|entry| self.entries[*entry].active_from).max();
-        self.replace(place, bound, active_from.unwrap_or(0));
     }
 
     pub fn unbind(&mut self, place: usize) {

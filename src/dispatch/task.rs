@@ -6,7 +6,7 @@
 //!                               └─ Waiting for a catalog ─┘
 //! ```
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -142,6 +142,7 @@ impl Dispatch {
             position: position.subscribe(),
             tracker,
             no_casts: Arc::default(),
+            numbers: Arc::default(),
         };
         let dispatch = Dispatch {
             assembler: Assembler::new(config.transaction),
@@ -436,7 +437,7 @@ impl Dispatch {
         for place in self.subscribers.places() {
             match self.subscribers.bind(place, &self.catalog) {
                 Bind::Ready(bound) => {
-                    self.subscribers.rebind(place, bound);
+                    self.subscribers.replace(place, bound, self.assembler.next_sequence());
                     if tell {
                         for _ in 0..self.subscribers.bindings(place) {
                             self.send_to(place, |subscriber| system::subscribed(&subscriber.address, None));
@@ -465,7 +466,7 @@ impl Dispatch {
 
     fn command(&mut self, command: Command) {
         match command {
-            Command::Subscribe(subscribe, casts) => self.subscribe(*subscribe, casts),
+            Command::Subscribe { subscribe, casts, number } => self.subscribe(*subscribe, casts, number),
             Command::Unsubscribe(channel) => self.subscribers.remove(channel),
         }
         self.metrics.subscribers.set(self.subscribers.len() as i64);
@@ -473,20 +474,26 @@ impl Dispatch {
     }
 
     /// Active from the next transaction to begin; only then the reply leaves, and after it the `system` message.
-    fn subscribe(&mut self, mut subscribe: Subscribe, casts: Arc<Casts>) {
+    fn subscribe(&mut self, mut subscribe: Subscribe, casts: Arc<Casts>, number: u64) {
         if !subscribe.alive.load(Ordering::Relaxed) {
             return;
         }
         let on_active = std::mem::take(&mut subscribe.on_active);
-        let place = self.subscribers.insert(subscribe, casts, &mut self.access);
+        let Some(place) = self.subscribers.insert(subscribe, casts, number, &mut self.access) else { return };
         let bound = self.subscribers.bind(place, &self.catalog);
         let message = match bound {
             Bind::Ready(bound) => {
                 self.subscribers.replace(place, bound, self.assembler.next_sequence());
                 None
             }
-            Bind::NeedsCasts => Some("Unable to subscribe to changes with given parameters: the table changed meanwhile; join again".to_owned()),
-            Bind::Refused(message) => Some(message),
+            Bind::NeedsCasts => {
+                self.subscribers.unbind(place);
+                Some("Unable to subscribe to changes with given parameters: the table changed meanwhile; join again".to_owned())
+            }
+            Bind::Refused(message) => {
+                self.subscribers.unbind(place);
+                Some(message)
+            }
         };
         let Some(subscriber) = self.subscribers.get(place) else { return };
         for frame in on_active {
