@@ -1,5 +1,10 @@
 //! Rooms working together on a real Postgres.
 
+mod replication;
+mod replication_errors;
+mod replication_login;
+mod replication_shutdown;
+
 use crate::support::database::Database;
 
 #[tokio::test]

@@ -1,3 +1,4 @@
 //! What the tests are told with: clusters, databases, clients.
 
 pub mod database;
+pub mod replica;
