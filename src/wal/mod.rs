@@ -29,6 +29,7 @@ pub mod reader;
 mod recovery;
 pub mod server_error;
 pub mod slot;
+mod sql_tls;
 mod stopping;
 mod stream;
 pub mod tls;

@@ -283,8 +283,10 @@ impl HolderWatch<'_> {
         // 0 stands for a prepared transaction, of which only the lock is seen.
         let rows = client
             .query(
-                "SELECT b.pid, coalesce(format('%s, %s, %s, transaction open since %s', a.usename, a.application_name, \
-                 a.state, a.xact_start), (SELECT string_agg(gid, ', ') FROM pg_prepared_xacts), 'unknown') \
+                "SELECT b.pid, CASE WHEN b.pid = 0 \
+                 THEN coalesce((SELECT string_agg(gid, ' or ') FROM pg_prepared_xacts), 'unknown') \
+                 ELSE format('%s, %s, %s, transaction open since %s', a.usename, a.application_name, a.state, \
+                 a.xact_start) END \
                  FROM unnest(pg_blocking_pids($1)) AS b(pid) LEFT JOIN pg_stat_activity a ON a.pid = b.pid",
                 &[&self.walsender],
             )

@@ -150,6 +150,8 @@ impl Stream {
         stop: &CancellationToken,
     ) -> Result<End, Error> {
         self.send_status().await?;
+        // The first frames may have come in one read with the answer to START_REPLICATION.
+        self.take_frames().await?;
         loop {
             let status_due = self.status_sent + self.timing.status_interval;
             let due = self.reply_due.map_or(status_due, |reply| reply.min(status_due));

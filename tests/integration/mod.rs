@@ -2,6 +2,10 @@
 
 mod catalog;
 mod chat_example;
+mod replication;
+mod replication_errors;
+mod replication_login;
+mod replication_shutdown;
 mod setup;
 mod websocket;
 

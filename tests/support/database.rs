@@ -2,6 +2,7 @@
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use tokio_postgres::{Client, NoTls};
 use walcast::demo::postgres::{Cluster, ClusterOptions};
@@ -40,4 +41,17 @@ pub async fn connect(url: &str) -> Client {
     let (client, connection) = tokio_postgres::connect(url, NoTls).await.expect("connect");
     tokio::spawn(connection);
     client
+}
+
+/// Waits until a query's only value is true: for what Postgres does in its own time.
+pub async fn eventually(client: &Client, condition: &str) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let row = client.query_one(&format!("select coalesce(({condition}), false)"), &[]).await.expect("a condition");
+        if row.get(0) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "never true: {condition}");
+        client.execute("select pg_sleep(0.02)", &[]).await.expect("pg_sleep");
+    }
 }

@@ -9,10 +9,10 @@ use std::path::PathBuf;
 use std::pin::Pin;
 use std::time::Duration;
 
-use tokio_postgres::Client;
+use tokio_postgres::{Client, NoTls};
 
 use super::error::Error;
-use super::tls::{self, TlsError};
+use super::sql_tls::SqlTls;
 
 /// A conninfo that says something impossible, or something that walcast does not do. Never shows a value that may
 /// be a password.
@@ -196,7 +196,7 @@ impl Conninfo {
         }
     }
 
-    /// For ordinary SQL. Its TLS rules are in the connector, see [`Conninfo::connect`].
+    /// For ordinary SQL. What is checked of a certificate is not in it: use [`Conninfo::connect`].
     pub fn tokio_postgres_config(&self) -> tokio_postgres::Config {
         let mut config = tokio_postgres::Config::new();
         config.user(&self.user).dbname(&self.dbname).port(self.port);
@@ -231,21 +231,24 @@ impl Conninfo {
         config
     }
 
-    /// The TLS half of an ordinary connection, for those who connect by themselves.
-    pub fn tls_connector(&self) -> Result<tokio_postgres_rustls::MakeRustlsConnect, TlsError> {
-        Ok(tokio_postgres_rustls::MakeRustlsConnect::new(tls::client_config(self)?))
-    }
-
     /// An ordinary SQL connection, under the same rules as the replication connection. The future is the
     /// connection's task: it ends with the client, or with the error that ended the session.
     pub async fn connect(&self) -> Result<(Client, ConnectionTask), Error> {
-        let connecting = self.tokio_postgres_config();
-        let connecting = connecting.connect(self.tls_connector()?);
         // tokio-postgres bounds the TCP handshake alone; a server that accepts and stays silent is bounded here.
-        let (client, connection) = match tokio::time::timeout(self.connect_timeout * 2, connecting).await {
-            Ok(connected) => connected?,
-            Err(_) => return Err(Error::ConnectTimeout { address: self.address(), limit: self.connect_timeout * 2 }),
-        };
+        let limit = self.connect_timeout * 2;
+        match tokio::time::timeout(limit, self.connect_unbounded()).await {
+            Ok(connected) => connected,
+            Err(_) => Err(Error::ConnectTimeout { address: self.address(), limit }),
+        }
+    }
+
+    async fn connect_unbounded(&self) -> Result<(Client, ConnectionTask), Error> {
+        let config = self.tokio_postgres_config();
+        if self.effective_ssl_mode() == SslMode::Disable {
+            let (client, connection) = config.connect(NoTls).await?;
+            return Ok((client, Box::pin(connection)));
+        }
+        let (client, connection) = config.connect(SqlTls::new(self)?).await?;
         Ok((client, Box::pin(connection)))
     }
 }
