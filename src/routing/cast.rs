@@ -31,11 +31,14 @@ impl CastRequest {
     }
 
     /// The statement to ask with: `$1` is the text, the answer is one text, the canonical form.
+    ///
+    /// `format` because a cast to text is not always what the stream carries: `true` instead of `t`, and the mask of
+    /// a single address.
     pub fn statement(&self) -> String {
         let brackets = if self.array { "[]" } else { "" };
         match self.type_oid {
             CastRequest::REGEX => "select ('' operator(pg_catalog.~) $1::pg_catalog.text)::pg_catalog.text".into(),
-            _ => format!("select $1::pg_catalog.text::{}{brackets}::pg_catalog.text", self.sql_name),
+            _ => format!("select pg_catalog.format('%s', $1::pg_catalog.text::{}{brackets})", self.sql_name),
         }
     }
 }

@@ -14,7 +14,7 @@ use super::BoundSubscription;
 use super::predicate::{Image, Predicate};
 use super::slab::Slab;
 use super::subscription::{EventFilter, SubscriptionId};
-use crate::change::{Change, Operation};
+use crate::change::{Change, OldRow, Operation};
 use crate::wal::pgoutput::RelationId;
 
 /// All bound subscriptions.
@@ -102,10 +102,10 @@ impl SubscriptionIndex {
         out.matched.clear();
         out.undecided.clear();
         let Some(classes) = self.relations.get(&change.relation.id) else { return };
-        let fallback = change.new.as_ref().and_then(|_| match &change.old {
-            crate::change::OldRow::Full(row) => Some(row),
+        let fallback = match (&change.new, &change.old) {
+            (Some(_), OldRow::Full(row)) => Some(row),
             _ => None,
-        });
+        };
         let image = change.filtered_row().map(|row| Image { row, fallback });
         for class in interested(classes, change.operation) {
             class.matches(image, out);

@@ -109,7 +109,7 @@ fn value(value: &Value) -> String {
         Value::Number(number) => self::number(number),
         Value::String(text) => string(text),
         Value::Array(items) => {
-            charlist(items).unwrap_or_else(|| format!("[{}]", elements(items.iter().map(|item| self::value(item)))))
+            charlist(items).unwrap_or_else(|| format!("[{}]", elements(items.iter().map(self::value))))
         }
         Value::Object(object) => map(object),
     }

@@ -22,6 +22,9 @@ mod slab;
 mod sql_test;
 mod subscription;
 
+#[cfg(test)]
+mod sample;
+
 pub use bind::{BindError, Bound, BoundSubscription, bind};
 pub use cast::{CastError, CastRequest, Casts};
 pub use filter::{Clause, FilterError, Operator};

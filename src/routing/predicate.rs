@@ -40,6 +40,14 @@ pub(super) struct BoundClause {
     pub(super) selectivity: u8,
 }
 
+/// A test that is true of these values only.
+pub(super) struct Equality<'a> {
+    pub(super) column: ColumnIndex,
+    pub(super) form: Form,
+    /// Sorted and distinct.
+    pub(super) values: &'a [Arc<[u8]>],
+}
+
 /// What a predicate says of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
@@ -73,7 +81,7 @@ impl Predicate {
         // What Postgres must be asked about comes last: the others may spare the question.
         clauses.sort_by(|a, b| (a.test.check.may_ask(), &a.sql).cmp(&(b.test.check.may_ask(), &b.sql)));
         clauses.dedup_by(|a, b| a.sql == b.sql);
-        let best = clauses.iter().enumerate().filter(|(_, clause)| clause.test.bucket_values().is_some());
+        let best = clauses.iter().enumerate().filter(|(_, clause)| clause.test.equality().is_some());
         let bucketed = best.max_by_key(|(_, clause)| clause.selectivity).map(|(at, _)| at as u16);
         let asked: Vec<&BoundClause> = clauses.iter().filter(|clause| clause.test.check.may_ask()).collect();
         let sql = (!asked.is_empty()).then(|| {
@@ -89,10 +97,9 @@ impl Predicate {
         self.sql.as_deref()
     }
 
-    /// The equality by which the index finds this predicate: column, form, values.
-    pub(super) fn bucket(&self) -> Option<(ColumnIndex, Form, &[Arc<[u8]>])> {
-        let test = &self.tests[usize::from(self.bucketed?)];
-        test.bucket_values().map(|(form, values)| (test.column, form, values))
+    /// The equality by which the index finds this predicate.
+    pub(super) fn equality(&self) -> Option<Equality<'_>> {
+        self.tests[usize::from(self.bucketed?)].equality()
     }
 
     /// Evaluates all tests but the bucketed one if the caller has found the predicate by it.
@@ -124,12 +131,13 @@ impl Test {
         }
     }
 
-    fn bucket_values(&self) -> Option<(Form, &[Arc<[u8]>])> {
-        match &self.check {
-            _ if self.negate || self.passes_null => None,
-            Check::Equal { form, value } => Some((*form, std::slice::from_ref(value))),
-            Check::OneOf { form, values, .. } => Some((*form, values)),
-            _ => None,
-        }
+    fn equality(&self) -> Option<Equality<'_>> {
+        let (form, values) = match &self.check {
+            _ if self.negate || self.passes_null => return None,
+            Check::Equal { form, value } => (*form, std::slice::from_ref(value)),
+            Check::OneOf { form, values, .. } => (*form, &**values),
+            _ => return None,
+        };
+        Some(Equality { column: self.column, form, values })
     }
 }

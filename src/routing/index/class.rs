@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 use super::Matches;
 use crate::catalog::ColumnIndex;
 use crate::routing::bytewise::Form;
-use crate::routing::predicate::{Image, Outcome, Predicate};
+use crate::routing::predicate::{Equality, Image, Outcome, Predicate};
 use crate::routing::slab::Slab;
 use crate::routing::subscription::SubscriptionId;
 use crate::wal::pgoutput::Datum;
@@ -72,7 +72,7 @@ impl Class {
 
     /// Puts a group where changes will find it.
     fn link(&mut self, group: u32, predicate: &Predicate) -> SmallVec<[u32; 1]> {
-        let Some((column, form, values)) = predicate.bucket() else {
+        let Some(Equality { column, form, values }) = predicate.equality() else {
             self.scan.push(group);
             return SmallVec::from_elem((self.scan.len() - 1) as u32, 1);
         };
@@ -124,7 +124,7 @@ impl Class {
     fn remove_group(&mut self, group: u32) {
         let Some(Group { predicate, places, .. }) = self.groups.remove(group) else { return };
         self.by_predicate.remove(&predicate);
-        let Some((column, _, values)) = predicate.bucket() else {
+        let Some(Equality { column, values, .. }) = predicate.equality() else {
             let place = places[0];
             self.scan.swap_remove(place as usize);
             if let Some(moved) = self.scan.get(place as usize) {
@@ -185,7 +185,7 @@ impl Group {
 
     /// Notes that the group has moved in the bucket of one of its values.
     fn move_to(&mut self, value: &Arc<[u8]>, place: u32) {
-        let values = self.predicate.bucket().map(|(_, _, values)| values).unwrap_or_default();
+        let values = self.predicate.equality().map(|equality| equality.values).unwrap_or_default();
         if let Ok(at) = values.binary_search(value) {
             self.places[at] = place;
         }
