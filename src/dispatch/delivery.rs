@@ -229,7 +229,11 @@ impl Chunk {
         let image = if change.operation == Operation::Delete { Image::Old } else { Image::New };
         let text = texts.get(change, image)?;
         let key = Key::Filter(Arc::as_ptr(predicate) as usize);
-        let subject = || Subject::Filter { role: role.to_owned(), expression: test.expression.clone() };
+        let subject = || Subject::Filter {
+            role: role.to_owned(),
+            expression: test.expression.clone(),
+            columns: Some(test.columns.clone()),
+        };
         Some(self.gate(key, subject, change, image, text, context))
     }
 
