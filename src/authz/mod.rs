@@ -21,7 +21,7 @@ pub use jwks::{JwksTask, Keys};
 pub use jwt::{KeyError, Verifier, VerifierConfig, mint};
 pub use metrics::AuthzMetrics;
 pub use oracle::{
-    Answer, Asked, CastFailure, CastQuestion, Connect, Oracle, OracleConfig, OracleError, OracleTask, Question, Verdict,
+    Answer, Asked, CastFailure, Connect, Oracle, OracleConfig, OracleError, OracleTask, Question, Verdict,
 };
 pub use plan::{DeniedReason, OraclePlan, Plan, plan};
 pub use row_text::{RowText, row_text};

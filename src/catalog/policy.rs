@@ -21,7 +21,8 @@ pub struct Policy {
     pub command: PolicyCommand,
     /// Role OIDs; 0 stands for PUBLIC.
     pub roles: Vec<Oid>,
-    /// `polqual::text`, the `pg_node_tree`. `None`: no USING clause, which for SELECT means true.
+    /// `polqual::text`, the `pg_node_tree`. `None`: no USING clause. Such a policy
+    /// shows nothing where it is permissive, and hides nothing where it is restrictive.
     pub using_tree: Option<String>,
     /// `pg_get_expr(polqual, polrelid)` under an empty search_path. `None` with a tree present: it could not be
     /// deparsed at that moment (a lock was in the way), and nothing can be asked with this policy.

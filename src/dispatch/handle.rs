@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::task::TaskTracker;
 
 use super::subscribers::{Bind, bind};
-use crate::authz::{CastFailure, CastQuestion, Oracle};
+use crate::authz::{CastFailure, Oracle};
 use crate::catalog::Catalog;
 use crate::catalog::watcher::WatcherHandle;
 use crate::causes::with_causes;
@@ -112,14 +112,9 @@ impl Handle {
             }
         }
         for request in wanted {
-            let question = CastQuestion {
-                role: subscribe.identity.role.clone(),
-                sql_name: request.sql_name.clone(),
-                text: request.text.clone(),
-                array: request.array,
-            };
-            let answer = self.oracle.cast(question).await.map_err(|failure| match failure {
-                CastFailure::Refused { sqlstate, message, .. } => CastError { sqlstate, message },
+            let role = &subscribe.identity.role;
+            let answer = self.oracle.cast(role, &request).await.map_err(|failure| match failure {
+                CastFailure::Refused(error) => error,
                 CastFailure::Unanswered(error) => {
                     CastError { sqlstate: "XX000".to_owned(), message: with_causes(&error) }
                 }

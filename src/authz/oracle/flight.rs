@@ -7,12 +7,12 @@ use tokio_postgres::Row;
 
 use super::error::OracleError;
 use super::job::{Job, Work};
-use super::question::{Answer, Asked, CastQuestion, Question, Verdict};
+use super::question::{Answer, Asked, Question, Verdict};
 use super::session::{Guise, Session};
-use super::snapshot::Snapshot;
-use super::statement::{Part, cast_sql, parts};
+use super::statement::{Part, parts};
 use super::trouble::{Trouble, cast_refused, refused, role_refused};
 use crate::authz::metrics::AuthzMetrics;
+use crate::catalog::Snapshot;
 
 /// One transaction's rows, a list per statement.
 type Reply = Result<Vec<Vec<Row>>, Trouble>;
@@ -37,10 +37,10 @@ enum Asks {
 impl Script {
     pub(super) fn of(job: &Job) -> Script {
         match &job.work {
-            Work::Cast { question: CastQuestion { role, sql_name, text, array }, .. } => Script {
+            Work::Cast { role, request, .. } => Script {
                 guise: Guise::Output { role: role.clone() },
                 schema: None,
-                asks: Asks::Cast { sql: cast_sql(sql_name, *array), text: text.clone() },
+                asks: Asks::Cast { sql: request.statement(), text: request.text.clone() },
             },
             Work::Ask { question, .. } => {
                 let all = parts(question);
@@ -152,14 +152,14 @@ pub(super) fn conclude(mut job: Job, script: &Script, mut replies: Vec<Reply>, m
 }
 
 fn conclude_cast(job: Job, replies: Vec<Reply>) -> Next {
-    let Work::Cast { question, reply } = job.work else { return Next::Done };
+    let Work::Cast { role, reply, .. } = job.work else { return Next::Done };
     let answer = match replies.into_iter().next() {
         Some(Ok(rows)) => {
             let text = rows.first().and_then(|rows| rows.first()).and_then(|row| row.try_get(0).ok());
             text.ok_or_else(|| nonsense().into())
         }
         Some(Err(Trouble::Statement(db))) => Err(cast_refused(&db)),
-        Some(Err(Trouble::Role(db))) => Err(role_refused(&question.role, &db).into()),
+        Some(Err(Trouble::Role(db))) => Err(role_refused(&role, &db).into()),
         _ => Err(nonsense().into()),
     };
     drop(reply.send(answer));
@@ -196,7 +196,7 @@ fn conclude_rows(mut job: Job, script: &Script, replies: Vec<Reply>, metrics: &A
             }
             Err(Trouble::Statement(db)) => refusal = Some(refused(&db)),
             Err(Trouble::Role(db)) => refusal = Some(role_refused(&job.key.role, &db)),
-            Ok(_) | Err(_) => refusal = Some(nonsense()),
+            Ok(_) | Err(Trouble::Lost { .. } | Trouble::Transient(_)) => refusal = Some(nonsense()),
         }
     }
     let incomplete = question.rows.len() - transactions.iter().flatten().map(|part| part.rows.len()).sum::<usize>();
@@ -252,7 +252,7 @@ impl Draft {
         }
         for (place, row) in part.rows.iter().zip(rows) {
             if let Some(xid) = question.xid
-                && !Snapshot::parse(row.try_get(0).ok()?)?.sees(xid)
+                && !row.try_get::<_, &str>(0).ok()?.parse::<Snapshot>().ok()?.sees(xid)
             {
                 return Some(false);
             }

@@ -5,9 +5,10 @@ use std::time::Instant;
 use tokio::sync::oneshot;
 
 use super::error::OracleError;
-use super::question::{Answer, Asked, CastFailure, CastQuestion, Question};
+use super::question::{Answer, Asked, CastFailure, Question};
 use super::queue::Ticket;
 use crate::authz::metrics::QuestionKind;
+use crate::routing::CastRequest;
 use crate::wal::pgoutput::RelationId;
 
 /// What is slow or fast as one: a table's policies for a role (casts: a role's).
@@ -19,7 +20,7 @@ pub(super) struct LaneKey {
 
 pub(super) enum Work {
     Ask { question: Question, reply: oneshot::Sender<Result<Answer, OracleError>> },
-    Cast { question: CastQuestion, reply: oneshot::Sender<Result<String, CastFailure>> },
+    Cast { role: String, request: CastRequest, reply: oneshot::Sender<Result<String, CastFailure>> },
 }
 
 pub(super) struct Job {
@@ -42,7 +43,7 @@ impl Job {
             Work::Ask { question, .. } => {
                 LaneKey { relation: Some(question.relation.id), role: question.asked.role().to_owned() }
             }
-            Work::Cast { question, .. } => LaneKey { relation: None, role: question.role.clone() },
+            Work::Cast { role, .. } => LaneKey { relation: None, role: role.clone() },
         };
         Job { key, work, asked_at: Instant::now(), one_by_one: false, losses: 0, pauses: 0, _ticket: ticket }
     }

@@ -18,7 +18,6 @@ pub mod login;
 pub mod question;
 mod queue;
 mod session;
-mod snapshot;
 mod statement;
 mod trouble;
 mod worker;
@@ -34,13 +33,13 @@ use tokio_util::sync::CancellationToken;
 pub use connect::{Connect, ConnectError, Connected, PlainConnect};
 pub use error::OracleError;
 pub use login::{LoginError, check_login};
-pub use question::{Answer, Asked, CastFailure, CastQuestion, Question, Verdict};
-pub use trouble::condition_name;
+pub use question::{Answer, Asked, CastFailure, Question, Verdict};
 
 use self::job::{Job, Work, size_of};
 use self::queue::{Lane, Queue};
 use self::worker::Worker;
 use super::metrics::AuthzMetrics;
+use crate::routing::CastRequest;
 
 #[derive(Clone, Debug)]
 pub struct OracleConfig {
@@ -127,10 +126,13 @@ impl Oracle {
     }
 
     /// Has Postgres read a filter's value; its canonical text, or what Postgres has against it.
-    pub async fn cast(&self, question: CastQuestion) -> Result<String, CastFailure> {
-        let (queue, ticket) = self.admit(question.text.len() + 512)?;
+    ///
+    /// Any role that may use the type's schema gets the same answer.
+    pub async fn cast(&self, role: &str, request: &CastRequest) -> Result<String, CastFailure> {
+        let (queue, ticket) = self.admit(request.text.len() + 512)?;
         let (reply, answer) = oneshot::channel();
-        queue.push(Job::new(Work::Cast { question, reply }, ticket));
+        let work = Work::Cast { role: role.to_owned(), request: request.clone(), reply };
+        queue.push(Job::new(work, ticket));
         answer.await.unwrap_or_else(|_| Err(OracleError::Closed.into()))
     }
 

@@ -6,6 +6,7 @@ use super::super::row_text::RowText;
 use super::super::{Identity, OraclePlan};
 use super::error::OracleError;
 use crate::catalog::{ColumnIndex, ColumnSet, Relation};
+use crate::routing::CastError;
 
 /// Something about row images of one table that only Postgres can say.
 #[derive(Clone, Debug)]
@@ -64,28 +65,12 @@ impl Verdict {
     }
 }
 
-/// A filter's value, for Postgres to check and to print as it prints that type.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct CastQuestion {
-    /// Any role that may use the type's schema gives the same answer.
-    pub role: String,
-    /// The type as SQL under an empty search_path.
-    pub sql_name: String,
-    pub text: String,
-    /// The text is an array of the type.
-    pub array: bool,
-}
-
-/// Postgres would not take the value.
+/// Why there is no canonical text of a filter's value.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum CastFailure {
-    #[error("{message}")]
-    Refused {
-        sqlstate: String,
-        /// As the manual's appendix A names it, e.g. `invalid_text_representation`.
-        condition: &'static str,
-        message: String,
-    },
+    /// Postgres does not take it.
+    #[error(transparent)]
+    Refused(CastError),
     #[error(transparent)]
     Unanswered(#[from] OracleError),
 }

@@ -169,12 +169,6 @@ fn json_columns(relation: &Relation, columns: &[ColumnIndex]) -> String {
     columns.iter().map(json).collect::<Vec<_>>().join(", ")
 }
 
-/// Has Postgres read a value and print it again.
-pub(super) fn cast_sql(sql_name: &str, array: bool) -> String {
-    let brackets = if array { "[]" } else { "" };
-    format!("SELECT ($1::pg_catalog.text::{sql_name}{brackets})::pg_catalog.text")
-}
-
 /// What a question takes part in a transaction with: the identity, then the role. Local, all of it.
 pub(super) const SET_IDENTITY: &str = "
 SELECT pg_catalog.set_config('request.jwt.claims', $1, true), pg_catalog.set_config('role', $2, true)";

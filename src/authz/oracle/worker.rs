@@ -323,7 +323,6 @@ impl Worker {
                 refused(&db)
             }
             Trouble::Role(db) => role_refused(&job.key.role, &db),
-            Trouble::Nonsense => OracleError::SessionLost,
         };
         self.metrics.questions_failed.inc();
         job.fail(error);
