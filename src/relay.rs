@@ -61,7 +61,7 @@ impl Relay {
     /// Starts everything. Returns when clients can connect and the stream has begun.
     pub async fn start(config: Config, listener: TcpListener) -> Result<Relay, BoxError> {
         let address = listener.local_addr()?;
-        let mut registry = Registry::default();
+        let mut registry = Registry::with_prefix("walcast");
         let wal_metrics = WalMetrics::register(&mut registry);
         let authz_metrics = AuthzMetrics::register(&mut registry);
         let dispatch_metrics = DispatchMetrics::register(&mut registry);

@@ -25,30 +25,30 @@ impl DispatchMetrics {
     pub fn register(registry: &mut Registry) -> Arc<DispatchMetrics> {
         let metrics = DispatchMetrics::default();
         let counters = [
-            ("walcast_transactions", "Transactions dispatched", &metrics.transactions),
-            ("walcast_changes_read", "Row changes of published tables read from the stream", &metrics.changes_read),
+            ("transactions", "Transactions dispatched", &metrics.transactions),
+            ("changes_read", "Row changes of published tables read from the stream", &metrics.changes_read),
             (
-                "walcast_changes_without_subscriber",
+                "changes_without_subscriber",
                 "Row changes that nobody was subscribed to",
                 &metrics.changes_without_subscriber,
             ),
-            ("walcast_changes_matched", "Row changes that matched a subscription", &metrics.changes_matched),
-            ("walcast_events_delivered", "Events handed to outboxes", &metrics.events_delivered),
+            ("changes_matched", "Row changes that matched a subscription", &metrics.changes_matched),
+            ("events_delivered", "Events handed to outboxes", &metrics.events_delivered),
             (
-                "walcast_events_undecided",
+                "events_undecided",
                 "Events not shown because a policy or filter could not be decided",
                 &metrics.events_undecided,
             ),
-            ("walcast_encode_errors", "Rows that could not be turned to JSON", &metrics.encode_errors),
+            ("encode_errors", "Rows that could not be turned to JSON", &metrics.encode_errors),
         ];
         for (name, help, counter) in counters {
             registry.register(name, help, counter.clone());
         }
         let gauges = [
-            ("walcast_subscribers", "Channels with postgres_changes bindings", &metrics.subscribers),
-            ("walcast_subscriptions", "Bound subscriptions", &metrics.subscriptions),
-            ("walcast_pending_bytes", "Row images waiting for an answer of Postgres", &metrics.pending_bytes),
-            ("walcast_catalog_version", "Catalog states applied since the start", &metrics.catalog_version),
+            ("subscribers", "Channels with postgres_changes bindings", &metrics.subscribers),
+            ("subscriptions", "Bound subscriptions", &metrics.subscriptions),
+            ("pending_bytes", "Row images waiting for an answer of Postgres", &metrics.pending_bytes),
+            ("catalog_version", "Catalog states applied since the start", &metrics.catalog_version),
         ];
         for (name, help, gauge) in gauges {
             registry.register(name, help, gauge.clone());
