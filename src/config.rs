@@ -44,7 +44,9 @@ pub struct DatabaseArgs {
 
 /// The database could not be told from flags and variables.
 #[derive(Debug, thiserror::Error)]
-#[error("no database given: pass --database-url postgres://user:password@host/database, or set DATABASE_URL, or DB_HOST, DB_USER, DB_PASSWORD and DB_NAME")]
+#[error(
+    "no database given: pass --database-url postgres://user:password@host/database, or set DATABASE_URL, or DB_HOST, DB_USER, DB_PASSWORD and DB_NAME"
+)]
 pub struct NoDatabase;
 
 impl DatabaseArgs {
@@ -55,7 +57,9 @@ impl DatabaseArgs {
         }
         let host = variable("DB_HOST").ok_or(NoDatabase)?;
         let mut conninfo = format!("host={}", quote(&host));
-        for (name, key) in [("DB_PORT", "port"), ("DB_USER", "user"), ("DB_PASSWORD", "password"), ("DB_NAME", "dbname")] {
+        for (name, key) in
+            [("DB_PORT", "port"), ("DB_USER", "user"), ("DB_PASSWORD", "password"), ("DB_NAME", "dbname")]
+        {
             if let Some(value) = variable(name) {
                 conninfo.push_str(&format!(" {key}={}", quote(&value)));
             }

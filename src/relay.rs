@@ -16,8 +16,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::authz::{AuthzMetrics, Oracle, OracleConfig, Verifier, VerifierConfig};
 use crate::catalog::loader;
-use crate::causes::with_causes;
 use crate::catalog::watcher::Watcher;
+use crate::causes::with_causes;
 use crate::channels::lobby::{self, Lobby};
 use crate::dispatch::{self, Dispatch, DispatchMetrics, Inputs};
 use crate::server;
@@ -243,9 +243,9 @@ async fn oracle(
 ) -> Result<Oracle, BoxError> {
     let conninfo = match &config.oracle_conninfo {
         Some(conninfo) => Some(conninfo.clone()),
-        None => crate::setup::oracle_login(client).await?.map(|(user, password)| {
-            config.conninfo.with_user(&user, Some(&password))
-        }),
+        None => crate::setup::oracle_login(client)
+            .await?
+            .map(|(user, password)| config.conninfo.with_user(&user, Some(&password))),
     };
     let Some(conninfo) = conninfo else {
         tracing::warn!(

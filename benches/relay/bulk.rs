@@ -10,7 +10,11 @@ pub async fn run() {
     let rows = size("WALCAST_BENCH_BULK_ROWS", 2_000_000);
     for (table, filter, what) in [
         ("guarded", "", "nobody subscribed to the table"),
-        ("messages", "session_id=eq.00000000-0000-4000-8000-000000000001", "one subscriber, whose filter matches the last row"),
+        (
+            "messages",
+            "session_id=eq.00000000-0000-4000-8000-000000000001",
+            "one subscriber, whose filter matches the last row",
+        ),
     ] {
         let bench = Bench::start().await;
         let relay = bench.relay("bulk");
@@ -33,6 +37,10 @@ pub async fn run() {
         println!("{rows} rows in one transaction, {what}:");
         println!("  {:.1} s from commit to its event", committed.elapsed().as_secs_f64());
         let cpu = (cpu_seconds(relay.pid()) - cpu) * 1e6 / rows as f64;
-        println!("  relay: {cpu:.2} us CPU per row, {:.0} MB resident before, {:.0} MB at the peak", before as f64 / 1e6, peak as f64 / 1e6);
+        println!(
+            "  relay: {cpu:.2} us CPU per row, {:.0} MB resident before, {:.0} MB at the peak",
+            before as f64 / 1e6,
+            peak as f64 / 1e6
+        );
     }
 }

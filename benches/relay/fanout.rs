@@ -43,7 +43,8 @@ pub async fn run() {
 
 async fn commit(bench: &Bench, clients: &mut Clients, sockets: usize, changes: usize) {
     clients.expect(sockets * changes);
-    let insert = "insert into messages (session_id, body) select gen_random_uuid(), repeat('x', 100) from generate_series(1, ";
+    let insert =
+        "insert into messages (session_id, body) select gen_random_uuid(), repeat('x', 100) from generate_series(1, ";
     bench.sql.batch_execute(&format!("{insert}{changes})")).await.expect("a commit");
     clients.arrived();
 }

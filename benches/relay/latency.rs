@@ -39,7 +39,11 @@ pub async fn run() {
         println!("{what}, {rate} commits/s for {seconds} s a sample, microseconds from the INSERT to the client:");
         println!("  walcast         p50 {}, p99 {}", p50.with_spread(0), p99.with_spread(0));
         println!("  pg_recvlogical  p50 {}, p99 {}", floor50.with_spread(0), floor99.with_spread(0));
-        println!("  ratio           p50 {}, p99 {}", p50.ratio_to(&floor50).with_spread(2), p99.ratio_to(&floor99).with_spread(2));
+        println!(
+            "  ratio           p50 {}, p99 {}",
+            p50.ratio_to(&floor50).with_spread(2),
+            p99.ratio_to(&floor99).with_spread(2)
+        );
     }
 }
 
@@ -94,7 +98,8 @@ fn floor(bench: &Bench, slot: &str) -> Floor {
         // Every message ends with a newline; rows are those with a time in them.
         while output.read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
             if let Some(place) = line.windows(2).position(|window| window == b"t=") {
-                let digits: String = line[place + 2..].iter().map_while(|b| b.is_ascii_digit().then_some(char::from(*b))).collect();
+                let digits: String =
+                    line[place + 2..].iter().map_while(|b| b.is_ascii_digit().then_some(char::from(*b))).collect();
                 if let Ok(sent) = digits.parse::<f64>() {
                     latencies.push(now_micros() - sent);
                 }

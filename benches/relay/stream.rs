@@ -39,7 +39,11 @@ pub async fn run() {
         // It matches nothing, but has every row routed; `encode` below sends every row through to a socket.
         let mut clients = Clients::start(1, &relay.address, "messages", "");
         // Rows committed before the join are delivered to whoever is subscribed by then; wait for one behind them all.
-        bench.sql.batch_execute("insert into messages (session_id, body) values (gen_random_uuid(), 'end')").await.expect("end");
+        bench
+            .sql
+            .batch_execute("insert into messages (session_id, body) values (gen_random_uuid(), 'end')")
+            .await
+            .expect("end");
         let wal = walsenders(bench.postmaster());
         wait_until_confirmed(&bench, &slot, &end).await;
         let seconds = started.elapsed().as_secs_f64();
@@ -66,7 +70,8 @@ async fn copy_slot(bench: &Bench, name: &str) {
 }
 
 async fn wait_until_confirmed(bench: &Bench, slot: &str, end: &str) {
-    let confirmed = format!("select confirmed_flush_lsn >= '{end}' from pg_replication_slots where slot_name = '{slot}'");
+    let confirmed =
+        format!("select confirmed_flush_lsn >= '{end}' from pg_replication_slots where slot_name = '{slot}'");
     loop {
         let row = bench.sql.query_one(&confirmed, &[]).await.expect("the slot");
         if row.get::<_, bool>(0) {

@@ -142,7 +142,13 @@ impl Chunk {
 
     /// Rows of a table without primary key, or with one that the role may not read, go to everybody of that role as
     /// an error without data (PROTOCOL 4.4).
-    fn add_error_rows(&mut self, change: &Change, ticket: &Arc<Ticket>, access: &mut AccessTable, context: &Context<'_>) {
+    fn add_error_rows(
+        &mut self,
+        change: &Change,
+        ticket: &Arc<Ticket>,
+        access: &mut AccessTable,
+        context: &Context<'_>,
+    ) {
         if change.operation == Operation::Delete || !access.has_error_rows(context.catalog, &change.relation) {
             return;
         }
@@ -162,7 +168,9 @@ impl Chunk {
             }
             match errors.iter_mut().find(|(place, ..)| *place == entry.subscriber) {
                 Some((_, ids, _)) => ids.push(entry.client_id),
-                None => errors.push((entry.subscriber, SmallVec::from_slice(&[entry.client_id]), access.no_primary_key)),
+                None => {
+                    errors.push((entry.subscriber, SmallVec::from_slice(&[entry.client_id]), access.no_primary_key))
+                }
             }
         }
         for (place, ids, no_primary_key) in errors {
@@ -252,7 +260,8 @@ impl Chunk {
         let mut rows: [Option<Gate>; 2] = [None, None];
         for image in [Image::New, Image::Old] {
             let Some(text) = texts.get(change, image) else { continue };
-            rows[image as usize] = Some(self.gate(Key::Json(change.relation.id), subject, change, image, text, context));
+            rows[image as usize] =
+                Some(self.gate(Key::Json(change.relation.id), subject, change, image, text, context));
         }
         let [new, old] = rows;
         let asked = Arc::clone(&new.as_ref().or(old.as_ref())?.asked);
@@ -293,7 +302,8 @@ impl Chunk {
         };
         let row = self.policy_gate(plan, subscriber, change, Image::New, text, context);
         let old = match &change.old {
-            OldRow::Full(_) => texts.get(change, Image::Old)
+            OldRow::Full(_) => texts
+                .get(change, Image::Old)
                 .map(|text| self.policy_gate(plan, subscriber, change, Image::Old, text, context)),
             _ => None,
         };
@@ -325,9 +335,7 @@ impl Chunk {
                 let whole_old = matches!(change.old, OldRow::Full(_));
                 Verdict::Shown(Policy::Ask { row, old: None, whole_old })
             }
-            None if context.config.deletes == Deletes::Compatible => {
-                Verdict::Shown(Policy::Open { whole_old: false })
-            }
+            None if context.config.deletes == Deletes::Compatible => Verdict::Shown(Policy::Open { whole_old: false }),
             None => Verdict::Hidden,
         }
     }

@@ -24,7 +24,11 @@ use crate::wal::Lsn;
 /// What dispatch is told.
 pub enum Command {
     /// What waited for Postgres may come later than what a client sent after it: the number says which one holds.
-    Subscribe { subscribe: Box<Subscribe>, casts: Arc<Casts>, number: u64 },
+    Subscribe {
+        subscribe: Box<Subscribe>,
+        casts: Arc<Casts>,
+        number: u64,
+    },
     Unsubscribe(ChannelId),
 }
 
@@ -74,10 +78,7 @@ impl Handle {
     async fn prepare(self, subscribe: Subscribe, number: u64) {
         let refused = {
             let catalog = self.catalog.load();
-            matches!(
-                bind(&subscribe.bindings, &catalog, &subscribe.identity.role, &self.no_casts),
-                Bind::Refused(_)
-            )
+            matches!(bind(&subscribe.bindings, &catalog, &subscribe.identity.role, &self.no_casts), Bind::Refused(_))
         };
         if refused {
             self.catch_up().await;

@@ -165,7 +165,12 @@ impl PendingChange {
 
     /// The `data` object for a shape, written once however many ask for it. `None`: it could not be encoded, and
     /// `encode` was told why.
-    pub fn data(&self, shape: &Arc<RecordShape>, whole_old: bool, encode: impl FnOnce() -> Option<Bytes>) -> Option<Bytes> {
+    pub fn data(
+        &self,
+        shape: &Arc<RecordShape>,
+        whole_old: bool,
+        encode: impl FnOnce() -> Option<Bytes>,
+    ) -> Option<Bytes> {
         let mut encoded = self.encoded.lock().expect("no panic while this lock is held");
         let known = encoded.iter().find(|known| Arc::ptr_eq(&known.shape, shape) && known.whole_old == whole_old);
         if let Some(known) = known {
@@ -200,7 +205,10 @@ pub enum Outcome {
     Drop,
     /// It could not be decided.
     Fail,
-    Deliver { ids: SmallVec<[u32; 4]>, whole_old: bool },
+    Deliver {
+        ids: SmallVec<[u32; 4]>,
+        whole_old: bool,
+    },
 }
 
 impl Delivery {

@@ -15,7 +15,9 @@ use crate::catalog::{Catalog, ColumnSet};
 use crate::channels::outbox::Outbox;
 use crate::channels::phoenix::Address;
 use crate::channels::subscribe::{ChannelId, EventShapeKind, Subscribe};
-use crate::routing::{BindError, Binding, BindingError, Bound, BoundSubscription, Casts, SubscriptionId, SubscriptionIndex};
+use crate::routing::{
+    BindError, Binding, BindingError, Bound, BoundSubscription, Casts, SubscriptionId, SubscriptionIndex,
+};
 use crate::wal::pgoutput::RelationId;
 
 /// A channel with its bindings.

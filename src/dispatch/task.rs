@@ -21,6 +21,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::Config;
 use super::access::AccessTable;
 use super::delivery::{Chunk, Context};
 use super::handle::{Command, Handle};
@@ -28,22 +29,21 @@ use super::metrics::DispatchMetrics;
 use super::pending::{ComputedRows, Delivery, Outcome, PendingChange, Ticket, Tickets};
 use super::questions::{Answered, Questions};
 use super::subscribers::{Bind, Subscriber, Subscribers};
-use super::Config;
 use crate::authz::Oracle;
-use crate::catalog::watcher::{CatalogUpdate, WatcherHandle};
 use crate::catalog::ddl_log::{self, DdlEvent};
+use crate::catalog::watcher::{CatalogUpdate, WatcherHandle};
 use crate::catalog::{Catalog, ColumnSet, Relation};
+use crate::causes::with_causes;
 use crate::change::assembler::Error as StreamFault;
 use crate::change::{Assembler, Change, Layout, OldRow, Operation, Relations, Row, Transaction};
 use crate::channels::outbox::Pushed;
 use crate::channels::phoenix::Serializer;
 use crate::channels::subscribe::{EventShapeKind, Subscribe, SubscriptionSink};
 use crate::channels::system::{self, EventShape};
-use crate::causes::with_causes;
 use crate::encode::{self, OldVisibility};
 use crate::routing::{Casts, Matches};
-use crate::wal::pgoutput::{self, Begin, Message, OldTuple, RelationId, StreamRelation};
 use crate::wal::batch::{Batch, Started, StreamFrame};
+use crate::wal::pgoutput::{self, Begin, Message, OldTuple, RelationId, StreamRelation};
 use crate::wal::{Lsn, Progress};
 
 /// What dispatch listens to.
@@ -334,7 +334,11 @@ impl Dispatch {
     }
 
     /// Applies the rows of `walcast.ddl_log`: the state as the commit leaves it. `Some`: it must be loaded first.
-    fn apply_ddl(&mut self, rows: &[(Arc<StreamRelation>, Bytes)], xid: u32) -> Option<oneshot::Receiver<CatalogUpdate>> {
+    fn apply_ddl(
+        &mut self,
+        rows: &[(Arc<StreamRelation>, Bytes)],
+        xid: u32,
+    ) -> Option<oneshot::Receiver<CatalogUpdate>> {
         // Of several events in one transaction the last one counts.
         let mut last = None;
         for (relation, frame) in rows {
@@ -347,7 +351,10 @@ impl Dispatch {
         let state = match last? {
             Ok(DdlEvent::State { state, .. }) => state,
             Ok(DdlEvent::Reload { reason, .. }) => {
-                tracing::info!(?reason, "a change of the catalog is loaded, because its log row does not say what it was");
+                tracing::info!(
+                    ?reason,
+                    "a change of the catalog is loaded, because its log row does not say what it was"
+                );
                 return self.load_catalog(xid);
             }
             Err(error) => {
@@ -488,7 +495,10 @@ impl Dispatch {
             }
             Bind::NeedsCasts => {
                 self.subscribers.unbind(place);
-                Some("Unable to subscribe to changes with given parameters: the table changed meanwhile; join again".to_owned())
+                Some(
+                    "Unable to subscribe to changes with given parameters: the table changed meanwhile; join again"
+                        .to_owned(),
+                )
             }
             Bind::Refused(message) => {
                 self.subscribers.unbind(place);
@@ -706,7 +716,10 @@ impl Dispatch {
             return;
         }
         subscriber.told.push(relation.id);
-        let message = format!("Row-level security of {}.{} could not be evaluated for you: its events are not shown", relation.schema, relation.name);
+        let message = format!(
+            "Row-level security of {}.{} could not be evaluated for you: its events are not shown",
+            relation.schema, relation.name
+        );
         let hint = "The server's log has the error; SELECT from the table with the same token to see it";
         let frame = system::postgres_changes_error(&subscriber.address, &message, Some(hint));
         subscriber.outbox.push(frame);
