@@ -168,7 +168,11 @@ pub(super) fn catalog() -> Catalog {
         server_version: 150_000,
         relations: relations.into_iter().collect(),
         types: types(),
-        roles: Arc::new(Roles { by_name: HashMap::from([("anon".to_owned(), Arc::new(role))]) }),
+        roles: Arc::new(Roles {
+            by_name: HashMap::from([("anon".to_owned(), Arc::new(role))]),
+            ..Roles::default()
+        }),
+        ..Catalog::default()
     }
 }
 
