@@ -47,7 +47,7 @@ impl Connect for Conninfo {
     }
 
     fn cancel(&self, token: CancelToken) -> BoxFuture<'static, Result<(), ConnectError>> {
-        let tls = self.tls_connector();
-        Box::pin(async move { Ok(token.cancel_query(tls?).await?) })
+        let conninfo = self.clone();
+        Box::pin(async move { Ok(conninfo.cancel(token).await?) })
     }
 }

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::pin::Pin;
 use std::time::Duration;
 
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::{CancelToken, Client, NoTls};
 
 use given::Given;
 
@@ -229,6 +229,14 @@ impl Conninfo {
         }
         let (client, connection) = config.connect(SqlTls::new(self)?).await?;
         Ok((client, Box::pin(connection)))
+    }
+
+    /// Asks the server to cancel what a session of [`Conninfo::connect`] runs, over the same kind of transport.
+    pub async fn cancel(&self, token: CancelToken) -> Result<(), Error> {
+        if self.effective_ssl_mode() == SslMode::Disable {
+            return Ok(token.cancel_query(NoTls).await?);
+        }
+        Ok(token.cancel_query(SqlTls::new(self)?).await?)
     }
 }
 
