@@ -102,6 +102,8 @@ mod tests {
     use bytes::BufMut;
     use proptest::prelude::*;
 
+    use super::super::copy_data::CopyData;
+    use super::super::server_error::ServerError;
     use super::*;
 
     fn message(tag: u8, body: &[u8]) -> Vec<u8> {
@@ -137,6 +139,18 @@ mod tests {
             let expected: Vec<_> =
                 bodies.into_iter().map(|body| Frame::Whole { tag: b'd', body: body.into() }).collect();
             prop_assert_eq!(frames, expected);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn random_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let mut frames = FrameBuffer::new(50);
+            frames.room().put_slice(&bytes);
+            while let Ok(Some(frame)) = frames.next() {
+                let (Frame::Whole { body, .. } | Frame::Oversized { head: body, .. }) = frame;
+                let _ = (CopyData::parse(&body), ServerError::parse(&body));
+            }
         }
     }
 

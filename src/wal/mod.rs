@@ -9,7 +9,7 @@
 //!                                                    └──── Progress ◄────┘
 //! ```
 //!
-//! [`reader`] keeps a stream running; [`slot`] and [`publication`] say what is wrong, and the statement that mends it.
+//! [`Reader`] keeps a stream running; [`slot`] and [`publication`] say what is wrong, and the statement that mends it.
 //! Ordinary SQL connections come from [`Conninfo::connect`], under the same rules for TLS.
 
 pub mod batch;

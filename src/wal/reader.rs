@@ -108,6 +108,12 @@ impl Handle {
         let _ = self.signals.try_send(Signal::ServerStopping);
     }
 
+    /// Begins the stream again where dispatch is: walcast's own publication has been made, or mended, meanwhile.
+    /// A publication that appears is not noticed by a stream that runs.
+    pub fn reconnect(&self) {
+        let _ = self.signals.try_send(Signal::Reconnect);
+    }
+
     /// A frame could not be decoded. It is never passed over: the stream begins again at the last position handed
     /// over, and an error that recurs ends the reader with [`Error::Stuck`]. Dispatch must not hand over the
     /// transaction that the frame belongs to.

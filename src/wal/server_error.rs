@@ -92,7 +92,7 @@ mod tests {
         let body = b"SERROR\0VERROR\0C42704\0Mpublication \"p\" does not exist\0\
                      Wslot \"s\", output plugin \"pgoutput\", in the change callback, associated LSN 0/1549B58\0\0";
         let error = ServerError::parse(body).unwrap();
-        assert_eq!(error.associated_lsn(), Some(Lsn(0x1549_B58)));
+        assert_eq!(error.associated_lsn(), Some(Lsn(0x0154_9B58)));
         assert_eq!(error.to_string(), "Postgres: publication \"p\" does not exist (SQLSTATE 42704)");
         for end in 0..body.len() {
             assert!(ServerError::parse(&body[..end]).is_err());

@@ -36,6 +36,8 @@ pub(super) enum Signal {
     ServerStopping,
     /// Dispatch could not decode a frame.
     Undecodable(Lsn, DecodeError),
+    /// What the stream is asked for has changed.
+    Reconnect,
 }
 
 /// Why a stream ended without an error.
@@ -45,7 +47,7 @@ pub(super) enum End {
     Stopped,
     /// Dispatch is gone.
     ReceiverGone,
-    /// It was read with the user's publication alone, and it is time to try both.
+    /// It is time to try with both publications.
     TryBoth,
 }
 
@@ -160,7 +162,7 @@ impl Stream {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return Ok(End::Stopped),
-                Some(signal) = signals.recv() => return Err(self.heed(signal)),
+                Some(signal) = signals.recv() => return heed(signal),
                 () = sleep_until(due) => {
                     if self.time_to_try_both() {
                         return Ok(End::TryBoth);
@@ -179,13 +181,6 @@ impl Stream {
                     self.take_frames().await?;
                 }
             }
-        }
-    }
-
-    fn heed(&self, signal: Signal) -> Error {
-        match signal {
-            Signal::ServerStopping => Error::ServerStopping,
-            Signal::Undecodable(position, source) => Error::Undecodable { position, source },
         }
     }
 
@@ -335,5 +330,13 @@ impl Stream {
     /// The end after an error or a change of mind: the socket is closed.
     pub(super) async fn close(self) {
         self.connection.terminate().await;
+    }
+}
+
+fn heed(signal: Signal) -> Result<End, Error> {
+    match signal {
+        Signal::ServerStopping => Err(Error::ServerStopping),
+        Signal::Undecodable(position, source) => Err(Error::Undecodable { position, source }),
+        Signal::Reconnect => Ok(End::TryBoth),
     }
 }

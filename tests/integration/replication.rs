@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tokio_postgres::{Client, SimpleQueryMessage};
-use walcast::wal::{Conninfo, Error, Lsn, ReaderState, SlotMode, StreamFrame, slot, warning};
+use walcast::wal::{Conninfo, Error, Lsn, ReaderState, SlotMode, StreamFrame, WalMetrics, slot, warning};
 
 use crate::support::database::{Database, eventually};
 use crate::support::replica::{Replica, Table, config};
@@ -180,7 +180,10 @@ async fn a_stop_confirms_what_was_handed_over_and_frees_the_slot() {
     let progress = replica.handle.progress().clone();
     client.batch_execute("insert into message select generate_series(1, 1000)").await.unwrap();
     replica.stop().await.unwrap();
-    let slot = slot::look_up(&client, &name).await.unwrap().unwrap();
+    let metrics = WalMetrics::default();
+    let slot = metrics.read_slot(&client, &name).await.unwrap().expect("the slot stays");
+    assert_eq!(metrics.slot_lag_bytes.get() as u64, slot.lag_bytes());
+    assert!(slot.held_bytes() >= slot.lag_bytes());
     assert_eq!(slot.confirmed_flush_lsn, progress.dispatched());
     assert_eq!(slot.active_pid, None);
 

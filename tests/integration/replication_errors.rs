@@ -51,12 +51,16 @@ async fn a_missing_publication_is_named_with_its_statement() {
 }
 
 #[tokio::test]
-async fn a_missing_own_publication_is_done_without() {
-    let Database { url, name, .. } = published().await;
+async fn a_missing_own_publication_is_done_without_until_it_is_there() {
+    let Database { client, url, name } = published().await;
     let mut config = config(&url, &name);
     config.own_publication = Some("walcast".to_owned());
-    let replica = Replica::streaming(config).await;
+    let mut replica = Replica::streaming(config).await;
     assert!(!replica.streams[0].own_publication);
+    client.batch_execute("create publication walcast").await.unwrap();
+    replica.handle.reconnect();
+    replica.until(|replica| replica.streams.len() == 2).await;
+    assert!(replica.streams[1].own_publication);
     replica.stop().await.unwrap();
 }
 

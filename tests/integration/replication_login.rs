@@ -25,7 +25,17 @@ async fn both_connect(url: &str, slot: &str) {
     replica.stop().await.unwrap();
     let (client, task) = Conninfo::parse(url).unwrap().connect().await.unwrap();
     let task = tokio::spawn(task);
-    client.batch_execute("select 1").await.unwrap();
+    let token = client.cancel_token();
+    let conninfo = Conninfo::parse(url).unwrap();
+    let (slept, cancelled) = tokio::join!(client.batch_execute("select pg_sleep(60)"), async {
+        let ordinary = "select pg_sleep(60)";
+        let (observer, task) = conninfo.connect().await.unwrap();
+        tokio::spawn(task);
+        eventually(&observer, &format!("select count(*) = 1 from pg_stat_activity where query = '{ordinary}' and usename = current_user and datname = current_database() and state = 'active'")).await;
+        conninfo.cancel(token).await
+    });
+    cancelled.unwrap();
+    assert_eq!(slept.unwrap_err().code().map(|code| code.code()), Some("57014"));
     drop(client);
     task.await.unwrap().unwrap();
 }

@@ -48,6 +48,10 @@ impl Connect for Conninfo {
 
     fn cancel(&self, token: CancelToken) -> BoxFuture<'static, Result<(), ConnectError>> {
         let conninfo = self.clone();
+<<<<<<< HEAD
         Box::pin(async move { Ok(Conninfo::cancel(&conninfo, token).await?) })
+=======
+        Box::pin(async move { Ok(conninfo.cancel(token).await?) })
+>>>>>>> wal
     }
 }

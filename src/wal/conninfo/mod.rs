@@ -1,5 +1,6 @@
 //! Where the database is and how to log in, as libpq's users write it.
 
+mod given;
 mod parse;
 
 use std::fmt;
@@ -10,6 +11,8 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use tokio_postgres::{CancelToken, Client, NoTls};
+
+use given::Given;
 
 use super::error::Error;
 use super::sql_tls::SqlTls;
@@ -107,27 +110,6 @@ pub struct Conninfo {
 /// libpq waits for ever by default; a daemon that retries must not.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What libpq has and what makes no difference here: both spellings stay usable in one environment.
-const IGNORED: &[&str] = &[
-    "client_encoding",
-    "fallback_application_name",
-    "gssencmode",
-    "gssdelegation",
-    "gsslib",
-    "keepalives",
-    "keepalives_count",
-    "keepalives_idle",
-    "keepalives_interval",
-    "krbsrvname",
-    "load_balance_hosts",
-    "passfile",
-    "replication",
-    "sslcompression",
-    "sslsni",
-    "target_session_attrs",
-    "tcp_user_timeout",
-];
-
 impl Conninfo {
     /// Reads a conninfo; what it leaves out comes from `PGUSER`, `PGPASSWORD` and libpq's defaults.
     pub fn parse(text: &str) -> Result<Conninfo, ConninfoError> {
@@ -135,10 +117,7 @@ impl Conninfo {
     }
 
     fn parse_with(text: &str, environment: impl Fn(&str) -> Option<String>) -> Result<Conninfo, ConninfoError> {
-        let mut given = Given::default();
-        for (key, value) in parse::pairs(text)? {
-            given.set(&key, value)?;
-        }
+        let given = Given::read(text)?;
         let user = given.user.or_else(|| environment("PGUSER")).ok_or(ConninfoError::NoUser)?;
         let password = given.password.or_else(|| environment("PGPASSWORD"));
         let host = match (given.host, given.hostaddr) {
@@ -252,6 +231,7 @@ impl Conninfo {
         Ok((client, Box::pin(connection)))
     }
 
+    /// Asks the server to cancel what a session of [`Conninfo::connect`] runs, over the same kind of transport.
     /// Asks the server to end what a session is doing, over the same kind of transport.
     pub async fn cancel(&self, token: CancelToken) -> Result<(), Error> {
         if self.effective_ssl_mode() == SslMode::Disable {
@@ -275,80 +255,6 @@ impl std::str::FromStr for Conninfo {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         Conninfo::parse(text)
-    }
-}
-
-/// The parameters that were given, checked one by one.
-#[derive(Default)]
-struct Given {
-    host: Option<String>,
-    hostaddr: Option<IpAddr>,
-    port: Option<u16>,
-    user: Option<String>,
-    password: Option<String>,
-    dbname: Option<String>,
-    ssl_mode: SslMode,
-    ssl_root_certs: Option<RootCerts>,
-    channel_binding: ChannelBinding,
-    connect_timeout: Option<Duration>,
-    application_name: Option<String>,
-    options: Option<String>,
-}
-
-impl Given {
-    fn set(&mut self, key: &str, value: String) -> Result<(), ConninfoError> {
-        let invalid = |parameter, expected| ConninfoError::InvalidValue { parameter, value: value.clone(), expected };
-        match key {
-            "host" | "hostaddr" | "port" if value.contains(',') => return Err(ConninfoError::SeveralHosts),
-            // An empty value is, to libpq, the same as none.
-            _ if value.is_empty() => {}
-            "host" => self.host = Some(value),
-            "hostaddr" => self.hostaddr = Some(value.parse().map_err(|_| invalid("hostaddr", "an IP address"))?),
-            "port" => {
-                let port = value.trim().parse().ok().filter(|port| *port != 0);
-                self.port = Some(port.ok_or_else(|| invalid("port", "a number from 1 to 65535"))?);
-            }
-            "user" => self.user = Some(value),
-            "password" => self.password = Some(value),
-            "dbname" => self.dbname = Some(value),
-            "sslmode" => {
-                self.ssl_mode = match value.as_str() {
-                    "disable" => SslMode::Disable,
-                    // `allow` differs from `prefer` in which of the two is tried first.
-                    "allow" | "prefer" => SslMode::Prefer,
-                    "require" => SslMode::Require,
-                    "verify-ca" => SslMode::VerifyCa,
-                    "verify-full" => SslMode::VerifyFull,
-                    _ => return Err(invalid("sslmode", "disable, prefer, require, verify-ca or verify-full")),
-                }
-            }
-            "sslrootcert" if value == "system" => self.ssl_root_certs = Some(RootCerts::System),
-            "sslrootcert" => self.ssl_root_certs = Some(RootCerts::File(value.into())),
-            "channel_binding" => {
-                self.channel_binding = match value.as_str() {
-                    "disable" => ChannelBinding::Disable,
-                    "prefer" => ChannelBinding::Prefer,
-                    "require" => ChannelBinding::Require,
-                    _ => return Err(invalid("channel_binding", "disable, prefer or require")),
-                }
-            }
-            "connect_timeout" => {
-                let seconds: i64 = value.trim().parse().map_err(|_| invalid("connect_timeout", "seconds"))?;
-                // 0 and less: libpq waits for ever. We keep our own limit.
-                self.connect_timeout = u64::try_from(seconds).ok().filter(|s| *s > 0).map(Duration::from_secs);
-            }
-            "application_name" => self.application_name = Some(value),
-            "options" => self.options = Some(value),
-            "sslnegotiation" if value == "postgres" => {}
-            "sslnegotiation" => return Err(ConninfoError::Unsupported("sslnegotiation=direct")),
-            "sslcert" => return Err(ConninfoError::Unsupported("sslcert")),
-            "sslkey" => return Err(ConninfoError::Unsupported("sslkey")),
-            "sslcrl" => return Err(ConninfoError::Unsupported("sslcrl")),
-            "service" => return Err(ConninfoError::Unsupported("service")),
-            ignored if IGNORED.contains(&ignored) => {}
-            unknown => return Err(ConninfoError::UnknownParameter(unknown.to_owned())),
-        }
-        Ok(())
     }
 }
 
