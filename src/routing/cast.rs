@@ -10,7 +10,7 @@ use crate::catalog::Oid;
 pub struct CastRequest {
     /// The type of the column (of the element, where `array`). [`CastRequest::REGEX`]: see there.
     pub type_oid: Oid,
-    /// The type as SQL under an empty search_path, without `[]`.
+    /// What `$1::text::` is followed by: the type as SQL under an empty search_path, without `[]`.
     pub sql_name: String,
     pub text: String,
     /// The text is a literal of an array of the type.
@@ -21,25 +21,19 @@ impl CastRequest {
     /// Stands in `type_oid` when the question is whether the text is a regular expression.
     pub const REGEX: Oid = 0;
 
+    /// No cast tells whether a text is a regular expression; using it does.
     pub(super) fn regex(pattern: &str) -> CastRequest {
-        CastRequest {
-            type_oid: CastRequest::REGEX,
-            sql_name: "pg_catalog.text".into(),
-            text: pattern.into(),
-            array: false,
-        }
+        let used = "pg_catalog.text is null or ''::pg_catalog.text operator(pg_catalog.~) $1::pg_catalog.text";
+        CastRequest { type_oid: CastRequest::REGEX, sql_name: used.into(), text: pattern.into(), array: false }
     }
 
     /// The statement to ask with: `$1` is the text, the answer is one text, the canonical form.
     ///
     /// `format` because a cast to text is not always what the stream carries: `true` instead of `t`, and the mask of
-    /// a single address.
+    /// a single address. (Those two are understood, too.)
     pub fn statement(&self) -> String {
         let brackets = if self.array { "[]" } else { "" };
-        match self.type_oid {
-            CastRequest::REGEX => "select ('' operator(pg_catalog.~) $1::pg_catalog.text)::pg_catalog.text".into(),
-            _ => format!("select pg_catalog.format('%s', $1::pg_catalog.text::{}{brackets})", self.sql_name),
-        }
+        format!("select pg_catalog.format('%s', $1::pg_catalog.text::{}{brackets})", self.sql_name)
     }
 }
 

@@ -164,14 +164,16 @@ pub(super) fn catalog() -> Catalog {
         ),
     ];
     Catalog {
-        version: 1,
-        server_version: 150_000,
         relations: relations.into_iter().collect(),
         types: types(),
+<<<<<<< HEAD
         roles: Arc::new(Roles {
             by_name: HashMap::from([("anon".to_owned(), Arc::new(role))]),
             ..Roles::default()
         }),
+=======
+        roles: Arc::new(Roles { by_name: HashMap::from([("anon".to_owned(), Arc::new(role))]), ..Roles::default() }),
+>>>>>>> routing
         ..Catalog::default()
     }
 }

@@ -3,6 +3,8 @@
 //! Values are random; the seed is printed and read back from `WALCAST_DIFFERENTIAL_SEED`. How many is said by a
 //! variable of each test, with a default that suits every day.
 
+mod filter_questions;
+mod filters;
 mod json_of_values;
 mod pg_types;
 mod random_json;
