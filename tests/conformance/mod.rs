@@ -57,7 +57,7 @@ async fn postgres_changes_go_as_recorded() {
 
 #[tokio::test]
 async fn the_limit_of_channels_goes_as_recorded() {
-    play_all(LIMIT_OF_CHANNELS, &["--channels-per-client-max", "3"]).await;
+    play_all(LIMIT_OF_CHANNELS, &["--channels-per-connection-max", "3"]).await;
 }
 
 #[test]
