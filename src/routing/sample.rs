@@ -166,14 +166,7 @@ pub(super) fn catalog() -> Catalog {
     Catalog {
         relations: relations.into_iter().collect(),
         types: types(),
-<<<<<<< HEAD
-        roles: Arc::new(Roles {
-            by_name: HashMap::from([("anon".to_owned(), Arc::new(role))]),
-            ..Roles::default()
-        }),
-=======
         roles: Arc::new(Roles { by_name: HashMap::from([("anon".to_owned(), Arc::new(role))]), ..Roles::default() }),
->>>>>>> routing
         ..Catalog::default()
     }
 }

@@ -48,10 +48,6 @@ impl Connect for Conninfo {
 
     fn cancel(&self, token: CancelToken) -> BoxFuture<'static, Result<(), ConnectError>> {
         let conninfo = self.clone();
-<<<<<<< HEAD
-        Box::pin(async move { Ok(Conninfo::cancel(&conninfo, token).await?) })
-=======
         Box::pin(async move { Ok(conninfo.cancel(token).await?) })
->>>>>>> wal
     }
 }

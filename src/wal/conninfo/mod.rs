@@ -232,7 +232,6 @@ impl Conninfo {
     }
 
     /// Asks the server to cancel what a session of [`Conninfo::connect`] runs, over the same kind of transport.
-    /// Asks the server to end what a session is doing, over the same kind of transport.
     pub async fn cancel(&self, token: CancelToken) -> Result<(), Error> {
         if self.effective_ssl_mode() == SslMode::Disable {
             return Ok(token.cancel_query(NoTls).await?);
