@@ -51,7 +51,19 @@ pub const WITHHELD: &[(&str, &str, &str)] = &[
     ("pg_rls_anon", "DELETE", "no policy for anon: no row of the table was ever his, deleted or not (DESIGN 8)"),
 ];
 
+/// Topics whose changes walcast does not deliver.
+pub const WITHHELD_ON_TOPICS: &[(&str, &str, &str)] = &[(
+    "pg_types_filters_valid",
+    "realtime:tv16",
+    "`ch=eq.a` on char(5): the original cuts value and filter to one character (DESIGN 8); Postgres says 'ab' <> 'a'",
+)];
+
 pub fn is_withheld(case: &str, recorded: &mut Message) -> bool {
+    if recorded.change().is_some()
+        && WITHHELD_ON_TOPICS.iter().any(|(name, topic, _)| case.starts_with(name) && recorded.topic == *topic)
+    {
+        return true;
+    }
     let kind = recorded.change().and_then(|change| change.get("type")).and_then(Value::as_str).map(str::to_string);
     WITHHELD.iter().any(|(name, withheld, _)| case.starts_with(name) && kind.as_deref() == Some(withheld))
 }

@@ -12,6 +12,7 @@ mod connection;
 mod http;
 mod masks;
 mod message;
+mod relay;
 mod replay;
 mod token;
 mod transcript;
@@ -19,7 +20,7 @@ mod transcript;
 use walcast::demo::postgres::{Cluster, ClusterOptions};
 
 use crate::support::database::Database;
-use crate::support::relay::{self, RelayOptions};
+use relay::RelayOptions;
 use replay::Stage;
 use transcript::Transcript;
 

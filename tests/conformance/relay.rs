@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::database::Database;
+use crate::support::database::Database;
 
 /// What differs from the defaults.
 #[derive(Clone, Debug)]
