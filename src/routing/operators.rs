@@ -43,7 +43,7 @@ pub(super) fn refusal(operator: Operator, column_type: &PgType, base: &PgType) -
         Operator::Is => return None,
         Operator::Like | Operator::Ilike => exact(&["text", "bpchar", "name", "bytea"]),
         Operator::Match | Operator::Imatch => exact(&["text"]),
-        _ if is_comparable(operator, base) => return None,
+        _ if is_comparable(operator, column_type, base) => return None,
         // Supabase accepts these, and then every change of the table fails for everybody (PROTOCOL 4.6).
         _ => {
             let (operator, name) = (operator.as_str(), name());
@@ -54,9 +54,12 @@ pub(super) fn refusal(operator: Operator, column_type: &PgType, base: &PgType) -
         .then(|| format!("operator {} requires a text-compatible column type, got {}", operator.as_str(), name()))
 }
 
-fn is_comparable(operator: Operator, base: &PgType) -> bool {
-    if matches!(base.kind, TypeKind::Array { .. } | TypeKind::Pseudo) {
-        return false;
+fn is_comparable(operator: Operator, column_type: &PgType, base: &PgType) -> bool {
+    match base.kind {
+        TypeKind::Array { .. } | TypeKind::Pseudo => return false,
+        // `anyenum` does not look through domains, though `anyrange` does.
+        TypeKind::Enum { .. } if column_type.oid != base.oid => return false,
+        _ => {}
     }
     if base.schema != "pg_catalog" {
         return true;

@@ -196,8 +196,8 @@ impl Column {
 pub(super) struct Question {
     /// What the client sends.
     pub(super) filter: String,
-    /// What Postgres is asked.
-    pub(super) expected: String,
+    /// What Postgres is asked, clause by clause.
+    pub(super) clauses: Vec<String>,
     /// Patterns may be refused by Postgres when they meet a value.
     pub(super) has_pattern: bool,
 }
@@ -208,10 +208,14 @@ impl Question {
         if random.random_ratio(1, 4) {
             let other = Question::clause(columns, random);
             question.filter = format!("{},{}", question.filter, other.filter);
-            question.expected = format!("({}) and ({})", question.expected, other.expected);
+            question.clauses.extend(other.clauses);
             question.has_pattern |= other.has_pattern;
         }
         question
+    }
+
+    pub(super) fn expected(&self) -> String {
+        format!("({})", self.clauses.join(") and ("))
     }
 
     fn clause(columns: &[&Column], random: &mut StdRng) -> Question {
@@ -234,7 +238,7 @@ impl Question {
         let not = if negate { "not." } else { "" };
         Question {
             filter: format!("{}={not}{operator}.{written}", column.name),
-            expected: sql(column, operator, &value, negate),
+            clauses: vec![sql(column, operator, &value, negate)],
             has_pattern: matches!(operator, "like" | "ilike" | "match" | "imatch"),
         }
     }

@@ -1,0 +1,180 @@
+//! What a change costs in the index, by the number of equality-filtered subscriptions.
+//!
+//! `cargo bench --bench routing`. Each index has subscriptions `session_id=eq.<uuid>`, ten to each key, and is asked
+//! for changes whose keys are drawn uniformly: ten match. The sizes take turns, so that whatever else the machine does
+//! hits all of them; what is printed is the median of the rounds, with the smallest and the largest.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use walcast::catalog::{
+    AclItem, Catalog, Column, ColumnIndex, PgType, Publish, Relation, RelationKind, ReplicaIdentity, Role, Roles,
+    TypeKind,
+};
+use walcast::change::{Change, Layout, OldRow, Operation, Row};
+use walcast::routing::{Binding, Bound, Casts, Matches, SubscriptionId, SubscriptionIndex, bind};
+use walcast::wal::pgoutput::{RelationId, Tuple};
+
+const SIZES: [usize; 3] = [10, 1_000, 100_000];
+const MATCHING: usize = 10;
+const ROUNDS: usize = 9;
+const CHANGES: usize = 200_000;
+const GOAL_RATIO: f64 = 1.5;
+const GOAL: Duration = Duration::from_micros(2);
+
+fn main() {
+    let catalog = catalog();
+    let mut measured: Vec<Measured> = SIZES.iter().map(|size| Measured::new(&catalog, *size)).collect();
+    for _ in 0..ROUNDS {
+        measured.iter_mut().for_each(Measured::round);
+    }
+    println!(
+        "{:>13} | {:>26} | {:>26} | {:>5} | bytes each",
+        "subscriptions", "CPU ns per change", "wall ns per change", "ratio"
+    );
+    let base = median(&measured[0].cpu);
+    for one in &measured {
+        let ratio = median(&one.cpu) / base;
+        println!("{:>13} | {} | {} | {ratio:>5.2} | {}", one.size, spread(&one.cpu), spread(&one.wall), one.bytes_each);
+    }
+    let last = &measured[SIZES.len() - 1];
+    let (ratio, cost) = (median(&last.cpu) / base, median(&last.cpu));
+    let verdict = |holds: bool| if holds { "holds" } else { "MISSED" };
+    println!(
+        "goal: {} to {} subscriptions at most {GOAL_RATIO}x: {}",
+        SIZES[0],
+        last.size,
+        verdict(ratio <= GOAL_RATIO)
+    );
+    println!("goal: a change below {GOAL:?}: {}", verdict(cost < GOAL.as_nanos() as f64));
+}
+
+struct Measured {
+    size: usize,
+    index: SubscriptionIndex,
+    changes: Vec<Change>,
+    bytes_each: usize,
+    cpu: Vec<f64>,
+    wall: Vec<f64>,
+}
+
+impl Measured {
+    fn new(catalog: &Catalog, size: usize) -> Measured {
+        let keys: Vec<String> = (0..size / MATCHING).map(|_| uuid()).collect();
+        let mut index = SubscriptionIndex::default();
+        let before = resident_bytes();
+        for at in 0..size {
+            // Every subscriber parses and binds for itself.
+            let filter = format!("session_id=eq.{}", keys[at % keys.len()]);
+            let params = serde_json::json!({"event": "*", "schema": "public", "table": "chat", "filter": filter});
+            let binding = Binding::parse(params.as_object().expect("an object")).expect("a good binding");
+            let Bound::Ready(bound) = bind(&binding, catalog, "anon", &Casts::default()) else {
+                panic!("{filter} does not bind")
+            };
+            index.insert(SubscriptionId(at as u64), &bound[0]);
+        }
+        let bytes_each = resident_bytes().saturating_sub(before) / size;
+        let relation = catalog.relations.values().next().expect("one relation");
+        // More changes than caches hold, in an order that no prefetcher knows.
+        let changes = (0..4096).map(|_| change(relation, &keys[rand::random_range(0..keys.len())])).collect();
+        Measured { size, index, changes, bytes_each, cpu: Vec::new(), wall: Vec::new() }
+    }
+
+    fn round(&mut self) {
+        let mut matches = Matches::default();
+        let (wall, cpu) = (Instant::now(), cpu_time());
+        let mut matched = 0;
+        for change in self.changes.iter().cycle().take(CHANGES) {
+            self.index.matches(change, &mut matches);
+            matched += matches.matched.len();
+        }
+        let (cpu, wall) = (cpu_time() - cpu, wall.elapsed());
+        assert_eq!(matched, MATCHING * CHANGES);
+        self.cpu.push(cpu.as_nanos() as f64 / CHANGES as f64);
+        self.wall.push(wall.as_nanos() as f64 / CHANGES as f64);
+    }
+}
+
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted[sorted.len() / 2]
+}
+
+fn spread(values: &[f64]) -> String {
+    let (min, max) = values.iter().fold((f64::MAX, 0.0_f64), |(min, max), value| (min.min(*value), max.max(*value)));
+    format!("{:>8.1} ({min:>6.1}..{max:>6.1})", median(values))
+}
+
+/// Time this thread has run, from the first number of `schedstat`.
+fn cpu_time() -> Duration {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    let nanos = text.split(' ').next().and_then(|text| text.parse().ok()).unwrap_or_default();
+    Duration::from_nanos(nanos)
+}
+
+fn resident_bytes() -> usize {
+    let text = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    text.split(' ').nth(1).and_then(|text| text.parse::<usize>().ok()).unwrap_or_default() * 4096
+}
+
+fn uuid() -> String {
+    let text = format!("{:032x}", rand::random::<u128>());
+    [&text[..8], &text[8..12], &text[12..16], &text[16..20], &text[20..]].join("-")
+}
+
+fn change(relation: &Arc<Relation>, key: &str) -> Change {
+    let values = [Some("1"), Some(key), Some("hello"), None].map(|value| value.map(str::as_bytes));
+    let tuple = Tuple::from_values(values);
+    let new = Row { layout: Arc::new(Layout::identity(relation.clone())), tuple, key_only: false };
+    let (relation, operation, old) = (relation.clone(), Operation::Insert, OldRow::Absent);
+    Change { relation, operation, new: Some(new), old, index: 0, commit_timestamp: 0 }
+}
+
+/// `public.chat (id int8 primary key, session_id uuid, body text, sender text)`, readable by everybody.
+fn catalog() -> Catalog {
+    let types = [(20, "int8", "bigint"), (25, "text", "text"), (2950, "uuid", "uuid")];
+    let types = types.map(|(oid, name, sql_name)| PgType {
+        oid,
+        schema: "pg_catalog".into(),
+        name: name.into(),
+        sql_name: sql_name.into(),
+        kind: TypeKind::Base,
+        has_json_cast: false,
+    });
+    let columns = [("id", 20), ("session_id", 2950), ("body", 25), ("sender", 25)];
+    let columns = columns.iter().zip(1..).map(|((name, type_oid), attnum)| Column {
+        attnum,
+        name: (*name).into(),
+        type_oid: *type_oid,
+        type_modifier: -1,
+        generated: None,
+        collation: None,
+        acl: vec![],
+    });
+    let relation = Relation {
+        id: RelationId(1),
+        schema: "public".into(),
+        name: "chat".into(),
+        kind: RelationKind::Table,
+        owner: 10,
+        row_security: false,
+        force_row_security: false,
+        replica_identity: ReplicaIdentity::Default,
+        columns: columns.collect(),
+        primary_key: vec![ColumnIndex(0)],
+        identity_key: vec![ColumnIndex(0)],
+        acl: vec![AclItem { grantee: 0 }],
+        policies: vec![],
+        publish: Publish { insert: true, update: true, delete: true },
+    };
+    let (superuser, bypass_rls, inherits) = (false, false, HashSet::new());
+    let role = Role { oid: 20_000, name: "anon".into(), superuser, bypass_rls, inherits };
+    Catalog {
+        relations: HashMap::from([(relation.id, Arc::new(relation))]),
+        types: types.into_iter().map(|pg_type| (pg_type.oid, Arc::new(pg_type))).collect(),
+        roles: Arc::new(Roles { by_name: HashMap::from([("anon".into(), Arc::new(role))]), ..Roles::default() }),
+        ..Catalog::default()
+    }
+}
