@@ -2,6 +2,7 @@
 
 mod catalog;
 mod chat_example;
+mod oracle;
 mod setup;
 mod websocket;
 

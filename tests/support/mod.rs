@@ -1,4 +1,5 @@
 //! What the tests are told with: clusters, databases, clients.
 
 pub mod database;
+pub mod policies;
 pub mod socket;
