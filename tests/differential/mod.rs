@@ -3,6 +3,7 @@
 //! Values are random; the seed is printed and read back from `WALCAST_DIFFERENTIAL_SEED`. How many is said by a
 //! variable of each test, with a default that suits every day.
 
+mod authorization;
 mod json_of_values;
 mod pg_types;
 mod random_json;

@@ -90,11 +90,14 @@ impl Ground {
     }
 
     pub async fn table(&self, name: &str) -> Table {
-        let catalog = self.catalog().await;
+        self.table_of(&self.catalog().await, name).await
+    }
+
+    pub async fn table_of(&self, catalog: &Catalog, name: &str) -> Table {
         let found = catalog.relations.values().find(|relation| relation.name == name);
         let relation = Arc::clone(found.unwrap_or_else(|| panic!("no table {name}")));
         let rows = images(&self.database, &relation).await;
-        Table { catalog, relation, rows }
+        Table { catalog: catalog.clone(), relation, rows }
     }
 
     /// The oracle's answer to the table's policies, or what the plan says without it.
