@@ -3,6 +3,7 @@
 //! Values are random; the seed is printed and read back from `WALCAST_DIFFERENTIAL_SEED`. How many is said by a
 //! variable of each test, with a default that suits every day.
 
+mod authorization;
 mod filter_questions;
 mod filters;
 mod json_of_values;

@@ -2,6 +2,7 @@
 
 mod catalog;
 mod chat_example;
+mod oracle;
 mod replication;
 mod replication_errors;
 mod replication_login;
