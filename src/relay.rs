@@ -94,7 +94,7 @@ impl Relay {
         let (watcher, watcher_handle) = {
             let conninfo = config.conninfo.with_application_name("walcast catalog");
             let stopping = reader_handle.clone();
-            Watcher::new(conninfo, publications, &loaded, updates, move || stopping.notify_server_stopping())
+            Watcher::new(conninfo, publications, updates, move || stopping.notify_server_stopping())
         };
         stream.spawn(watcher.run(abandon.clone()));
 

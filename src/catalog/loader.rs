@@ -42,6 +42,8 @@ pub enum LoadError {
         VISIBILITY_LIMIT
     )]
     NotVisible { xid: u32 },
+    #[error("the server does not answer within {0:?}")]
+    NoAnswer(Duration),
     #[error("the WAL is not flushed up to {wanted} after {0:?}", FLUSH_LIMIT)]
     NotFlushed { wanted: Lsn },
 }
@@ -137,7 +139,7 @@ async fn pin(transaction: &Transaction<'_>) -> Result<(), tokio_postgres::Error>
 }
 
 /// Waits until all that is in the WAL now is flushed, and says how far that is.
-async fn flushed_past_everything_seen(client: &Client) -> Result<Lsn, LoadError> {
+pub(super) async fn flushed_past_everything_seen(client: &Client) -> Result<Lsn, LoadError> {
     // At a page's edge the insert position lies behind a header (24 or 40 bytes) that nobody writes before there is a
     // record to follow it: on a quiet server it would never be flushed.
     let wanted = "select (case when off <= 40 then lsn - off else lsn end)::text from (select lsn, \

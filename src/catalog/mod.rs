@@ -29,6 +29,7 @@ pub use relation::{
 pub use role::{Role, Roles};
 pub use snapshot::Snapshot;
 pub use state::{State, StateError};
+pub use watcher::{CatalogUpdate, Watcher, WatcherHandle};
 
 use crate::wal::pgoutput::RelationId;
 

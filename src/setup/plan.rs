@@ -137,10 +137,14 @@ fn auth(facts: &Facts, steps: &mut Vec<Step>) {
 fn publications(facts: &Facts, config: &Config, steps: &mut Vec<Step>) {
     for publication in &config.publications {
         if !facts.publications.contains(publication) {
-            let name = escape_identifier(publication);
+            let create = literal(&format!("create publication {}", escape_identifier(publication)));
             steps.push(Step::required(
                 format!("The publication {publication}, with no table yet."),
-                format!("create publication {name}"),
+                format!(
+                    "do $make$ begin\n    if not exists (select from pg_publication where pubname = {}) then\n        \
+                     execute {create};\n    end if;\nend $make$",
+                    literal(publication),
+                ),
             ));
         }
     }

@@ -4,6 +4,8 @@ use std::fmt;
 
 use tokio_postgres::{Client, Transaction};
 
+use crate::wal::Conninfo;
+
 use super::{Config, Facts, Otherwise, Secrets, Step, plan, removal};
 
 /// Why nothing was changed.
@@ -77,6 +79,36 @@ pub async fn run(client: &mut Client, config: &Config) -> Result<Report, SetupEr
         percent_encode(&facts.database)
     ));
     Ok(report)
+}
+
+/// [`run`] before `serve --auto-setup`, over the same URL: what `serve` needs and its login may do. Roles and helpers of
+/// a plain Postgres are left to whoever asks for them.
+pub async fn automatic(conninfo: &Conninfo, publication: &str) -> Result<(), AutomaticError> {
+    let (mut client, connection) = conninfo.connect().await?;
+    let connection = tokio::spawn(connection);
+    let config =
+        Config { publications: vec![publication.to_owned()], authority: conninfo.address(), ..Config::default() };
+    let report = run(&mut client, &config).await?;
+    for (title, outcome) in &report.steps {
+        match outcome {
+            Outcome::Done => tracing::debug!("setup: {title}"),
+            Outcome::DoneBut(note) => tracing::warn!("setup: {title} {note}"),
+            Outcome::NotDone { message, note } => tracing::warn!("setup: {title} Postgres says: {message}. {note}"),
+        }
+    }
+    drop(client);
+    // It ends with the client.
+    drop(connection.await);
+    Ok(())
+}
+
+/// Why `serve --auto-setup` cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum AutomaticError {
+    #[error(transparent)]
+    Connect(#[from] crate::wal::Error),
+    #[error(transparent)]
+    Setup(#[from] SetupError),
 }
 
 /// Takes away what [`run`] made.

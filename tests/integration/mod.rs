@@ -8,6 +8,7 @@ mod replication_errors;
 mod replication_login;
 mod replication_shutdown;
 mod setup;
+mod watcher;
 mod websocket;
 
 use crate::support::database::Database;
