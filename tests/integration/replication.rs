@@ -25,6 +25,11 @@ pub async fn wal_position(client: &Client) -> Lsn {
     row.get::<_, String>(0).parse().unwrap()
 }
 
+async fn server_major(client: &Client) -> i32 {
+    let row = client.query_one("select current_setting('server_version_num')::int / 10000", &[]).await.unwrap();
+    row.get(0)
+}
+
 /// The table's contents as text, under the settings that the stream is pinned to.
 async fn contents(client: &Client, table: &str) -> Table {
     let sql = format!("set timezone = 'UTC'; set datestyle = 'ISO'; select * from {table}");
@@ -135,7 +140,8 @@ async fn a_quiet_publication_confirms_what_other_tables_write() {
     client.batch_execute("insert into quiet select generate_series(1, 10000)").await.unwrap();
     let position = wal_position(&client).await;
     replica.until_position(position).await;
-    assert!(replica.commits.is_empty());
+    // 14 sends the transaction, empty.
+    assert!(replica.tables.is_empty());
     eventually(
         &client,
         &format!("select confirmed_flush_lsn >= '{position}' from pg_replication_slots where slot_name = '{name}'"),
@@ -245,6 +251,9 @@ async fn a_temporary_slot_announces_what_a_broken_connection_lost() {
 #[tokio::test]
 async fn an_own_publication_made_after_the_position_is_left_out_until_it_is_passed() {
     let Database { client, url, name } = chat().await;
+    if server_major(&client).await >= 18 {
+        return; // 18 skips such changes in silence.
+    }
     let mut config = config(&url, &name);
     Replica::streaming(config.clone()).await.stop().await.unwrap();
     client.batch_execute("insert into message values (1)").await.unwrap();
@@ -266,6 +275,9 @@ async fn an_own_publication_made_after_the_position_is_left_out_until_it_is_pass
 #[tokio::test]
 async fn conflicting_column_lists_leave_the_own_publication_out() {
     let Database { client, url, name } = chat().await;
+    if server_major(&client).await < 15 {
+        return; // 14 has no column lists.
+    }
     client.batch_execute("create publication walcast for table message (id)").await.unwrap();
     let mut config = config(&url, &name);
     config.own_publication = Some("walcast".to_owned());
@@ -281,6 +293,9 @@ async fn conflicting_column_lists_leave_the_own_publication_out() {
 #[tokio::test]
 async fn an_error_that_recurs_is_surfaced_and_left_by_skipping() {
     let Database { client, url, name } = chat().await;
+    if server_major(&client).await >= 18 {
+        return; // 18 skips such changes in silence.
+    }
     let config = config(&url, &name);
     Replica::streaming(config.clone()).await.stop().await.unwrap();
     client.batch_execute("drop publication app").await.unwrap();
