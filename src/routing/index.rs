@@ -9,7 +9,7 @@ mod class;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use self::class::{Class, Entry};
+use self::class::Class;
 use super::BoundSubscription;
 use super::predicate::{Image, Predicate};
 use super::slab::Slab;
@@ -70,7 +70,7 @@ impl SubscriptionIndex {
         let next = self.heads.get(&id).copied();
         let (relation, group) = (subscription.relation, predicate.map(|predicate| class.group_of(predicate)));
         let member = self.members.insert(Member { relation, slot, group, position: 0, next });
-        self.members.get_mut(member).position = class.add(group, Entry { id, member });
+        self.members.get_mut(member).position = class.add(group, id, member);
         self.heads.insert(id, member);
     }
 
@@ -87,7 +87,7 @@ impl SubscriptionIndex {
         let class = &mut classes[usize::from(member.slot)];
         let Some(inner) = class else { return };
         if let Some(moved) = inner.take_out(member.group, member.position) {
-            self.members.get_mut(moved.member).position = member.position;
+            self.members.get_mut(moved).position = member.position;
         }
         if inner.is_empty() {
             *class = None;

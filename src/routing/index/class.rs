@@ -13,17 +13,18 @@ use crate::routing::slab::Slab;
 use crate::routing::subscription::SubscriptionId;
 use crate::wal::pgoutput::Datum;
 
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Entry {
-    pub(super) id: SubscriptionId,
-    /// Its place in the index' members.
-    pub(super) member: u32,
+/// Subscriptions that match together. A change reads the ids alone, and reads them in one go.
+#[derive(Debug, Default)]
+struct Entries {
+    ids: SmallVec<[SubscriptionId; 2]>,
+    /// Their places in the index' members.
+    members: SmallVec<[u32; 4]>,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Class {
     /// Subscriptions without a filter.
-    plain: Vec<Entry>,
+    plain: Entries,
     groups: Slab<Group>,
     by_predicate: HashMap<Arc<Predicate>, u32, foldhash::fast::RandomState>,
     /// Groups that no equality leads to.
@@ -34,8 +35,10 @@ pub(super) struct Class {
 /// The subscriptions that share a predicate.
 #[derive(Debug)]
 struct Group {
+    entries: Entries,
+    /// The bucket says it all: there is no other test. Known here so that a match need not look at the predicate.
+    is_equality: bool,
     predicate: Arc<Predicate>,
-    entries: SmallVec<[Entry; 1]>,
     /// Where the group stands in each of its buckets, in the order of the predicate's values; or in the scan list.
     places: SmallVec<[u32; 1]>,
 }
@@ -45,8 +48,11 @@ struct Group {
 struct Buckets {
     column: ColumnIndex,
     form: Form,
-    by_value: HashMap<Arc<[u8]>, SmallVec<[u32; 2]>, foldhash::fast::RandomState>,
+    by_value: HashMap<Key, SmallVec<[u32; 2]>, foldhash::fast::RandomState>,
 }
+
+/// A value, in the table itself up to the length of a UUID: following a pointer would cost more than comparing.
+type Key = SmallVec<[u8; 36]>;
 
 impl Class {
     /// The predicate as it is already known here.
@@ -59,11 +65,9 @@ impl Class {
         if let Some(group) = self.by_predicate.get(&predicate) {
             return *group;
         }
-        let group = self.groups.insert(Group {
-            predicate: predicate.clone(),
-            entries: SmallVec::new(),
-            places: SmallVec::new(),
-        });
+        let is_equality = predicate.equality().is_some() && predicate.tests.len() == 1;
+        let (entries, places) = (Entries::default(), SmallVec::new());
+        let group = self.groups.insert(Group { entries, is_equality, predicate: predicate.clone(), places });
         let places = self.link(group, &predicate);
         self.groups.get_mut(group).places = places;
         self.by_predicate.insert(predicate, group);
@@ -86,7 +90,7 @@ impl Class {
             self.columns.len() - 1
         });
         let join = |value: &Arc<[u8]>| {
-            let bucket = self.columns[at].by_value.entry(value.clone()).or_default();
+            let bucket = self.columns[at].by_value.entry(Key::from_slice(value)).or_default();
             bucket.push(group);
             (bucket.len() - 1) as u32
         };
@@ -94,31 +98,26 @@ impl Class {
     }
 
     /// Adds a subscription; the answer is its position.
-    pub(super) fn add(&mut self, group: Option<u32>, entry: Entry) -> u32 {
-        match group {
-            None => push(&mut self.plain, entry),
-            Some(group) => {
-                let entries = &mut self.groups.get_mut(group).entries;
-                entries.push(entry);
-                (entries.len() - 1) as u32
-            }
-        }
+    pub(super) fn add(&mut self, group: Option<u32>, id: SubscriptionId, member: u32) -> u32 {
+        self.entries_mut(group).push(id, member)
     }
 
-    /// Removes the subscription at a position; the answer is the one that has moved there.
-    pub(super) fn take_out(&mut self, group: Option<u32>, position: u32) -> Option<Entry> {
-        let at = position as usize;
-        let Some(group) = group else {
-            self.plain.swap_remove(at);
-            return self.plain.get(at).copied();
-        };
-        let entries = &mut self.groups.get_mut(group).entries;
-        entries.swap_remove(at);
-        let moved = entries.get(at).copied();
-        if entries.is_empty() {
+    /// Removes the subscription at a position; the answer is the member that has moved there.
+    pub(super) fn take_out(&mut self, group: Option<u32>, position: u32) -> Option<u32> {
+        let entries = self.entries_mut(group);
+        let moved = entries.take_out(position as usize);
+        let is_empty = entries.ids.is_empty();
+        if let (Some(group), true) = (group, is_empty) {
             self.remove_group(group);
         }
         moved
+    }
+
+    fn entries_mut(&mut self, group: Option<u32>) -> &mut Entries {
+        match group {
+            None => &mut self.plain,
+            Some(group) => &mut self.groups.get_mut(group).entries,
+        }
     }
 
     fn remove_group(&mut self, group: u32) {
@@ -134,12 +133,12 @@ impl Class {
         };
         let Some(at) = self.columns.iter().position(|buckets| buckets.column == column) else { return };
         for (value, place) in values.iter().zip(places) {
-            let Some(bucket) = self.columns[at].by_value.get_mut(value) else { continue };
+            let Some(bucket) = self.columns[at].by_value.get_mut(&value[..]) else { continue };
             bucket.swap_remove(place as usize);
             if let Some(moved) = bucket.get(place as usize) {
                 self.groups.get_mut(*moved).move_to(value, place);
             } else if bucket.is_empty() {
-                self.columns[at].by_value.remove(value);
+                self.columns[at].by_value.remove(&value[..]);
             }
         }
         if self.columns[at].by_value.is_empty() {
@@ -148,11 +147,11 @@ impl Class {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.plain.is_empty() && self.groups.is_empty()
+        self.plain.ids.is_empty() && self.groups.is_empty()
     }
 
     pub(super) fn matches(&self, image: Option<Image<'_>>, out: &mut Matches) {
-        out.matched.extend(self.plain.iter().map(|entry| entry.id));
+        out.matched.extend_from_slice(&self.plain.ids);
         // Without any row image nothing can be said of a filter.
         let Some(image) = image else { return };
         for buckets in &self.columns {
@@ -167,19 +166,21 @@ impl Class {
     }
 
     pub(super) fn everyone(&self) -> impl Iterator<Item = SubscriptionId> {
-        self.plain.iter().chain(self.groups.iter().flat_map(|group| &group.entries)).map(|entry| entry.id)
+        let filtered = self.groups.iter().flat_map(|group| &group.entries.ids);
+        self.plain.ids.iter().chain(filtered).copied()
     }
 }
 
 impl Group {
     fn judge(&self, image: Image<'_>, found_by_bucket: bool, out: &mut Matches) {
-        match self.predicate.evaluate(image, found_by_bucket) {
+        let outcome = match found_by_bucket && self.is_equality {
+            true => Outcome::Matched,
+            false => self.predicate.evaluate(image, found_by_bucket),
+        };
+        match outcome {
             Outcome::NotMatched => {}
-            Outcome::Matched => out.matched.extend(self.entries.iter().map(|entry| entry.id)),
-            Outcome::Undecided => {
-                let ids = self.entries.iter().map(|entry| entry.id).collect();
-                out.undecided.push((self.predicate.clone(), ids));
-            }
+            Outcome::Matched => out.matched.extend_from_slice(&self.entries.ids),
+            Outcome::Undecided => out.undecided.push((self.predicate.clone(), self.entries.ids.to_vec())),
         }
     }
 
@@ -192,7 +193,17 @@ impl Group {
     }
 }
 
-fn push(entries: &mut Vec<Entry>, entry: Entry) -> u32 {
-    entries.push(entry);
-    (entries.len() - 1) as u32
+impl Entries {
+    fn push(&mut self, id: SubscriptionId, member: u32) -> u32 {
+        self.ids.push(id);
+        self.members.push(member);
+        (self.ids.len() - 1) as u32
+    }
+
+    /// The last one moves to the position of the one that leaves; the answer is its member.
+    fn take_out(&mut self, position: usize) -> Option<u32> {
+        self.ids.swap_remove(position);
+        self.members.swap_remove(position);
+        self.members.get(position).copied()
+    }
 }
