@@ -66,7 +66,7 @@ const CASES: &[Case] = &[
     ),
     case(
         "membership, names that collide",
-        "create policy p on T using (exists (select from members T2, docs where T2.who = auth.uid() and T2.team = T.team) or exists (select from members where members.team = team and who = auth.uid() and T.team = 1))",
+        "create policy p on T using (exists (select from members T2, teams docs where T2.who = auth.uid() and T2.team = T.team) or exists (select from members where members.team = team and who = auth.uid() and T.team = 1))",
     ),
     case(
         "membership with a level",

@@ -69,9 +69,12 @@ impl Script {
     }
 
     pub(super) async fn prepare(&self, session: &mut Session) -> Result<(), Trouble> {
-        for sql in self.statements() {
-            if session.prepared(self.guise.role(), sql).is_none() {
-                session.prepare(&self.guise, sql, self.schema.as_deref()).await?;
+        // Twice at most: a session that is full forgets all statements, ours among them.
+        while !self.is_prepared(session) {
+            for sql in self.statements() {
+                if session.prepared(self.guise.role(), sql).is_none() {
+                    session.prepare(&self.guise, sql, self.schema.as_deref()).await?;
+                }
             }
         }
         Ok(())

@@ -38,11 +38,15 @@ const SEARCH_PATH: &str = "
 select session_user::text,
        (select s::text
           from unnest(pg_catalog.current_schemas(true)) with ordinality as s(s, n)
-         where s not like 'pg\\_temp\\_%' order by n limit 1)";
+         where not pg_catalog.starts_with(s::text, 'pg_temp_') order by n limit 1)";
 
 /// Refuses a login that is superuser, BYPASSRLS or REPLICATION, or a member of a role that is.
 pub async fn check_login(client: &Client) -> Result<(), LoginError> {
-    if let Some(row) = client.query_opt(POWERS, &[]).await? {
+    // What the login can become is asked with nobody's operators but Postgres' own.
+    client.batch_execute("BEGIN; SET LOCAL search_path = pg_catalog, pg_temp").await?;
+    let power = client.query_opt(POWERS, &[]).await;
+    client.batch_execute("ROLLBACK").await?;
+    if let Some(row) = power? {
         let (login, role): (String, String) = (row.try_get(0)?, row.try_get(1)?);
         let (own, power): (bool, String) = (row.try_get(2)?, row.try_get(3)?);
         return Err(powerful(login, &role, own, &power));

@@ -40,6 +40,13 @@ impl Trouble {
         }
     }
 
+    /// Something that the statement names may have changed since it was prepared, a privilege among them.
+    pub(super) fn is_of_the_schema(&self) -> bool {
+        let Trouble::Statement(db) = self else { return false };
+        ["0A", "3F", "42", "XX"].iter().any(|class| db.code().code().starts_with(class))
+    }
+
+    /// An error of the role's or the claims' settings.
     pub(super) fn of_settings(err: &tokio_postgres::Error) -> Trouble {
         match Trouble::of_statement(err) {
             Trouble::Statement(db)

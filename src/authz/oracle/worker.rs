@@ -245,7 +245,7 @@ impl Worker {
             next.since = Instant::now();
         }
         let key = job.key.clone();
-        if replies.iter().any(|reply| matches!(reply, Err(Trouble::Statement(_)))) {
+        if replies.iter().any(|reply| reply.as_ref().is_err_and(Trouble::is_of_the_schema)) {
             script.forget(session);
         }
         if self.lane == Lane::Slow {
