@@ -8,7 +8,7 @@ use tracing_subscriber::EnvFilter;
 use crate::causes::with_causes;
 use crate::config::{DatabaseArgs, LogFormat, ServeArgs, duration, variable};
 use crate::relay::BoxError;
-use crate::setup;
+use crate::{check, setup};
 use crate::wal::Conninfo;
 
 /// Postgres changes to the people allowed to see them.
@@ -139,7 +139,7 @@ impl Cli {
             match self.command {
                 Command::Serve(args) => report(crate::serve::run(*args).await),
                 Command::Setup(args) => report(setup(args).await),
-                Command::Check(_args) => report(Err("not built yet".into())),
+                Command::Check(args) => check(args).await,
                 Command::Token(args) => report(token(args)),
                 Command::Tail(_args) => report(Err("not built yet".into())),
                 Command::Demo(_args) => report(Err("not built yet".into())),
@@ -197,6 +197,22 @@ async fn setup(args: SetupArgs) -> Result<(), BoxError> {
     };
     println!("{report}");
     Ok(())
+}
+
+/// `walcast check`: 0 where nothing fails, 1 otherwise.
+async fn check(args: CheckArgs) -> ExitCode {
+    let conninfo = match args.database.conninfo(variable).map_err(BoxError::from).and_then(|text| Ok(Conninfo::parse(&text)?)) {
+        Ok(conninfo) => conninfo,
+        Err(error) => return report(Err(error)),
+    };
+    let config =
+        check::Config { publications: vec![args.database.publication.clone()], slot: args.database.slot.clone() };
+    let found = check::run(&conninfo, &config).await;
+    match args.json {
+        true => println!("{}", found.json()),
+        false => println!("{found}"),
+    }
+    if found.failed() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
 fn token(args: TokenArgs) -> Result<(), BoxError> {

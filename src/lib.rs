@@ -13,6 +13,7 @@
 //! | [`channels`] | client frames | Phoenix sessions without I/O, and outboxes |
 //! | [`dispatch`] | all of the above | match, authorize, encode, deliver, confirm |
 //! | [`server`] | sockets | WebSockets, health, metrics |
+//! | [`check`] | a conninfo | what works, what does not, and the statement that mends it |
 //! | [`setup`] | an administrator's connection | what walcast needs in a database, and its removal |
 //!
 //! [`relay`] is the composition root: the only file that wires tasks together.
@@ -22,6 +23,7 @@ pub mod catalog;
 pub mod causes;
 pub mod change;
 pub mod channels;
+pub mod check;
 pub mod cli;
 pub mod config;
 pub mod demo;

@@ -63,6 +63,13 @@ const API_ROLES: &str = "
     group by api.rolname
     order by api.rolname";
 
+/// The roles that tokens may name.
+pub async fn api_roles(client: &Client) -> Result<Vec<ApiRole>, tokio_postgres::Error> {
+    let known = ["anon", "authenticated", "service_role"];
+    let rows = client.query(API_ROLES, &[&known.as_slice()]).await?;
+    Ok(rows.iter().map(|row| ApiRole { name: row.get(0), powerful: row.get(1) }).collect())
+}
+
 impl Facts {
     pub async fn read(client: &Client, config: &Config) -> Result<Facts, tokio_postgres::Error> {
         let row = client
@@ -116,9 +123,7 @@ impl Facts {
             self.roles.insert(name);
         }
         self.rds = self.roles.contains("rds_replication");
-        let known = ["anon", "authenticated", "service_role"];
-        let rows = client.query(API_ROLES, &[&known.as_slice()]).await?;
-        self.api_roles = rows.iter().map(|row| ApiRole { name: row.get(0), powerful: row.get(1) }).collect();
+        self.api_roles = api_roles(client).await?;
         let sql = "select r.rolname::text from pg_auth_members m join pg_roles r on r.oid = m.roleid
             join pg_roles o on o.oid = m.member where o.rolname = $1";
         let rows = client.query(sql, &[&config.oracle_login]).await?;

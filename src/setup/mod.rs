@@ -9,7 +9,7 @@ mod plan;
 mod remove;
 mod run;
 
-pub use facts::{ApiRole, Facts};
+pub use facts::{ApiRole, Facts, api_roles};
 pub use plan::{Secrets, plan};
 pub use remove::removal;
 pub use run::{Outcome, Report, SetupError, automatic, oracle_login, remove, run};

@@ -1,6 +1,7 @@
 //! Rooms working together on a real Postgres.
 
 mod catalog;
+mod check;
 mod chat_example;
 mod oracle;
 mod replication;
