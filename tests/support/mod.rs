@@ -1,5 +1,6 @@
 //! What the tests are told with: clusters, databases, clients.
 
 pub mod database;
+pub mod relay;
 pub mod replica;
 pub mod socket;

@@ -41,7 +41,7 @@ fn start_blocking(url: &str, name: &str, options: &RelayOptions) -> RelayHandle 
     let address = listener.local_addr().expect("a bound port");
     drop(listener);
     let mut serve = program();
-    serve.args(["serve", "--database-url", url, "--jwt-secret", &options.jwt_secret]);
+    serve.args(["serve", "--database-url", url, "--jwt-secret", &options.jwt_secret, "--log", "warn"]);
     serve.args(["--listen", &address.to_string(), "--publication", "supabase_realtime", "--slot", name]);
     serve.args(&options.flags).stdin(Stdio::null());
     let mut handle = RelayHandle { address, process: serve.spawn().expect("walcast serve") };
