@@ -2,5 +2,6 @@
 
 pub mod database;
 pub mod policies;
+pub mod relay;
 pub mod replica;
 pub mod socket;
