@@ -4,5 +4,6 @@
 
 mod conformance;
 mod differential;
+mod fault;
 mod integration;
 mod support;

@@ -1,9 +1,16 @@
-//! Rooms working together on a real Postgres.
+//! Rooms working together on a real Postgres, up to the whole relay as a spawned binary.
 
 mod catalog;
+mod chat;
 mod check;
 mod chat_example;
+mod chat_script;
+mod delivery;
+mod hostile;
+mod joins;
+mod mistakes;
 mod oracle;
+mod place;
 mod replication;
 mod replication_errors;
 mod replication_login;

@@ -1,0 +1,119 @@
+//! A synchronous standby that is slow: commits are streamed to the relay long before they are visible to anybody
+//! (ASSUMPTIONS: row 1).
+
+use std::process::{Child, Stdio};
+
+use serde_json::json;
+use tokio_postgres::Client as Postgres;
+use walcast::demo::postgres::{Cluster, ClusterOptions};
+
+use crate::support::client::{Client, all_of};
+use crate::support::database::connect;
+use crate::support::people::{ALICE, alice};
+use crate::support::scene::{Scene, execute, until};
+
+/// Only the session that asks for it waits for the standby.
+fn cluster_with_a_late_standby() -> Cluster {
+    let settings = vec!["synchronous_standby_names = 'late'".into(), "synchronous_commit = local".into()];
+    Cluster::start(&ClusterOptions { settings, hba: None }).expect("a cluster")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_that_is_streamed_before_it_is_visible_is_not_shown_under_the_policy_before_it() {
+    let cluster = cluster_with_a_late_standby();
+    let scene = Scene::in_cluster(
+        &cluster,
+        "create table notes (id int primary key, secret boolean not null);
+         alter table notes enable row level security;
+         create policy readable on notes for select to authenticated using (true);
+         grant select on notes to authenticated;
+         alter publication supabase_realtime add table notes;",
+    )
+    .await;
+    let mut client = Client::connect(&scene.relay, &alice()).await;
+    client.subscribe("notes", json!([all_of("notes")])).await;
+    scene.execute("insert into notes values (1, true)").await;
+    assert_eq!(client.next_change().await.record()["id"], 1);
+
+    let transaction = "begin;
+        alter policy readable on notes using (not secret);
+        insert into notes values (2, true), (3, false);
+        commit";
+    commit_late(&cluster, &scene, transaction).await;
+    scene.execute("insert into notes values (4, true), (5, false)").await;
+
+    assert_eq!(client.next_change().await.record()["id"], 3);
+    assert_eq!(client.next_change().await.record()["id"], 5);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_membership_that_is_streamed_before_it_is_visible_counts_in_its_own_transaction() {
+    let cluster = cluster_with_a_late_standby();
+    let scene = Scene::in_cluster(
+        &cluster,
+        "create table members (room int, member uuid, primary key (room, member));
+         create table posts (id int primary key, room int not null);
+         alter table posts enable row level security;
+         create policy member on posts for select to authenticated
+           using (exists (select from members m where m.room = posts.room and m.member = auth.uid()));
+         grant select on posts, members to authenticated;
+         alter publication supabase_realtime add table posts;",
+    )
+    .await;
+    let mut client = Client::connect(&scene.relay, &alice()).await;
+    client.subscribe("posts", json!([all_of("posts")])).await;
+
+    let transaction = format!(
+        "begin;
+         insert into members values (1, '{ALICE}');
+         insert into posts values (1, 1), (2, 2);
+         commit"
+    );
+    commit_late(&cluster, &scene, &transaction).await;
+    assert_eq!(client.next_change().await.record()["id"], 1);
+    scene.execute("insert into posts values (3, 1)").await;
+    assert_eq!(client.next_change().await.record()["id"], 3);
+}
+
+/// Commits `transaction`: its WAL is with the relay long before the standby lets it become visible.
+async fn commit_late(cluster: &Cluster, scene: &Scene, transaction: &str) {
+    let writer = connect(&scene.database.url).await;
+    execute(&writer, "set synchronous_commit = on").await;
+    let transaction = transaction.to_owned();
+    let commit = tokio::spawn(async move { execute(&writer, &transaction).await });
+    let postgres = &scene.database.client;
+    until(postgres, "select exists (select from pg_stat_activity where wait_event = 'SyncRep')").await;
+    until_streamed(postgres, &scene.relay.slot).await;
+    let _standby = Standby::start(cluster);
+    commit.await.expect("the commit returns once the standby has it");
+}
+
+/// Waits until everything that is in the WAL now has been sent to the relay.
+async fn until_streamed(postgres: &Postgres, slot: &str) {
+    let lsn: String =
+        postgres.query_one("select pg_current_wal_flush_lsn()::text", &[]).await.expect("a position").get(0);
+    let sent = format!(
+        "select sent_lsn >= '{lsn}' from pg_stat_replication r join pg_replication_slots s on s.active_pid = r.pid
+         where slot_name = '{slot}'"
+    );
+    until(postgres, &sent).await;
+}
+
+/// `pg_receivewal`, which tells at once what it has: the smallest standby there is.
+struct Standby(Child);
+
+impl Standby {
+    fn start(cluster: &Cluster) -> Standby {
+        let conninfo = format!("host=127.0.0.1 port={} user=postgres application_name=late", cluster.port());
+        let mut command = cluster.program("pg_receivewal");
+        command.args(["--synchronous", "--no-loop", "-d", &conninfo, "-D"]).arg(cluster.directory());
+        Standby(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("pg_receivewal runs"))
+    }
+}
+
+impl Drop for Standby {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
