@@ -8,8 +8,8 @@ use tracing_subscriber::EnvFilter;
 use crate::causes::with_causes;
 use crate::config::{DatabaseArgs, LogFormat, ServeArgs, duration, variable};
 use crate::relay::BoxError;
-use crate::{check, setup};
 use crate::wal::Conninfo;
+use crate::{check, setup};
 
 /// Postgres changes to the people allowed to see them.
 #[derive(Parser)]
@@ -201,10 +201,11 @@ async fn setup(args: SetupArgs) -> Result<(), BoxError> {
 
 /// `walcast check`: 0 where nothing fails, 1 otherwise.
 async fn check(args: CheckArgs) -> ExitCode {
-    let conninfo = match args.database.conninfo(variable).map_err(BoxError::from).and_then(|text| Ok(Conninfo::parse(&text)?)) {
-        Ok(conninfo) => conninfo,
-        Err(error) => return report(Err(error)),
-    };
+    let conninfo =
+        match args.database.conninfo(variable).map_err(BoxError::from).and_then(|text| Ok(Conninfo::parse(&text)?)) {
+            Ok(conninfo) => conninfo,
+            Err(error) => return report(Err(error)),
+        };
     let config =
         check::Config { publications: vec![args.database.publication.clone()], slot: args.database.slot.clone() };
     let found = check::run(&conninfo, &config).await;

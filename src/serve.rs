@@ -21,7 +21,7 @@ pub async fn run(args: ServeArgs) -> Result<(), BoxError> {
     let conninfo = Conninfo::parse(&args.database.conninfo(variable)?)?;
     wait_for_database(&conninfo).await?;
     if args.runs_setup(variable) {
-        automatic_setup(&conninfo, &args).await?;
+        setup::automatic(&conninfo, &args.database.publication).await?;
     }
     let config = relay_config(&args, conninfo)?;
     let relay = Relay::start(config, listener).await?;
@@ -38,25 +38,6 @@ pub async fn run(args: ServeArgs) -> Result<(), BoxError> {
             Err(failure.to_string().into())
         }
     }
-}
-
-/// What `walcast setup` does, before serving: in a stack that is started as a whole nobody is there to run it.
-async fn automatic_setup(conninfo: &Conninfo, args: &ServeArgs) -> Result<(), BoxError> {
-    let (mut client, connection) = conninfo.connect().await?;
-    let connection = tokio::spawn(connection);
-    let config = setup::Config {
-        publications: vec![args.database.publication.clone()],
-        slot: args.database.slot.clone(),
-        authority: conninfo.address(),
-        ..setup::Config::default()
-    };
-    let report = setup::run(&mut client, &config).await?;
-    for note in report.notes() {
-        tracing::warn!("setup: {note}");
-    }
-    drop(client);
-    let _ = connection.await;
-    Ok(())
 }
 
 /// A database that is starting (as in a stack that starts as a whole) is waited for; what waiting does not mend is told.

@@ -2,9 +2,9 @@
 
 mod catalog;
 mod chat;
-mod check;
 mod chat_example;
 mod chat_script;
+mod check;
 mod delivery;
 mod hostile;
 mod joins;
