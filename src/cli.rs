@@ -141,8 +141,11 @@ impl Cli {
                 Command::Setup(args) => report(setup(args).await),
                 Command::Check(args) => check(args).await,
                 Command::Token(args) => report(token(args)),
-                Command::Tail(_args) => report(Err("not built yet".into())),
-                Command::Demo(_args) => report(Err("not built yet".into())),
+                Command::Tail(args) => report(crate::tail::run(args).await),
+                Command::Demo(args) => {
+                    let options = crate::demo::Options { listen: args.listen, once: args.once };
+                    report(crate::demo::run(options).await.map_err(Into::into))
+                }
             }
         })
     }

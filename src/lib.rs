@@ -35,4 +35,5 @@ pub mod serve;
 pub mod server;
 pub mod setup;
 pub mod shutdown;
+pub mod tail;
 pub mod wal;
