@@ -1,8 +1,11 @@
 //! Clients in a process of their own: join, count what arrives, report on standard output.
 //!
-//! `client COUNT ADDRESS TABLE [FILTER]`: each line `joined` once all have joined; then for every line N on standard
-//! input it answers, when N more events have arrived over all sockets, with `N LAST_NANOSECONDS` (the latest arrival since
-//! the epoch); `latencies` on standard input prints those of all events so far, in microseconds, sorted.
+//! `client COUNT ADDRESS TABLE [FILTER]`: prints `joined` once all have joined; then, for every line N on standard
+//! input, `arrived` when N more events have arrived over all sockets. `latencies` prints those of all events since it was
+//! last asked, in microseconds; `bytes` the size of the newest event's frame.
+//!
+//! After the join a socket is read as bytes, and only the frames' headers are looked at: the clients share the machine
+//! with what is measured.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -11,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use futures_util::{SinkExt, StreamExt};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio_tungstenite::tungstenite::Message;
 
@@ -67,13 +70,10 @@ impl Clients {
         self.line().parse().expect("a number")
     }
 
-    pub fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
     fn line(&mut self) -> String {
         let mut line = String::new();
-        self.output.read_line(&mut line).expect("clients answer");
+        let read = self.output.read_line(&mut line).expect("clients answer");
+        assert!(read > 0, "the clients have ended");
         line.trim().to_owned()
     }
 }
@@ -114,21 +114,10 @@ pub async fn run(arguments: &[&str]) {
         }
         tokio::spawn(async move {
             let permit = joining.acquire_owned().await.expect("open for ever");
-            let mut socket = join_channel(&address, &table, &filter).await;
+            let socket = join_channel(&address, &table, &filter).await;
             drop(permit);
             let _ = joined.send(());
-            while let Some(Ok(message)) = socket.next().await {
-                let Message::Text(text) = message else { continue };
-                if !text.contains("postgres_changes\",{\"data\"") {
-                    continue;
-                }
-                if let Some(sent) = sent_at(&text) {
-                    let _ = latencies.send(now_micros() - sent);
-                }
-                counts.frame_bytes.store(text.len() as u64 + 4, Ordering::Relaxed);
-                counts.events.fetch_add(1, Ordering::Relaxed);
-                counts.changed.notify_one();
-            }
+            count_events(socket.into_inner(), &counts, &latencies).await;
         });
     }
     for join in joins {
@@ -160,6 +149,59 @@ pub async fn run(arguments: &[&str]) {
             counts.changed.notified().await;
         }
         println!("arrived");
+    }
+}
+
+/// Phoenix' heartbeat as a client's frame (RFC 6455, 5.3), masked with zeros.
+fn heartbeat() -> Vec<u8> {
+    let text = br#"[null,"h","phoenix","heartbeat",{}]"#;
+    let mut frame = vec![0x81, 0x80 | text.len() as u8, 0, 0, 0, 0];
+    frame.extend_from_slice(text);
+    frame
+}
+
+async fn count_events(mut tcp: tokio::net::TcpStream, counts: &Counts, latencies: &mpsc::UnboundedSender<f64>) {
+    let mut buffer = bytes::BytesMut::with_capacity(1 << 10);
+    // Not at once: ten thousand heartbeats in the middle of a sample would be seen in it.
+    let mut beat = tokio::time::interval(std::time::Duration::from_secs(25));
+    beat.reset();
+    loop {
+        if buffer.capacity() - buffer.len() < 512 {
+            buffer.reserve(64 << 10);
+        }
+        tokio::select! {
+            read = tcp.read_buf(&mut buffer) => if !read.is_ok_and(|count| count > 0) { return },
+            _ = beat.tick() => if tcp.write_all(&heartbeat()).await.is_err() { return },
+        }
+        let mut events = 0;
+        while let Some((header, payload)) = frame_size(&buffer) {
+            if buffer.len() < header + payload {
+                break;
+            }
+            let frame = buffer.split_to(header + payload);
+            let head = &frame[header..frame.len().min(header + 80)];
+            if memchr::memmem::find(head, b"\"postgres_changes\",{\"data\"").is_none() {
+                continue;
+            }
+            if let Some(sent) = sent_at(&frame[header..]) {
+                let _ = latencies.send(now_micros() - sent);
+            }
+            counts.frame_bytes.store(frame.len() as u64, Ordering::Relaxed);
+            events += 1;
+        }
+        if events > 0 {
+            counts.events.fetch_add(events, Ordering::Relaxed);
+            counts.changed.notify_one();
+        }
+    }
+}
+
+/// Bytes of a server's frame: header and payload.
+fn frame_size(buffer: &[u8]) -> Option<(usize, usize)> {
+    match buffer.get(1)? {
+        126 => Some((4, usize::from(u16::from_be_bytes(*buffer.get(2..)?.first_chunk()?)))),
+        127 => Some((10, u64::from_be_bytes(*buffer.get(2..)?.first_chunk()?) as usize)),
+        length => Some((2, usize::from(*length))),
     }
 }
 
@@ -200,10 +242,10 @@ async fn join_channel(address: &str, table: &str, filter: &str) -> Socket {
 }
 
 /// A body that begins with `t=` and microseconds says when its row was written.
-fn sent_at(text: &str) -> Option<f64> {
-    let (_, rest) = text.split_once("\"t=")?;
-    let end = rest.find(|c: char| !c.is_ascii_digit())?;
-    rest[..end].parse().ok()
+fn sent_at(payload: &[u8]) -> Option<f64> {
+    let rest = &payload[memchr::memmem::find(payload, b"\"t=")? + 3..];
+    let digits = &rest[..rest.iter().position(|byte| !byte.is_ascii_digit())?];
+    std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
 pub fn now_micros() -> f64 {

@@ -5,17 +5,22 @@
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::client::{Clients, now_micros};
 use super::measure::{Samples, size};
 use super::relay::{Bench, USER, connect};
 
+const WRITERS: usize = 4;
+
 pub async fn run() {
     let bench = Bench::start().await;
     let relay = bench.relay("latency");
     let rate = size("WALCAST_BENCH_RATE", 1_000);
     let seconds = size("WALCAST_BENCH_SECONDS", 3);
+    let rows = rate * seconds / WRITERS * WRITERS;
     let samples = size("WALCAST_BENCH_SAMPLES", 9);
     for (table, what) in [("messages", "open table"), ("guarded", "policy asked of Postgres (oracle)")] {
         let mut clients = Clients::start(1, &relay.address, table, "");
@@ -23,13 +28,13 @@ pub async fn run() {
         let (mut floor50, mut floor99) = (Samples::default(), Samples::default());
         for sample in 0..samples {
             let slot = format!("latency_floor_{sample}");
-            let floor = floor(&bench, &slot);
+            let floor = floor(&bench, &slot).await;
             clients.latencies();
-            clients.expect(rate * seconds);
-            write_rows(&bench, table, rate, seconds).await;
+            clients.expect(rows);
+            write_rows(&bench, table, rate, rows).await;
             clients.arrived();
             let ours: Samples = collect(clients.latencies());
-            let theirs: Samples = collect(floor.finish(rate * seconds));
+            let theirs: Samples = collect(floor.finish(rows).await);
             p50.push(ours.quantile(0.5));
             p99.push(ours.quantile(0.99));
             floor50.push(theirs.quantile(0.5));
@@ -54,8 +59,7 @@ fn collect(values: Vec<f64>) -> Samples {
 }
 
 /// Commits at a steady rate over a few connections.
-async fn write_rows(bench: &Bench, table: &str, rate: usize, seconds: usize) {
-    const WRITERS: usize = 4;
+async fn write_rows(bench: &Bench, table: &str, rate: usize, rows: usize) {
     let mut writers = Vec::new();
     for writer in 0..WRITERS {
         let client = connect(&bench.url()).await;
@@ -65,7 +69,7 @@ async fn write_rows(bench: &Bench, table: &str, rate: usize, seconds: usize) {
         writers.push(tokio::spawn(async move {
             let insert = client.prepare(&statement).await.expect("prepare");
             let mut interval = tokio::time::interval(Duration::from_micros(1_000_000 * WRITERS as u64 / rate as u64));
-            for _ in 0..rate * seconds / WRITERS {
+            for _ in 0..rows / WRITERS {
                 interval.tick().await;
                 let body = format!("t={} {writer} {}", now_micros() as u64, "x".repeat(100));
                 client.execute(&insert, &[&body]).await.expect("insert");
@@ -80,10 +84,11 @@ async fn write_rows(bench: &Bench, table: &str, rate: usize, seconds: usize) {
 struct Floor {
     child: std::process::Child,
     reader: std::thread::JoinHandle<Vec<f64>>,
+    rows: Arc<AtomicUsize>,
 }
 
 /// pg_recvlogical printing to a pipe; each row's time of arrival less the time in its body.
-fn floor(bench: &Bench, slot: &str) -> Floor {
+async fn floor(bench: &Bench, slot: &str) -> Floor {
     let create = ["-d", &bench.url(), "--slot", slot, "--create-slot", "-P", "pgoutput"].map(str::to_owned);
     assert!(Command::new("pg_recvlogical").args(create).status().expect("pg_recvlogical").success());
     let mut child = Command::new("pg_recvlogical")
@@ -92,7 +97,12 @@ fn floor(bench: &Bench, slot: &str) -> Floor {
         .stdout(Stdio::piped())
         .spawn()
         .expect("pg_recvlogical");
+    while bench.walsender(slot).await.is_none() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
     let mut output = BufReader::new(child.stdout.take().expect("a pipe"));
+    let rows = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&rows);
     let reader = std::thread::spawn(move || {
         let (mut latencies, mut line) = (Vec::new(), Vec::new());
         // Every message ends with a newline; rows are those with a time in them.
@@ -102,17 +112,21 @@ fn floor(bench: &Bench, slot: &str) -> Floor {
                     line[place + 2..].iter().map_while(|b| b.is_ascii_digit().then_some(char::from(*b))).collect();
                 if let Ok(sent) = digits.parse::<f64>() {
                     latencies.push(now_micros() - sent);
+                    counted.fetch_add(1, Ordering::Relaxed);
                 }
             }
             line.clear();
         }
         latencies
     });
-    Floor { child, reader }
+    Floor { child, reader, rows }
 }
 
 impl Floor {
-    fn finish(mut self, _rows: usize) -> Vec<f64> {
+    async fn finish(mut self, rows: usize) -> Vec<f64> {
+        while self.rows.load(Ordering::Relaxed) < rows {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         let _ = Command::new("kill").args(["-INT", &self.child.id().to_string()]).status();
         let _ = self.child.wait();
         self.reader.join().expect("the reader of pg_recvlogical")

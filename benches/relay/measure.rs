@@ -1,22 +1,21 @@
 //! Measuring: CPU and memory of processes from /proc, medians with their spread, rows of a report.
 //!
 //! Absolute times say little on a shared machine; every bench runs walcast and a floor in turn, in one run, and prints
-//! the ratio. CPU is counted in clock ticks (10 ms), so each sample must last well above that.
+//! the ratio. CPU is the scheduler's own count, in nanoseconds.
 
 #![allow(dead_code)] // Each bench is a crate of its own and uses a part of this.
 
 use std::fs;
 
-/// Clock ticks per second: USER_HZ is 100 on every Linux that matters (proc(5)).
-const TICKS_PER_SECOND: f64 = 100.0;
-
-/// User and system CPU seconds that a process (all its threads) has used.
+/// User and system CPU seconds that a process, all its living threads, has used (`schedstat`, whose first number is
+/// nanoseconds on the CPU).
 pub fn cpu_seconds(pid: u32) -> f64 {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // The command's name, in parentheses, may hold anything; the fields are counted behind it.
-    let fields: Vec<&str> = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().collect();
-    let ticks = |place: usize| fields.get(place).and_then(|field| field.parse::<f64>().ok()).unwrap_or(0.0);
-    (ticks(11) + ticks(12)) / TICKS_PER_SECOND
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let nanoseconds = |task: fs::DirEntry| {
+        let schedstat = fs::read_to_string(task.path().join("schedstat")).ok()?;
+        schedstat.split_whitespace().next()?.parse::<f64>().ok()
+    };
+    tasks.filter_map(nanoseconds).sum::<f64>() / 1e9
 }
 
 /// Resident and peak resident memory of a process in bytes.
@@ -27,21 +26,6 @@ pub fn resident_bytes(pid: u32) -> (u64, u64) {
         line.trim().trim_end_matches(" kB").trim().parse::<u64>().ok()
     };
     (field("VmRSS:").unwrap_or(0) * 1024, field("VmHWM:").unwrap_or(0) * 1024)
-}
-
-/// The walsender processes of a cluster, by the postmaster's pid.
-pub fn walsenders(postmaster: u32) -> Vec<u32> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        let parent = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1)?.parse::<u32>().ok());
-        let command = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        if parent == Some(postmaster) && command.contains("walsender") {
-            found.push(pid);
-        }
-    }
-    found
 }
 
 /// Samples of one quantity.

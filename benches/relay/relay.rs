@@ -20,6 +20,11 @@ grant select on messages, guarded to anon, authenticated;
 alter publication supabase_realtime add table messages, guarded;
 ";
 
+/// The binary under test; `WALCAST_BENCH_BINARY` names another build to compare with.
+fn binary() -> String {
+    std::env::var("WALCAST_BENCH_BINARY").unwrap_or_else(|_| env!("CARGO_BIN_EXE_walcast").to_owned())
+}
+
 pub struct Bench {
     pub cluster: Cluster,
     pub sql: Client,
@@ -29,7 +34,7 @@ impl Bench {
     pub async fn start() -> Bench {
         let cluster = Cluster::start(&ClusterOptions::default()).expect("a throw-away Postgres");
         let url = cluster.socket_url("postgres", "postgres");
-        let setup = Command::new(env!("CARGO_BIN_EXE_walcast"))
+        let setup = Command::new(binary())
             .args(["setup", "--with-auth", "--database-url", &url])
             .stdout(Stdio::null())
             .status()
@@ -44,17 +49,18 @@ impl Bench {
         self.cluster.socket_url("postgres", "postgres")
     }
 
-    pub fn postmaster(&self) -> u32 {
-        let pid_file = self.cluster.data_directory().join("postmaster.pid");
-        let text = std::fs::read_to_string(pid_file).expect("postmaster.pid");
-        text.lines().next().and_then(|line| line.parse().ok()).expect("the postmaster's pid")
+    /// The pid of the walsender that serves a slot, if one does.
+    pub async fn walsender(&self, slot: &str) -> Option<u32> {
+        let active = "select active_pid from pg_replication_slots where slot_name = $1";
+        let row = self.sql.query_opt(active, &[&slot]).await.expect("the slot")?;
+        row.get::<_, Option<i32>>(0).map(|pid| pid as u32)
     }
 
     /// Starts the relay on a port of its own and waits until it listens.
     pub fn relay(&self, slot: &str) -> Relay {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_walcast"))
+        let mut child = Command::new(binary())
             .args(["serve", "--database-url", &self.url(), "--jwt-secret", SECRET])
-            .args(["--listen", "127.0.0.1:0", "--slot", slot, "--connections-max", "200000"])
+            .args(["--listen", "127.0.0.1:0", "--slot", slot, "--connections-max", "200000", "--joins-per-second-max", "1000000"])
             .stderr(Stdio::piped())
             .spawn()
             .expect("walcast serve");
@@ -85,11 +91,19 @@ impl Relay {
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
+
+    pub fn signal(&self, signal: &str) {
+        let status = Command::new("kill").args([&format!("-{signal}"), &self.child.id().to_string()]).status();
+        assert!(status.is_ok_and(|status| status.success()), "kill -{signal}");
+    }
 }
 
 impl Drop for Relay {
     fn drop(&mut self) {
-        let _ = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status();
+        let id = self.child.id().to_string();
+        for signal in ["-CONT", "-TERM"] {
+            let _ = Command::new("kill").args([signal, &id]).status();
+        }
         let _ = self.child.wait();
     }
 }
