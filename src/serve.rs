@@ -17,17 +17,14 @@ const DATABASE_WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// Runs until SIGTERM or SIGINT, or until something fails for good.
 pub async fn run(args: ServeArgs) -> Result<(), BoxError> {
-    let listener = relay::bind(args.listen_address(variable)?).await?;
-    let conninfo = Conninfo::parse(&args.database.conninfo(variable)?)?;
-    wait_for_database(&conninfo).await?;
-    if args.runs_setup(variable) {
-        automatic_setup(&conninfo, &args).await?;
-    }
-    let config = relay_config(&args, conninfo)?;
-    let relay = Relay::start(config, listener).await?;
-    tracing::info!("listening on {}", relay.address);
+    // From the first moment on: as process 1 of a container it would otherwise not be stopped while it starts.
     let signalled = CancellationToken::new();
     shutdown::on_signal(signalled.clone());
+    let relay = tokio::select! {
+        () = signalled.cancelled() => return Ok(()),
+        relay = start(args) => relay?,
+    };
+    tracing::info!("listening on {}", relay.address);
     tokio::select! {
         () = signalled.cancelled() => {
             relay.stop().await;
@@ -38,6 +35,16 @@ pub async fn run(args: ServeArgs) -> Result<(), BoxError> {
             Err(failure.to_string().into())
         }
     }
+}
+
+async fn start(args: ServeArgs) -> Result<Relay, BoxError> {
+    let listener = relay::bind(args.listen_address(variable)?).await?;
+    let conninfo = Conninfo::parse(&args.database.conninfo(variable)?)?;
+    wait_for_database(&conninfo).await?;
+    if args.runs_setup(variable) {
+        automatic_setup(&conninfo, &args).await?;
+    }
+    Relay::start(relay_config(&args, conninfo)?, listener).await
 }
 
 /// What `walcast setup` does, before serving: in a stack that is started as a whole nobody is there to run it.
