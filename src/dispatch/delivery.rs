@@ -460,3 +460,25 @@ impl Texts {
         Some(self.known[image as usize].get_or_insert_with(|| row_text(row, fallback)).clone())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::Generated;
+    use crate::dispatch::sample::{OPEN, relation};
+
+    #[test]
+    fn what_an_image_lacks_is_not_asked_for() {
+        let mut relation = relation(OPEN);
+        let template = relation.columns[1].clone();
+        let generated = Some(Generated { stored: true, expression: Some("note || ''".into()) });
+        relation.columns.push(crate::catalog::Column { attnum: 3, name: "twice".into(), generated, ..template });
+        let set = |columns: &[u16]| columns.iter().map(|column| ColumnIndex(*column)).collect::<ColumnSet>();
+        let asked = set(&[1, 2]);
+        assert_eq!(encodable(&relation, &asked, &set(&[])), asked);
+        assert_eq!(encodable(&relation, &asked, &set(&[2])), asked, "computed from the others");
+        assert_eq!(encodable(&relation, &asked, &set(&[1, 2])), set(&[]), "an old row's key, or TOAST left alone");
+        assert_eq!(encodable(&relation, &asked, &set(&[0])), asked);
+        assert_eq!(encodable(&relation, &asked, &set(&[0, 2])), set(&[1]));
+    }
+}
