@@ -117,7 +117,7 @@ impl Subscribers {
         &self.entries[id.0 as usize]
     }
 
-    pub fn len(&self) -> usize {
+    pub fn channels(&self) -> usize {
         self.channels.len()
     }
 

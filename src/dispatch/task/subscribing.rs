@@ -26,7 +26,7 @@ impl Dispatch {
             Command::Subscribe { subscribe, casts, number } => self.subscribe(*subscribe, casts, number),
             Command::Unsubscribe(channel) => self.subscribers.remove(channel),
         }
-        self.metrics.subscribers.set(self.subscribers.len() as i64);
+        self.metrics.subscribers.set(self.subscribers.channels() as i64);
         self.metrics.subscriptions.set(self.subscribers.subscriptions() as i64);
     }
 
