@@ -1,20 +1,27 @@
 //! The composition root: builds the rooms, spawns their tasks, and drains them in order. The only file that wires tasks.
 //!
 //! Starting: database, catalog, oracle, dispatch, reader, then the socket for clients: whoever can connect can subscribe.
-//! Draining: clients are told and leave; the reader stops; dispatch delivers what was read; the position is confirmed.
+//! Draining: the reader stops; dispatch delivers what was read to those who are still there; the position is confirmed;
+//! then clients are told and leave. The other way round the reader would confirm what nobody is there to see.
+//!
+//! No task may end, or panic, before it is told to: a relay that looks alive without its watcher would go on showing
+//! rows under policies that are no more. Whatever ends early ends the relay.
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::authz::{AuthzMetrics, Oracle, OracleConfig, Verifier, VerifierConfig};
+use crate::authz::{AuthzMetrics, Oracle, OracleConfig, OracleTask, Verifier, VerifierConfig};
 use crate::catalog::loader;
 use crate::catalog::watcher::Watcher;
 use crate::causes::with_causes;
@@ -53,6 +60,8 @@ pub struct Relay {
     /// Dispatch and the tasks around the database give up what they have.
     abandon: CancellationToken,
     clients: TaskTracker,
+    /// The reader and dispatch.
+    core: TaskTracker,
     stream: TaskTracker,
     failure: watch::Receiver<Option<Arc<str>>>,
 }
@@ -69,12 +78,14 @@ impl Relay {
         let server_metrics = server::Metrics::register(&mut registry);
 
         let (leave, stop, abandon) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
-        let (clients, stream) = (TaskTracker::new(), TaskTracker::new());
+        let (clients, core, stream) = (TaskTracker::new(), TaskTracker::new(), TaskTracker::new());
         let (failed, failure) = watch::channel(None);
+        // If something is wrong before the end of this function, what was spawned must not stay.
+        let unfinished = [&leave, &stop, &abandon].map(|token| token.clone().drop_guard());
 
         let (verifier, jwks) = Verifier::new(&config.verifier)?;
         if let Some(jwks) = jwks {
-            stream.spawn(jwks.run(abandon.clone()));
+            supervise(&stream, &failed, "key set", &abandon, forever(jwks.run(abandon.clone())));
         }
 
         let (mut client, connection) = config.conninfo.connect().await?;
@@ -86,7 +97,10 @@ impl Relay {
         let loaded = loader::load(&mut client, &publications, None).await?;
         let mut wal_config = config.wal.clone();
         wal_config.own_publication = own_publication(&client).await?;
-        let oracle = oracle(&config, &client, authz_metrics, &stream, &abandon).await?;
+        let (oracle, oracle_task) = oracle(&config, &client, authz_metrics).await?;
+        if let Some(task) = oracle_task {
+            supervise(&stream, &failed, "oracle", &abandon, forever(task.run(abandon.clone())));
+        }
         drop(client);
 
         let (reader, reader_handle, frames) = wal::reader(wal_config, wal_metrics);
@@ -96,7 +110,7 @@ impl Relay {
             let stopping = reader_handle.clone();
             Watcher::new(conninfo, publications, updates, move || stopping.notify_server_stopping())
         };
-        stream.spawn(watcher.run(abandon.clone()));
+        supervise(&stream, &failed, "catalog", &abandon, forever(watcher.run(abandon.clone())));
 
         let (dispatch, commands, handle) = Dispatch::new(
             config.dispatch.clone(),
@@ -108,9 +122,9 @@ impl Relay {
             stream.clone(),
         );
         let inputs = Inputs { frames, catalogs, commands };
-        spawn(&stream, &failed, "dispatch", dispatch.run(inputs, abandon.clone()));
+        supervise(&core, &failed, "dispatch", &stop, dispatch.run(inputs, abandon.clone()));
         let mut state = reader_handle.state();
-        spawn(&stream, &failed, "replication", reader.run(stop.clone()));
+        supervise(&core, &failed, "replication", &stop, reader.run(stop.clone()));
 
         let readiness = Arc::new(server::Readiness::default());
         readiness.database.store(true, std::sync::atomic::Ordering::Relaxed);
@@ -128,14 +142,17 @@ impl Relay {
             metrics: server_metrics,
             registry: Arc::clone(&registry),
         };
-        clients.spawn(server::Server::new(config.server.clone(), services).serve(listener, leave.clone()));
+        let server = server::Server::new(config.server.clone(), services).serve(listener, leave.clone());
+        supervise(&clients, &failed, "server", &leave, forever(server));
         if let Some(address) = config.metrics_listen {
             let listener = bind(address).await?;
             tracing::info!(address = %listener.local_addr()?, "metrics");
-            clients.spawn(server::metrics_endpoint::serve(registry, listener, leave.clone()));
+            let endpoint = server::metrics_endpoint::serve(registry, listener, leave.clone());
+            supervise(&clients, &failed, "metrics", &leave, forever(endpoint));
         }
+        unfinished.into_iter().for_each(|guard| drop(guard.disarm()));
         let drain_timeout = config.drain_timeout;
-        Ok(Relay { address, drain_timeout, leave, stop, abandon, clients, stream, failure })
+        Ok(Relay { address, drain_timeout, leave, stop, abandon, clients, core, stream, failure })
     }
 
     /// Waits until something fails that trying again does not mend.
@@ -147,46 +164,53 @@ impl Relay {
         }
     }
 
-    /// Drains: clients are told and leave, what was read is delivered, the position is confirmed.
+    /// Drains: what was read is delivered, the position is confirmed, clients are told and leave.
     pub async fn stop(self) {
+        self.stop.cancel();
+        self.core.close();
+        // The reader ends when dispatch has delivered what it was given, or after its own time for that.
+        if tokio::time::timeout(self.drain_timeout, self.core.wait()).await.is_err() {
+            tracing::warn!("what was read was not delivered in time: it comes again at the next start");
+        }
         self.leave.cancel();
         self.clients.close();
         if tokio::time::timeout(self.drain_timeout, self.clients.wait()).await.is_err() {
             tracing::warn!("some clients did not leave in time");
         }
-        self.stop.cancel();
-        self.stream.close();
-        // The reader ends when dispatch has delivered what it was given, or after its own time for that.
-        let reader_and_dispatch = tokio::time::timeout(self.drain_timeout, self.stream_ended());
-        if reader_and_dispatch.await.is_err() {
-            tracing::warn!("what was read was not delivered in time: it comes again at the next start");
-        }
         self.abandon.cancel();
-        let _ = tokio::time::timeout(self.drain_timeout, self.stream.wait()).await;
-    }
-
-    async fn stream_ended(&self) {
-        let mut failure = self.failure.clone();
-        // The sender is held by the reader's and dispatch's tasks alone.
-        while failure.changed().await.is_ok() {}
+        self.stream.close();
+        let ended = async { tokio::join!(self.core.wait(), self.stream.wait()) };
+        let _ = tokio::time::timeout(self.drain_timeout, ended).await;
     }
 }
 
-/// Spawns a task whose end by an error ends the relay.
-fn spawn<E: std::error::Error + Send + Sync + 'static>(
+/// Spawns a task whose end before `until`, by an error or a panic or just so, ends the relay.
+fn supervise<E: std::error::Error + Send + Sync + 'static>(
     tracker: &TaskTracker,
     failed: &watch::Sender<Option<Arc<str>>>,
     name: &'static str,
+    until: &CancellationToken,
     task: impl Future<Output = Result<(), E>> + Send + 'static,
 ) {
-    let failed = failed.clone();
+    let (failed, until) = (failed.clone(), until.clone());
     tracker.spawn(async move {
-        if let Err(error) = task.await {
-            let text: Arc<str> = with_causes(&error).into();
-            tracing::error!(task = name, error = %text, "walcast cannot go on");
-            failed.send_replace(Some(text));
-        }
+        let text = match AssertUnwindSafe(task).catch_unwind().await {
+            Ok(Ok(())) if until.is_cancelled() => return,
+            Ok(Ok(())) => format!("the task \"{name}\" ended before its time"),
+            Ok(Err(error)) => with_causes(&error),
+            // The panic's own words are in the log already: the hook has written them.
+            Err(_) => format!("the task \"{name}\" panicked"),
+        };
+        tracing::error!(task = name, error = %text, "walcast cannot go on");
+        // What failed first is the cause of what fails after it.
+        failed.send_if_modified(|failure| failure.is_none() && failure.replace(text.into()).is_none());
     });
+}
+
+/// A task that has no errors of its own.
+async fn forever(task: impl Future<Output = ()>) -> Result<(), Infallible> {
+    task.await;
+    Ok(())
 }
 
 /// Waits for the first stream: what is wrong with slot, publication or privileges is an error of the start.
@@ -216,7 +240,10 @@ async fn keep_ready(
         readiness.replication.store(streaming, std::sync::atomic::Ordering::Relaxed);
         tokio::select! {
             () = abandon.cancelled() => return,
-            changed = state.changed() => if changed.is_err() { return },
+            changed = state.changed() => if changed.is_err() {
+                readiness.replication.store(false, std::sync::atomic::Ordering::Relaxed);
+                return;
+            },
         }
     }
 }
@@ -238,9 +265,7 @@ async fn oracle(
     config: &Config,
     client: &tokio_postgres::Client,
     metrics: Arc<AuthzMetrics>,
-    tracker: &TaskTracker,
-    abandon: &CancellationToken,
-) -> Result<Oracle, BoxError> {
+) -> Result<(Oracle, Option<OracleTask>), BoxError> {
     let conninfo = match &config.oracle_conninfo {
         Some(conninfo) => Some(conninfo.clone()),
         None => crate::setup::oracle_login(client)
@@ -252,12 +277,11 @@ async fn oracle(
             "no login for the oracle: rows of tables with row-level security are shown to nobody but roles that bypass it; \
              run `walcast setup`, or pass --oracle-url"
         );
-        return Ok(Oracle::absent());
+        return Ok((Oracle::absent(), None));
     };
     let conninfo = conninfo.with_application_name("walcast oracle");
     let (oracle, task) = Oracle::new(&config.oracle, Arc::new(conninfo), metrics);
-    tracker.spawn(task.run(abandon.clone()));
-    Ok(oracle)
+    Ok((oracle, Some(task)))
 }
 
 /// A listener, or what to do about its absence.
@@ -271,4 +295,39 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, BoxError> {
         }
         _ => format!("{address} cannot be listened on: {error}; see --listen").into(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The failure that a supervised task leaves, if it does.
+    async fn failure_of(
+        until: bool,
+        task: impl Future<Output = Result<(), std::fmt::Error>> + Send + 'static,
+    ) -> Option<Arc<str>> {
+        let (tracker, (failed, failure)) = (TaskTracker::new(), watch::channel(None));
+        let token = CancellationToken::new();
+        if until {
+            token.cancel();
+        }
+        supervise(&tracker, &failed, "test", &token, task);
+        tracker.close();
+        tracker.wait().await;
+        failure.borrow().clone()
+    }
+
+    #[tokio::test]
+    async fn a_task_that_ends_before_its_time_ends_the_relay() {
+        assert_eq!(failure_of(true, async { Ok(()) }).await, None);
+        assert_eq!(
+            failure_of(false, async { Ok(()) }).await.as_deref(),
+            Some("the task \"test\" ended before its time")
+        );
+        assert!(failure_of(true, async { Err(std::fmt::Error) }).await.is_some());
+        assert_eq!(
+            failure_of(true, async { panic!("on purpose") }).await.as_deref(),
+            Some("the task \"test\" panicked")
+        );
+    }
 }

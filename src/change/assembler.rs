@@ -11,6 +11,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::TransactionHeader;
+use crate::catalog::ddl_log;
 use crate::wal::pgoutput::{self, Begin, DecodeError, Message, RelationId, StreamRelation};
 
 /// Bounds of one transaction (DESIGN promise 6).
@@ -36,6 +37,8 @@ pub enum Error {
     Decode(#[from] DecodeError),
     #[error("a {0} frame came outside of a transaction")]
     OutsideTransaction(char),
+    #[error("a transaction began before the one before it had ended")]
+    Nested,
     #[error("a row of relation {0:?} came before its Relation message")]
     UnknownRelation(RelationId),
     #[error(
@@ -145,9 +148,20 @@ pub struct Transaction {
     pub header: TransactionHeader,
     /// Counts transactions as they begin; a subscription is active from a given one on.
     pub sequence: u64,
-    /// Frames of rows of `walcast.ddl_log`, in order; they are applied before anything is judged.
-    pub ddl_log: Vec<(Arc<StreamRelation>, Bytes)>,
+    /// What `walcast.ddl_log` says; applied before anything is judged.
+    pub ddl_log: DdlLog,
     frames: FrameReader,
+}
+
+/// What a transaction wrote to `walcast.ddl_log`. Of several rows the last one counts, so only that is kept.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum DdlLog {
+    #[default]
+    Nothing,
+    /// An INSERT or UPDATE.
+    Row(Arc<StreamRelation>, Bytes),
+    /// A row too large to be read.
+    Unread,
 }
 
 impl Transaction {
@@ -166,7 +180,15 @@ struct Open {
     /// It has been handed over before (the stream was started again): read past it.
     skipped: bool,
     frames: FrameBuffer,
-    ddl_log: Vec<(Arc<StreamRelation>, Bytes)>,
+    ddl_log: DdlLog,
+}
+
+/// Up to this size a frame is copied when it is kept. It is a slice of a read buffer of 256 KiB: one row kept of every
+/// thousand read would keep them all, and none of the bounds would know.
+const COPIED_BYTES_MAX: usize = 32 << 10;
+
+fn kept(frame: Bytes) -> Bytes {
+    if frame.len() <= COPIED_BYTES_MAX { Bytes::copy_from_slice(&frame) } else { frame }
 }
 
 /// Takes frames in stream order, gives whole transactions.
@@ -182,11 +204,14 @@ pub struct Assembler {
     sequence: u64,
     /// `walcast.ddl_log`, once a Relation message has described it.
     ddl_log: Option<Arc<StreamRelation>>,
+    /// walcast's own publication is read. Without it a table of that name is somebody else's, and what it says of
+    /// policies is not believed.
+    trusts_log: bool,
 }
 
 impl Assembler {
     pub fn new(config: Config) -> Assembler {
-        Assembler { config, open: None, sequence: 0, ddl_log: None }
+        Assembler { config, open: None, sequence: 0, ddl_log: None, trusts_log: false }
     }
 
     /// Whether frames of a transaction have come whose Commit has not.
@@ -204,8 +229,25 @@ impl Assembler {
         self.open = None;
     }
 
-    /// Takes one frame. `handed_over(begin)`: this transaction was dispatched before. `wanted(relation)`: somebody may
-    /// see its rows; the others are not even kept. Gives the transaction at its Commit, unless it was skipped.
+    /// A new connection, which describes every relation again.
+    pub fn started(&mut self, own_publication: bool) {
+        self.open = None;
+        self.ddl_log = None;
+        self.trusts_log = own_publication;
+    }
+
+    /// A frame of this relation was too large to be read. `true`: a change is lost that was not handed over before.
+    pub fn unread(&mut self, relation: Option<RelationId>) -> bool {
+        let Some(open) = self.open.as_mut().filter(|open| !open.skipped) else { return false };
+        let is_log = relation.is_some() && self.ddl_log.as_ref().map(|ddl_log| ddl_log.id) == relation;
+        if is_log {
+            open.ddl_log = DdlLog::Unread;
+        }
+        !is_log
+    }
+
+    /// Takes one frame. `handed_over(begin)`: this transaction was dispatched before, and its rows are left out.
+    /// `wanted(relation)`: somebody may see its rows; the others are not even kept. Gives the transaction at its Commit.
     pub fn push(
         &mut self,
         frame: Bytes,
@@ -215,10 +257,13 @@ impl Assembler {
         match frame.first() {
             Some(b'B') => {
                 let Message::Begin(begin) = pgoutput::decode(frame)? else { unreachable!("the tag says Begin") };
+                if self.open.is_some() {
+                    return Err(Error::Nested);
+                }
                 self.sequence += 1;
-                let skipped = handed_over(&begin);
-                let frames = FrameBuffer::default();
-                self.open = Some(Open { begin, sequence: self.sequence, skipped, frames, ddl_log: Vec::new() });
+                let (skipped, sequence) = (handed_over(&begin), self.sequence);
+                let (frames, ddl_log) = (FrameBuffer::default(), DdlLog::Nothing);
+                self.open = Some(Open { begin, sequence, skipped, frames, ddl_log });
                 Ok(None)
             }
             Some(b'C') => self.commit(frame),
@@ -232,23 +277,29 @@ impl Assembler {
                 if open.skipped {
                     return Ok(None);
                 }
-                if let Some(ddl_log) = ddl_log {
-                    open.ddl_log.push((Arc::clone(ddl_log), frame));
-                } else if wanted(relation) {
-                    open.frames.push(frame, &self.config)?;
+                match ddl_log {
+                    // Pruning says nothing.
+                    Some(_) if *tag == b'D' => {}
+                    Some(ddl_log) => open.ddl_log = DdlLog::Row(Arc::clone(ddl_log), kept(frame)),
+                    None if wanted(relation) => open.frames.push(kept(frame), &self.config)?,
+                    None => {}
                 }
                 Ok(None)
             }
             Some(b'R') => {
-                if let Message::Relation(relation) = pgoutput::decode(frame.clone())?
-                    && relation.schema == "walcast"
-                    && relation.name == "ddl_log"
-                {
+                let Message::Relation(relation) = pgoutput::decode(frame.clone())? else {
+                    unreachable!("the tag says Relation")
+                };
+                let open = self.open.as_mut().ok_or(Error::OutsideTransaction('R'))?;
+                if ddl_log::is_log(&relation) && self.trusts_log {
                     self.ddl_log = Some(Arc::new(relation));
+                    return Ok(None);
+                }
+                if self.ddl_log.as_ref().is_some_and(|ddl_log| ddl_log.id == relation.id) {
+                    self.ddl_log = None; // It has another name now.
                 }
                 // Even of a skipped transaction: the server describes a relation once per connection.
-                let open = self.open.as_mut().ok_or(Error::OutsideTransaction('R'))?;
-                open.frames.push(frame, &self.config)?;
+                open.frames.push(kept(frame), &self.config)?;
                 Ok(None)
             }
             // Truncate, Type, Origin and logical messages deliver nothing (PROTOCOL 4.8), but must be well-formed.
@@ -269,3 +320,7 @@ impl Assembler {
         Ok(Some(Transaction { header, sequence: open.sequence, ddl_log: open.ddl_log, frames }))
     }
 }
+
+#[cfg(test)]
+#[path = "assembler_tests.rs"]
+mod tests;

@@ -27,6 +27,7 @@ pub enum EventShapeKind {
 ///
 /// A `Subscribe` with the id of a channel that is subscribed already replaces its bindings and identity in one step: a
 /// refreshed token. The old ones hold until the new ones do, so that no change falls between them.
+#[derive(Clone)]
 pub struct Subscribe {
     pub channel: ChannelId,
     pub address: Address,

@@ -42,8 +42,6 @@ pub struct AccessTable {
     names: Vec<Arc<str>>,
     access: HashMap<(RelationId, RoleKey), Arc<Access>, RandomState>,
     shapes: HashMap<(RelationId, ColumnSet), Arc<RecordShape>, RandomState>,
-    /// Whether some role gets error rows for a relation, worked out for that many roles.
-    error_rows: HashMap<RelationId, (usize, bool), RandomState>,
 }
 
 impl AccessTable {
@@ -62,20 +60,6 @@ impl AccessTable {
     pub fn clear(&mut self) {
         self.access.clear();
         self.shapes.clear();
-        self.error_rows.clear();
-    }
-
-    /// Whether any role met so far gets error rows for this relation: the question that every change asks.
-    pub fn has_error_rows(&mut self, catalog: &Catalog, relation: &Arc<Relation>) -> bool {
-        let roles = self.names.len();
-        if let Some((known, answer)) = self.error_rows.get(&relation.id)
-            && *known == roles
-        {
-            return *answer;
-        }
-        let answer = (0..roles as u32).any(|role| self.access(catalog, relation, RoleKey(role)).is_error_row());
-        self.error_rows.insert(relation.id, (roles, answer));
-        answer
     }
 
     pub fn access(&mut self, catalog: &Catalog, relation: &Arc<Relation>, role: RoleKey) -> Arc<Access> {

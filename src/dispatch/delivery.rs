@@ -4,19 +4,21 @@
 //! role and distinct identity, whatever the number of subscribers.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
-use bytes::Bytes;
 use foldhash::fast::RandomState;
 use smallvec::SmallVec;
 
 use super::access::{Access, AccessTable, RoleKey};
-use super::pending::{Asked, ComputedRows, Delivery, Gate, PendingChange, Policy, Ticket};
+use super::pending::{
+    Asked, ComputedRow, ComputedRows, Content, Delivery, Gate, PendingChange, Policy, Ticket, frame_bytes,
+};
 use super::subscribers::Subscribers;
 use super::{Config, Deletes};
-use crate::authz::{Asked as Subject, OraclePlan, Plan, Question, RowText, row_text};
-use crate::catalog::{Catalog, ColumnSet, Relation};
+use crate::authz::{Asked as Subject, DeniedReason, OraclePlan, Plan, Question, RowText, row_text};
+use crate::catalog::{Catalog, ColumnIndex, ColumnSet, Relation};
 use crate::change::{Change, OldRow, Operation, Row};
 use crate::encode;
 use crate::routing::{Matches, Predicate, SubscriptionId};
@@ -29,7 +31,8 @@ enum Key {
     Policy(RelationId, RoleKey, usize),
     /// The predicate by its (interned) address.
     Filter(usize),
-    Json(RelationId),
+    /// Rows of which the same columns can be had.
+    Json(RelationId, ColumnSet),
 }
 
 struct Open {
@@ -56,10 +59,29 @@ pub struct Chunk {
     /// (place of the subscriber, what goes to it), in order.
     pub deliveries: Vec<(usize, Delivery)>,
     /// Subscribers to be told that something of theirs cannot be decided: place, relation.
-    pub undecidable: Vec<(usize, Arc<Relation>, &'static str)>,
-    /// Error rows (PROTOCOL 4.4): place, ids, data.
-    pub error_rows: Vec<(usize, SmallVec<[u32; 4]>, Arc<PendingChange>, Bytes)>,
+    pub undecidable: Vec<(usize, Arc<Relation>, Undecidable)>,
+    /// Of the changes that matched: no outbox gets much more of this chunk.
+    pub bytes: usize,
     changes: u64,
+}
+
+/// Why nothing can be said of a row, so that it is not shown.
+#[derive(Clone, Debug)]
+pub enum Undecidable {
+    NoNewRow,
+    Plan(Arc<Access>),
+}
+
+impl fmt::Display for Undecidable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Undecidable::NoNewRow => f.write_str("the change has no new row"),
+            Undecidable::Plan(access) => match &access.plan {
+                Plan::Denied(reason) => reason.fmt(f),
+                Plan::Open | Plan::Oracle(_) => Ok(()),
+            },
+        }
+    }
 }
 
 /// What is read, not changed, while changes are turned to deliveries.
@@ -75,9 +97,20 @@ pub struct Context<'a> {
 }
 
 impl Context<'_> {
-    fn role_of(&self, id: SubscriptionId) -> Option<&str> {
-        let subscriber = self.subscribers.get(self.subscribers.entry(id).subscriber)?;
-        Some(&subscriber.identity.role)
+    /// Any role gives the same answer where policies play no part, provided that it may name the table's type at all:
+    /// one that may not must not spoil the answer for the others.
+    fn role_to_ask_as(&self, relation: &Relation, places: impl Iterator<Item = usize>) -> Option<&str> {
+        let mut first = None;
+        for place in places {
+            let Some(subscriber) = self.subscribers.get(place) else { continue };
+            let name = &*subscriber.identity.role;
+            let role = self.catalog.roles.get(name);
+            if role.is_some_and(|role| self.catalog.may_use_schema(role, &relation.schema)) {
+                return Some(name);
+            }
+            first.get_or_insert(name);
+        }
+        first
     }
 }
 
@@ -89,10 +122,6 @@ struct Group<'a> {
 }
 
 impl Chunk {
-    pub fn is_empty(&self) -> bool {
-        self.open.is_empty() && self.ready.is_empty() && self.deliveries.is_empty() && self.error_rows.is_empty()
-    }
-
     /// Closes all questions.
     pub fn finish(&mut self) {
         let open = std::mem::take(&mut self.open);
@@ -120,7 +149,8 @@ impl Chunk {
         if groups.is_empty() {
             return false;
         }
-        let computed = self.computed(&change, groups[0].subscriber, &mut texts, context);
+        let computed = self.computed(&change, &groups, &mut texts, context);
+        self.bytes += frame_bytes(&change);
         let change = Arc::new(PendingChange::new(change, Arc::clone(ticket), computed, context.budget));
         for group in groups {
             let Some(subscriber) = context.subscribers.get(group.subscriber) else { continue };
@@ -134,7 +164,8 @@ impl Chunk {
                 Verdict::Shown(policy) => policy,
             };
             let shape = access.shape(context.catalog, &relation, &access_of_role.visible, group.select);
-            let delivery = Delivery { change: Arc::clone(&change), ids: group.ids, shape, policy };
+            let content = Content::Row { shape, policy };
+            let delivery = Delivery { change: Arc::clone(&change), ids: group.ids, content };
             self.deliveries.push((group.subscriber, delivery));
         }
         true
@@ -149,39 +180,34 @@ impl Chunk {
         access: &mut AccessTable,
         context: &Context<'_>,
     ) {
-        if change.operation == Operation::Delete || !access.has_error_rows(context.catalog, &change.relation) {
+        if change.operation == Operation::Delete {
             return;
         }
-        let mut subscribed = Vec::new();
-        let mut shared: Option<(Arc<PendingChange>, Bytes, Bytes)> = None;
-        let mut errors: Vec<(usize, SmallVec<[u32; 4]>, bool)> = Vec::new();
-        context.subscribers.index.everyone(change.relation.id, change.operation, &mut subscribed);
-        for id in subscribed {
-            let entry = context.subscribers.entry(id);
-            let Some(subscriber) = context.subscribers.get(entry.subscriber) else { continue };
-            if entry.active_from > context.sequence {
-                continue;
-            }
-            let access = access.access(context.catalog, &change.relation, subscriber.role);
+        let mut errors: Vec<(usize, u32, bool)> = Vec::new();
+        for (role, entries) in context.subscribers.audience(change.relation.id) {
+            let access = access.access(context.catalog, &change.relation, *role);
             if !access.is_error_row() {
                 continue;
             }
-            match errors.iter_mut().find(|(place, ..)| *place == entry.subscriber) {
-                Some((_, ids, _)) => ids.push(entry.client_id),
-                None => {
-                    errors.push((entry.subscriber, SmallVec::from_slice(&[entry.client_id]), access.no_primary_key))
+            for entry in entries.iter().map(|id| context.subscribers.entry(*id)) {
+                if entry.active_from <= context.sequence && entry.event.accepts(change.operation) {
+                    errors.push((entry.subscriber, entry.client_id, access.no_primary_key));
                 }
             }
         }
-        for (place, ids, no_primary_key) in errors {
-            let (pending, no_key, unauthorized) = shared.get_or_insert_with(|| {
-                let pending = PendingChange::new(change.clone(), Arc::clone(ticket), None, context.budget);
-                let no_key = encode::error_data(change, encode::ErrorRow::NoPrimaryKey);
-                let unauthorized = encode::error_data(change, encode::ErrorRow::Unauthorized);
-                (Arc::new(pending), no_key, unauthorized)
-            });
-            let data = if no_primary_key { no_key } else { unauthorized };
-            self.error_rows.push((place, ids, Arc::clone(pending), data.clone()));
+        if errors.is_empty() {
+            return;
+        }
+        errors.sort_unstable();
+        let pending = PendingChange::new(change.clone(), Arc::clone(ticket), ComputedRows::default(), context.budget);
+        let pending = Arc::new(pending);
+        let no_key = encode::error_data(change, encode::ErrorRow::NoPrimaryKey);
+        let unauthorized = encode::error_data(change, encode::ErrorRow::Unauthorized);
+        for group in errors.chunk_by(|a, b| a.0 == b.0) {
+            let data = if group[0].2 { &no_key } else { &unauthorized };
+            let ids = group.iter().map(|(_, id, _)| (*id, None)).collect();
+            let delivery = Delivery { change: Arc::clone(&pending), ids, content: Content::Error(data.clone()) };
+            self.deliveries.push((group[0].0, delivery));
         }
     }
 
@@ -204,8 +230,8 @@ impl Chunk {
             add(*id, None);
         }
         for (predicate, ids) in &matches.undecided {
-            // Any of the roles gives the same answer: a filter is evaluated without policies.
-            let Some(role) = ids.first().and_then(|id| context.role_of(*id)) else { continue };
+            let places = ids.iter().map(|id| context.subscribers.entry(*id).subscriber);
+            let Some(role) = context.role_to_ask_as(&change.relation, places) else { continue };
             let Some(gate) = self.filter_gate(change, predicate, role, texts, context) else { continue };
             for id in ids {
                 add(*id, Some(gate.clone()));
@@ -245,36 +271,39 @@ impl Chunk {
         Some(self.gate(key, subject, change, image, text, context))
     }
 
+    /// Asks for the JSON that only Postgres can give, for each row image as far as it can be had.
     fn computed(
         &mut self,
         change: &Change,
-        subscriber: usize,
+        groups: &[Group<'_>],
         texts: &mut Texts,
         context: &Context<'_>,
-    ) -> Option<ComputedRows> {
+    ) -> ComputedRows {
+        let mut rows = ComputedRows::default();
         if context.columns_asked.is_empty() {
-            return None;
+            return rows;
         }
-        let role = &context.subscribers.get(subscriber)?.identity.role;
-        let subject = || Subject::Json { role: role.clone(), columns: context.columns_asked.iter().collect() };
-        let mut rows: [Option<Gate>; 2] = [None, None];
-        for image in [Image::New, Image::Old] {
+        let places = groups.iter().map(|group| group.subscriber);
+        let Some(role) = context.role_to_ask_as(&change.relation, places) else { return rows };
+        for (image, into) in [(Image::New, &mut rows.new), (Image::Old, &mut rows.old)] {
             let Some(text) = texts.get(change, image) else { continue };
-            rows[image as usize] =
-                Some(self.gate(Key::Json(change.relation.id), subject, change, image, text, context));
+            let columns = encodable(&change.relation, context.columns_asked, &text.missing);
+            if columns.is_empty() {
+                continue;
+            }
+            let list: Arc<[ColumnIndex]> = columns.iter().collect();
+            let subject = || Subject::Json { role: role.to_owned(), columns: list.to_vec() };
+            let gate = self.gate(Key::Json(change.relation.id, columns), subject, change, image, text, context);
+            *into = Some(ComputedRow { gate, columns: list });
         }
-        let [new, old] = rows;
-        let asked = Arc::clone(&new.as_ref().or(old.as_ref())?.asked);
-        // Both images of a change are put into one question: a question is closed only between changes.
-        let columns = context.columns_asked.iter().collect();
-        Some(ComputedRows { asked, columns, new: new.map(|gate| gate.row), old: old.map(|gate| gate.row) })
+        rows
     }
 
     /// Whether and how the channel may see the change.
     fn policy(
         &mut self,
         change: &Change,
-        access: &Access,
+        access: &Arc<Access>,
         subscriber: usize,
         texts: &mut Texts,
         context: &Context<'_>,
@@ -291,14 +320,15 @@ impl Chunk {
         }
         let plan = match &access.plan {
             Plan::Open => return Verdict::Shown(Policy::Open { whole_old }),
-            Plan::Denied(_) => return Verdict::Hidden,
+            Plan::Denied(DeniedReason::NoPolicy) => return Verdict::Hidden,
+            Plan::Denied(_) => return Verdict::Undecidable(Undecidable::Plan(Arc::clone(access))),
             Plan::Oracle(plan) => plan,
         };
         if change.operation == Operation::Delete {
             return self.delete_policy(change, plan, subscriber, texts, context);
         }
         let Some(text) = texts.get(change, Image::New) else {
-            return Verdict::Undecidable("the change has no new row");
+            return Verdict::Undecidable(Undecidable::NoNewRow);
         };
         let row = self.policy_gate(plan, subscriber, change, Image::New, text, context);
         let old = match &change.old {
@@ -400,7 +430,16 @@ enum Verdict {
     Shown(Policy),
     Hidden,
     /// It cannot even be asked.
-    Undecidable(&'static str),
+    Undecidable(Undecidable),
+}
+
+/// What of the columns that only Postgres encodes can be had from a row image. The others are absent from the record,
+/// and must not be asked for: a question that cannot be answered for one row is answered for none. Generated columns
+/// are computed from all others.
+fn encodable(relation: &Relation, asked: &ColumnSet, missing: &ColumnSet) -> ColumnSet {
+    let is_generated = |column: ColumnIndex| relation.column(column).generated.is_some();
+    let computable = missing.iter().all(is_generated);
+    asked.iter().filter(|column| !missing.contains(*column) || (computable && is_generated(*column))).collect()
 }
 
 /// The images of one change as Postgres reads them, written at most once each.
@@ -419,5 +458,27 @@ impl Texts {
         };
         let row = row?;
         Some(self.known[image as usize].get_or_insert_with(|| row_text(row, fallback)).clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::Generated;
+    use crate::dispatch::sample::{OPEN, relation};
+
+    #[test]
+    fn what_an_image_lacks_is_not_asked_for() {
+        let mut relation = relation(OPEN);
+        let template = relation.columns[1].clone();
+        let generated = Some(Generated { stored: true, expression: Some("note || ''".into()) });
+        relation.columns.push(crate::catalog::Column { attnum: 3, name: "twice".into(), generated, ..template });
+        let set = |columns: &[u16]| columns.iter().map(|column| ColumnIndex(*column)).collect::<ColumnSet>();
+        let asked = set(&[1, 2]);
+        assert_eq!(encodable(&relation, &asked, &set(&[])), asked);
+        assert_eq!(encodable(&relation, &asked, &set(&[2])), asked, "computed from the others");
+        assert_eq!(encodable(&relation, &asked, &set(&[1, 2])), set(&[]), "an old row's key, or TOAST left alone");
+        assert_eq!(encodable(&relation, &asked, &set(&[0])), asked);
+        assert_eq!(encodable(&relation, &asked, &set(&[0, 2])), set(&[1]));
     }
 }

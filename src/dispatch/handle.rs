@@ -52,7 +52,18 @@ const CATCH_UP_MAX: Duration = Duration::from_secs(2);
 
 impl SubscriptionSink for Handle {
     fn subscribe(&self, subscribe: Subscribe) {
-        let number = self.numbers.fetch_add(1, Ordering::Relaxed);
+        self.subscribe_as(subscribe, self.numbers.fetch_add(1, Ordering::Relaxed));
+    }
+
+    fn unsubscribe(&self, channel: ChannelId) {
+        // The receiver ends only with the process.
+        let _ = self.commands.send(Command::Unsubscribe(channel));
+    }
+}
+
+impl Handle {
+    /// `number` says which of a channel's subscribes holds, whatever the order in which they arrive.
+    pub(super) fn subscribe_as(&self, subscribe: Subscribe, number: u64) {
         let catalog = self.catalog.load();
         let bound = bind(&subscribe.bindings, &catalog, &subscribe.identity.role, &self.no_casts);
         if matches!(bound, Bind::Ready(_)) {
@@ -63,13 +74,6 @@ impl SubscriptionSink for Handle {
         self.tracker.spawn(async move { handle.prepare(subscribe, number).await });
     }
 
-    fn unsubscribe(&self, channel: ChannelId) {
-        // The receiver ends only with the process.
-        let _ = self.commands.send(Command::Unsubscribe(channel));
-    }
-}
-
-impl Handle {
     fn send(&self, subscribe: Subscribe, casts: Arc<Casts>, number: u64) {
         let _ = self.commands.send(Command::Subscribe { subscribe: Box::new(subscribe), casts, number });
     }

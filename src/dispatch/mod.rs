@@ -8,18 +8,23 @@
 //! * [`access`]: what a role may see of a relation, worked out once per catalog state;
 //! * [`pending`]: changes that wait for an answer, in the order of their channel;
 //! * [`questions`]: what is asked of Postgres, within bounds;
-//! * [`delivery`]: one change to the channels that it matches.
+//! * [`delivery`]: one change to the channels that it matches;
+//! * [`updates`]: catalog states until the stream has come as far;
+//! * [`frame_cache`], [`pressure`]: what goes to many outboxes, and how full they are.
 
 pub mod access;
 pub mod delivery;
+pub mod frame_cache;
 pub mod handle;
 pub mod metrics;
 pub mod pending;
+pub mod pressure;
 pub mod questions;
+#[cfg(test)]
+mod sample;
 pub mod subscribers;
 pub mod task;
-
-use std::time::Duration;
+pub mod updates;
 
 pub use handle::Handle;
 pub use metrics::DispatchMetrics;
@@ -55,8 +60,6 @@ pub struct Config {
     pub question_bytes_max: usize,
     /// Changes worked on before other inputs get their turn.
     pub chunk_changes: usize,
-    /// How long a new catalog state is waited for when a DDL row says no more than "something changed".
-    pub catalog_wait_max: Duration,
 }
 
 impl Default for Config {
@@ -70,7 +73,6 @@ impl Default for Config {
             question_rows_max: 128,
             question_bytes_max: 1 << 20,
             chunk_changes: 256,
-            catalog_wait_max: Duration::from_secs(5),
         }
     }
 }

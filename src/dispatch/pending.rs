@@ -12,8 +12,8 @@ use smallvec::SmallVec;
 
 use crate::authz::{Answer, OracleError, Verdict};
 use crate::catalog::ColumnIndex;
-use crate::change::Change;
-use crate::encode::{Computed, RecordShape};
+use crate::change::{Change, Row};
+use crate::encode::{Computed, ComputedValues, RecordShape};
 use crate::wal::Lsn;
 
 /// Held by everything that still has to do with a transaction; the slot is not confirmed past it before all let go.
@@ -124,27 +124,63 @@ pub enum Policy {
 pub struct PendingChange {
     pub change: Change,
     pub ticket: Arc<Ticket>,
-    pub computed: Option<ComputedRows>,
+    pub computed: ComputedRows,
     encoded: Mutex<SmallVec<[Encoded; 2]>>,
+    _share: Share,
+}
+
+/// A part of the bound on what waits, given back when it is dropped.
+#[derive(Debug)]
+pub struct Share {
     bytes: usize,
     budget: Arc<AtomicUsize>,
 }
 
-/// JSON that only Postgres can give: which rows of which answer.
-#[derive(Clone, Debug)]
+impl Share {
+    pub fn take(bytes: usize, budget: &Arc<AtomicUsize>) -> Share {
+        budget.fetch_add(bytes, Ordering::Relaxed);
+        Share { bytes, budget: Arc::clone(budget) }
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.budget.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// JSON that only Postgres can give, by row image: those that have any such column.
+#[derive(Clone, Debug, Default)]
 pub struct ComputedRows {
-    pub asked: Arc<Asked>,
+    pub new: Option<ComputedRow>,
+    pub old: Option<ComputedRow>,
+}
+
+#[derive(Clone, Debug)]
+pub struct ComputedRow {
+    pub gate: Gate,
     pub columns: Arc<[ColumnIndex]>,
-    pub new: Option<u32>,
-    pub old: Option<u32>,
 }
 
 impl ComputedRows {
+    fn rows(&self) -> impl Iterator<Item = &ComputedRow> {
+        self.new.iter().chain(&self.old)
+    }
+
+    fn failed(&self) -> bool {
+        self.rows().any(|row| matches!(row.gate.asked.answer(), Some(Err(_))))
+    }
+
     /// The values, once they are here.
-    pub fn values(&self) -> Option<Computed> {
-        let Some(Ok(Answer::Json(rows))) = self.asked.answer() else { return None };
-        let row = |place: Option<u32>| rows.get(place? as usize).cloned();
-        Some(Computed { columns: self.columns.to_vec(), new: row(self.new), old: row(self.old) })
+    pub fn values(&self) -> Computed {
+        let values = |row: &ComputedRow| match row.gate.asked.answer() {
+            Some(Ok(Answer::Json(rows))) => {
+                let values = rows.get(row.gate.row as usize)?.clone();
+                Some(ComputedValues { columns: Arc::clone(&row.columns), values })
+            }
+            _ => None,
+        };
+        Computed { new: self.new.as_ref().and_then(values), old: self.old.as_ref().and_then(values) }
     }
 }
 
@@ -156,11 +192,9 @@ struct Encoded {
 }
 
 impl PendingChange {
-    pub fn new(change: Change, ticket: Arc<Ticket>, computed: Option<ComputedRows>, budget: &Arc<AtomicUsize>) -> Self {
-        let old_bytes = change.old.row().map_or(0, |row| row.tuple.frame.len());
-        let bytes = change.new.as_ref().map_or(0, |row| row.tuple.frame.len()).max(old_bytes) + size_of::<Self>();
-        budget.fetch_add(bytes, Ordering::Relaxed);
-        PendingChange { change, ticket, computed, encoded: Mutex::default(), bytes, budget: Arc::clone(budget) }
+    pub fn new(change: Change, ticket: Arc<Ticket>, computed: ComputedRows, budget: &Arc<AtomicUsize>) -> Self {
+        let share = Share::take(frame_bytes(&change) + size_of::<Self>(), budget);
+        PendingChange { change, ticket, computed, encoded: Mutex::default(), _share: share }
     }
 
     /// The `data` object for a shape, written once however many ask for it. `None`: it could not be encoded, and
@@ -182,10 +216,10 @@ impl PendingChange {
     }
 }
 
-impl Drop for PendingChange {
-    fn drop(&mut self) {
-        self.budget.fetch_sub(self.bytes, Ordering::Relaxed);
-    }
+/// The frame that the change was decoded from: both rows lie in it.
+pub fn frame_bytes(change: &Change) -> usize {
+    let bytes = |row: Option<&Row>| row.map_or(0, |row| row.tuple.frame.len());
+    bytes(change.new.as_ref()).max(bytes(change.old.row()))
 }
 
 /// One frame to be, for one channel.
@@ -194,8 +228,29 @@ pub struct Delivery {
     pub change: Arc<PendingChange>,
     /// Client-visible binding ids, each with the SQL part of its filter where it has one.
     pub ids: SmallVec<[(u32, Option<Gate>); 1]>,
-    pub shape: Arc<RecordShape>,
-    pub policy: Policy,
+    pub content: Content,
+}
+
+#[derive(Clone, Debug)]
+pub enum Content {
+    /// The row, if policy and filters let it through.
+    Row { shape: Arc<RecordShape>, policy: Policy },
+    /// An error without data (PROTOCOL 4.4). It takes its turn like any row.
+    Error(Bytes),
+}
+
+/// A delivery that waits, counted: one small change may wait for ten thousand channels.
+#[derive(Debug)]
+pub struct Queued {
+    pub delivery: Delivery,
+    _share: Share,
+}
+
+impl Queued {
+    pub fn new(delivery: Delivery, budget: &Arc<AtomicUsize>) -> Queued {
+        let ids = if delivery.ids.spilled() { size_of_val(&*delivery.ids) } else { 0 };
+        Queued { _share: Share::take(size_of::<Queued>() + ids, budget), delivery }
+    }
 }
 
 /// What is to be done with a delivery now.
@@ -214,12 +269,14 @@ pub enum Outcome {
 impl Delivery {
     /// The gates that are not decided yet.
     pub fn undecided(&self) -> impl Iterator<Item = &Arc<Asked>> {
-        let (row, old) = match &self.policy {
-            Policy::Open { .. } => (None, None),
-            Policy::Ask { row, old, .. } => (Some(&row.asked), old.as_ref().map(|gate| &gate.asked)),
+        let (row, old) = match &self.content {
+            Content::Row { policy: Policy::Ask { row, old, .. }, .. } => {
+                (Some(&row.asked), old.as_ref().map(|gate| &gate.asked))
+            }
+            Content::Row { policy: Policy::Open { .. }, .. } | Content::Error(_) => (None, None),
         };
         let filters = self.ids.iter().filter_map(|(_, gate)| gate.as_ref().map(|gate| &gate.asked));
-        let computed = self.change.computed.as_ref().map(|rows| &rows.asked);
+        let computed = self.change.computed.rows().map(|row| &row.gate.asked);
         row.into_iter().chain(old).chain(computed).chain(filters).filter(|asked| asked.answer().is_none())
     }
 
@@ -227,9 +284,10 @@ impl Delivery {
         if self.undecided().next().is_some() {
             return Outcome::Wait;
         }
-        let whole_old = match &self.policy {
-            Policy::Open { whole_old } => *whole_old,
-            Policy::Ask { row, old, whole_old } => match row.decision() {
+        let whole_old = match &self.content {
+            Content::Error(_) => false,
+            Content::Row { policy: Policy::Open { whole_old }, .. } => *whole_old,
+            Content::Row { policy: Policy::Ask { row, old, whole_old }, .. } => match row.decision() {
                 Some(Decision::Allowed) => match old {
                     None => *whole_old,
                     Some(old) => old.decision() == Some(Decision::Allowed),
@@ -238,7 +296,7 @@ impl Delivery {
                 Some(Decision::Failed) | None => return Outcome::Fail,
             },
         };
-        if matches!(self.change.computed.as_ref().and_then(|rows| rows.asked.answer()), Some(Err(_))) {
+        if self.change.computed.failed() {
             return Outcome::Fail;
         }
         let mut failed = false;
@@ -257,3 +315,7 @@ impl Delivery {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "pending_tests.rs"]
+mod tests;

@@ -54,12 +54,26 @@ pub struct Questions {
     bytes: usize,
     waiting_bytes: usize,
     tables: HashMap<RelationId, Table, RandomState>,
+    /// When trouble with a table was last worth a word in the log.
+    logged: HashMap<RelationId, Instant, RandomState>,
 }
+
+/// Between two words about the same table. A troubled one denies thousands of questions a second.
+const LOG_PAUSE: Duration = Duration::from_secs(10);
+/// Tables that are remembered for that.
+const LOGGED_MAX: usize = 1024;
 
 impl Questions {
     pub fn new(oracle: Oracle) -> Questions {
         let under_way = FuturesUnordered::new();
-        Questions { oracle, under_way, bytes: 0, waiting_bytes: 0, tables: HashMap::default() }
+        Questions {
+            oracle,
+            under_way,
+            bytes: 0,
+            waiting_bytes: 0,
+            tables: HashMap::default(),
+            logged: HashMap::default(),
+        }
     }
 
     /// Whether more may be put in.
@@ -111,6 +125,19 @@ impl Questions {
         }
     }
 
+    /// Whether to log that a table's question has no answer.
+    pub fn is_worth_a_word(&mut self, relation: RelationId) -> bool {
+        let now = Instant::now();
+        if self.logged.get(&relation).is_some_and(|at| now < *at + LOG_PAUSE) {
+            return false;
+        }
+        if self.logged.len() >= LOGGED_MAX {
+            self.logged.clear();
+        }
+        self.logged.insert(relation, now);
+        true
+    }
+
     fn ask(&mut self, relation: RelationId) {
         let Some(table) = self.tables.get_mut(&relation) else { return };
         let now = Instant::now();
@@ -146,3 +173,7 @@ impl Questions {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "questions_tests.rs"]
+mod tests;

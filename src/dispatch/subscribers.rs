@@ -4,19 +4,20 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use bytes::Bytes;
 use foldhash::fast::RandomState;
 use slab::Slab;
 use smallvec::SmallVec;
 
 use super::access::{AccessTable, RoleKey};
-use super::pending::Delivery;
+use super::pending::Queued;
 use crate::authz::Identity;
 use crate::catalog::{Catalog, ColumnSet};
 use crate::channels::outbox::Outbox;
 use crate::channels::phoenix::Address;
 use crate::channels::subscribe::{ChannelId, EventShapeKind, Subscribe};
 use crate::routing::{
-    BindError, Binding, BindingError, Bound, BoundSubscription, Casts, SubscriptionId, SubscriptionIndex,
+    BindError, Binding, BindingError, Bound, BoundSubscription, Casts, EventFilter, SubscriptionId, SubscriptionIndex,
 };
 use crate::wal::pgoutput::RelationId;
 
@@ -34,9 +35,20 @@ pub struct Subscriber {
     number: u64,
     entries: SmallVec<[usize; 1]>,
     /// Deliveries that wait, in commit order.
-    pub queue: VecDeque<Delivery>,
-    /// Relations whose policies failed and about which the client has been told.
-    pub told: SmallVec<[RelationId; 1]>,
+    pub queue: VecDeque<Queued>,
+    /// What the client has been told of.
+    pub told: SmallVec<[(RelationId, NotShown); 1]>,
+    /// Why the bindings are refused, as the client was told.
+    pub refused: Option<Box<str>>,
+}
+
+/// Why events of a table are not shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotShown {
+    /// A policy or filter could not be evaluated.
+    Undecided,
+    /// The row could not be turned to JSON.
+    NotEncoded,
 }
 
 impl Subscriber {
@@ -53,6 +65,24 @@ pub struct Entry {
     pub select: Option<ColumnSet>,
     /// The first transaction that it may see.
     pub active_from: u64,
+    pub relation: RelationId,
+    pub event: EventFilter,
+    role: RoleKey,
+    /// Its place in the relation's audience.
+    position: u32,
+}
+
+/// Who subscribes to a table, by role.
+type Audience = SmallVec<[(RoleKey, Vec<SubscriptionId>); 2]>;
+
+/// Another identity or other bindings for a channel that is known, or a new channel.
+pub enum Inserted {
+    /// Its place, and the frames that are to leave when it is bound.
+    At(usize, Vec<Bytes>),
+    /// A refreshed token overtook its join, which waits for Postgres: it is kept until the join is here.
+    Early,
+    /// A later subscribe of the channel was here before.
+    Outdated,
 }
 
 /// What came of binding a channel's items to the catalog. One bad item disables all (PROTOCOL 4.5).
@@ -69,6 +99,8 @@ pub struct Subscribers {
     by_channel: HashMap<ChannelId, usize, RandomState>,
     entries: Slab<Entry>,
     identities: HashSet<Arc<Identity>, RandomState>,
+    early: HashMap<ChannelId, (Subscribe, Arc<Casts>, u64), RandomState>,
+    audiences: HashMap<RelationId, Audience, RandomState>,
     pub index: SubscriptionIndex,
 }
 
@@ -85,7 +117,7 @@ impl Subscribers {
         &self.entries[id.0 as usize]
     }
 
-    pub fn len(&self) -> usize {
+    pub fn channels(&self) -> usize {
         self.channels.len()
     }
 
@@ -97,22 +129,46 @@ impl Subscribers {
         self.channels.iter().map(|(place, _)| place).collect()
     }
 
+    /// Everybody who subscribes to a table, whatever the filter: the audience of error rows (PROTOCOL 4.4).
+    pub fn audience(&self, relation: RelationId) -> &[(RoleKey, Vec<SubscriptionId>)] {
+        self.audiences.get(&relation).map_or(&[], |audience| audience)
+    }
+
+    /// The channels that subscribe to a table.
+    pub fn places_of(&self, relation: RelationId) -> Vec<usize> {
+        let entries = self.audience(relation).iter().flat_map(|(_, entries)| entries);
+        let mut places: Vec<usize> = entries.map(|id| self.entry(*id).subscriber).collect();
+        places.sort_unstable();
+        places.dedup();
+        places
+    }
+
     /// Adds a channel, or gives it another identity (a token refresh): what it waits for stays in its queue, and its
-    /// bindings hold until they are replaced. `None`: a later subscribe of the channel was here before.
+    /// bindings hold until they are replaced.
     pub fn insert(
         &mut self,
         subscribe: Subscribe,
         casts: Arc<Casts>,
         number: u64,
         access: &mut AccessTable,
-    ) -> Option<usize> {
+    ) -> Inserted {
+        let known = self.by_channel.get(&subscribe.channel).copied();
+        match known {
+            Some(place) if self.channels[place].number > number => return Inserted::Outdated,
+            // Only a join brings a reply along.
+            None if subscribe.on_active.is_empty() => {
+                let early = self.early.entry(subscribe.channel);
+                let early = early.or_insert_with(|| (subscribe.clone(), Arc::clone(&casts), number));
+                if early.2 < number {
+                    *early = (subscribe, casts, number);
+                }
+                return Inserted::Early;
+            }
+            _ => {}
+        }
         let identity = self.intern(subscribe.identity);
         let role = access.role(&identity.role);
-        let known = self.by_channel.get(&subscribe.channel).copied();
-        if known.is_some_and(|place| self.channels[place].number > number) {
-            return None;
-        }
-        let subscriber = Subscriber {
+        let mut subscriber = Subscriber {
             channel: subscribe.channel,
             address: subscribe.address,
             shape: subscribe.shape,
@@ -126,12 +182,15 @@ impl Subscribers {
             entries: SmallVec::new(),
             queue: VecDeque::new(),
             told: SmallVec::new(),
+            refused: None,
         };
+        let on_active = subscribe.on_active;
         let place = match known {
             Some(place) => {
-                let queue = std::mem::take(&mut self.channels[place].queue);
-                let entries = std::mem::take(&mut self.channels[place].entries);
-                self.channels[place] = Subscriber { queue, entries, ..subscriber };
+                let before = &mut self.channels[place];
+                subscriber.queue = std::mem::take(&mut before.queue);
+                subscriber.entries = std::mem::take(&mut before.entries);
+                *before = subscriber;
                 place
             }
             None => {
@@ -140,10 +199,16 @@ impl Subscribers {
                 place
             }
         };
-        Some(place)
+        Inserted::At(place, on_active)
+    }
+
+    /// What came for a channel before its join did.
+    pub fn take_early(&mut self, channel: ChannelId) -> Option<(Subscribe, Arc<Casts>, u64)> {
+        if self.by_channel.contains_key(&channel) { self.early.remove(&channel) } else { None }
     }
 
     pub fn remove(&mut self, channel: ChannelId) {
+        self.early.remove(&channel);
         if let Some(place) = self.by_channel.remove(&channel) {
             self.unbind(place);
             self.channels.remove(place);
@@ -175,25 +240,73 @@ impl Subscribers {
         let active = self.channels[place].entries.iter().map(|entry| self.entries[*entry].active_from).min();
         let active_from = active.unwrap_or(active_from);
         self.unbind(place);
-        for (client_id, subscription) in bound {
-            let select = subscription.select.clone();
-            let entry = self.entries.insert(Entry { subscriber: place, client_id, select, active_from });
-            self.index.insert(SubscriptionId(entry as u64), &subscription);
+        let role = self.channels[place].role;
+        for (client_id, BoundSubscription { relation, event, predicate, select }) in bound {
+            let audience = self.audiences.entry(relation).or_default();
+            let of_role = audience.iter().position(|(known, _)| *known == role).unwrap_or_else(|| {
+                audience.push((role, Vec::new()));
+                audience.len() - 1
+            });
+            let list = &mut audience[of_role].1;
+            let position = list.len() as u32;
+            let entry = Entry {
+                subscriber: place,
+                client_id,
+                select: select.clone(),
+                active_from,
+                relation,
+                event,
+                role,
+                position,
+            };
+            let entry = self.entries.insert(entry);
+            let id = SubscriptionId(entry as u64);
+            list.push(id);
+            self.index.insert(id, &BoundSubscription { relation, event, predicate, select });
             self.channels[place].entries.push(entry);
         }
+        self.channels[place].refused = None;
     }
 
+    /// The channel has no bindings any more; what is on its way to it arrives.
     pub fn unbind(&mut self, place: usize) {
         for entry in std::mem::take(&mut self.channels[place].entries) {
             self.index.remove(SubscriptionId(entry as u64));
-            self.entries.remove(entry);
+            let entry = self.entries.remove(entry);
+            self.leave_audience(&entry);
         }
     }
 
-    /// What it would take to subscribe the channel again.
-    pub fn subscribe_again(&self, place: usize) -> Subscribe {
+    fn leave_audience(&mut self, entry: &Entry) {
+        let Some(audience) = self.audiences.get_mut(&entry.relation) else { return };
+        let Some(of_role) = audience.iter().position(|(role, _)| *role == entry.role) else { return };
+        let list = &mut audience[of_role].1;
+        list.swap_remove(entry.position as usize);
+        if let Some(moved) = list.get(entry.position as usize) {
+            self.entries[moved.0 as usize].position = entry.position;
+        }
+        if list.is_empty() {
+            audience.swap_remove(of_role);
+            if audience.is_empty() {
+                self.audiences.remove(&entry.relation);
+            }
+        }
+    }
+
+    /// Takes the channel's bindings away. `true`: the client is to be told, it does not know this yet.
+    pub fn refuse(&mut self, place: usize, why: &str) -> bool {
+        self.unbind(place);
+        let subscriber = &mut self.channels[place];
+        let news = subscriber.refused.as_deref() != Some(why);
+        subscriber.refused = Some(why.into());
+        news
+    }
+
+    /// What it would take to subscribe the channel again, and the number of what it repeats: a refreshed token that is
+    /// on its way already must win.
+    pub fn subscribe_again(&self, place: usize) -> (Subscribe, u64) {
         let subscriber = &self.channels[place];
-        Subscribe {
+        let again = Subscribe {
             channel: subscriber.channel,
             address: subscriber.address.clone(),
             shape: subscriber.shape,
@@ -202,7 +315,8 @@ impl Subscribers {
             outbox: subscriber.outbox.clone(),
             on_active: Vec::new(),
             alive: Arc::clone(&subscriber.alive),
-        }
+        };
+        (again, subscriber.number)
     }
 
     pub fn bindings(&self, place: usize) -> usize {
@@ -234,3 +348,7 @@ pub fn bind(items: &[(u32, Result<Binding, BindingError>)], catalog: &Catalog, r
 fn refusal(error: &BindError) -> String {
     error.to_string()
 }
+
+#[cfg(test)]
+#[path = "subscribers_tests.rs"]
+mod tests;

@@ -23,7 +23,7 @@ use crate::catalog::ColumnSet;
 pub use datum::{Encoding, columns_only_postgres_encodes, write_json};
 pub use error::{DatumError, EncodeError};
 pub use limit::Limits;
-pub use record::{Computed, ErrorRow, RecordShape, change_data, error_data};
+pub use record::{Computed, ComputedValues, ErrorRow, RecordShape, change_data, error_data};
 
 /// How much of the row before the change may be shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -1,5 +1,7 @@
 //! The `data` object of a `postgres_changes` event (PROTOCOL 4.1 and 4.2).
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use crate::catalog::{Catalog, ColumnIndex, ColumnSet, Relation, ReplicaIdentity};
@@ -47,13 +49,19 @@ struct ShapeColumn {
     in_identity: bool,
 }
 
-/// What only Postgres could encode: `to_jsonb` of some columns for the rows of one change.
+/// What only Postgres could encode: `to_jsonb` of some columns for the rows of one change. `None`: not asked.
 #[derive(Clone, Debug, Default)]
 pub struct Computed {
-    pub columns: Vec<ColumnIndex>,
-    /// By position in `columns`; the inner `None` is NULL. The outer one: not asked.
-    pub new: Option<Vec<Option<Box<str>>>>,
-    pub old: Option<Vec<Option<Box<str>>>>,
+    pub new: Option<ComputedValues>,
+    pub old: Option<ComputedValues>,
+}
+
+/// Those of one row: the two images need not have the same columns.
+#[derive(Clone, Debug)]
+pub struct ComputedValues {
+    pub columns: Arc<[ColumnIndex]>,
+    /// By position in `columns`; `None` is NULL.
+    pub values: Vec<Option<Box<str>>>,
 }
 
 /// A change that is announced without its row (PROTOCOL 4.4).
@@ -148,8 +156,12 @@ fn write_change(
     out.extend_from_slice(&shape.head);
     write_operation(change.operation, out);
     if let Some(row) = &change.new {
-        let image =
-            Image { row, older: change.old.row(), computed: computed.and_then(Computed::new_row), kept_bytes_max };
+        let image = Image {
+            row,
+            older: change.old.row(),
+            computed: computed.and_then(|computed| computed.new.as_ref()),
+            kept_bytes_max,
+        };
         out.extend_from_slice(b",\"record\":");
         image.write(shape, |_| true, out)?;
     }
@@ -180,8 +192,8 @@ fn write_old_record(
     out: &mut Vec<u8>,
 ) -> Result<(), EncodeError> {
     let image = |row, computed| Image { row, older: None, computed, kept_bytes_max };
-    let computed_new = computed.and_then(Computed::new_row);
-    let computed = computed.and_then(Computed::old_row);
+    let computed_new = computed.and_then(|computed| computed.new.as_ref());
+    let computed = computed.and_then(|computed| computed.old.as_ref());
     let key_only = visibility == OldVisibility::KeyOnly;
     match &change.old {
         // The stream has no old row because the key did not change: the new row has it.
@@ -200,24 +212,12 @@ fn write_old_record(
     Ok(())
 }
 
-impl Computed {
-    fn new_row(&self) -> Option<ComputedRow<'_>> {
-        Some((&self.columns, self.new.as_deref()?))
-    }
-
-    fn old_row(&self) -> Option<ComputedRow<'_>> {
-        Some((&self.columns, self.old.as_deref()?))
-    }
-}
-
-type ComputedRow<'a> = (&'a [ColumnIndex], &'a [Option<Box<str>>]);
-
 /// One of a change's rows, and where to look for what it lacks.
 struct Image<'a> {
     row: &'a Row,
     /// Has the values of TOAST that the UPDATE did not touch.
     older: Option<&'a Row>,
-    computed: Option<ComputedRow<'a>>,
+    computed: Option<&'a ComputedValues>,
     /// Set for a change above the limit: values with longer JSON are left out, and so is TOAST from the older row.
     kept_bytes_max: Option<usize>,
 }
@@ -287,9 +287,9 @@ impl<'a> Image<'a> {
     }
 
     fn computed(&self, column: ColumnIndex) -> Option<Value<'a>> {
-        let (columns, row) = self.computed?;
+        let ComputedValues { columns, values } = self.computed?;
         let position = columns.iter().position(|computed| *computed == column)?;
-        Some(row.get(position)?.as_deref().map_or(Value::Null, Value::Computed))
+        Some(values.get(position)?.as_deref().map_or(Value::Null, Value::Computed))
     }
 }
 

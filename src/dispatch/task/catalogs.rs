@@ -1,0 +1,182 @@
+//! Catalog states, each applied at its place in the stream.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+
+use super::{Dispatch, Error, Phase, READ_AGAIN};
+use crate::catalog::ddl_log::{self, DdlEvent};
+use crate::catalog::watcher::CatalogUpdate;
+use crate::catalog::{Catalog, Relation};
+use crate::change::assembler::DdlLog;
+use crate::channels::system;
+use crate::dispatch::subscribers::Bind;
+use crate::dispatch::updates::Due;
+use crate::wal::Lsn;
+use crate::wal::pgoutput::{self, Message, RelationId, StreamRelation};
+
+impl Dispatch {
+    /// Applies what `walcast.ddl_log` says: the state as the commit leaves it. `Some`: it must be loaded first.
+    pub(super) fn apply_ddl(&mut self, log: DdlLog, xid: u32) -> Option<oneshot::Receiver<CatalogUpdate>> {
+        let (relation, frame) = match log {
+            DdlLog::Nothing => return None,
+            DdlLog::Row(relation, frame) => (relation, frame),
+            DdlLog::Unread => {
+                tracing::warn!("a row of walcast.ddl_log is above --wal-frame-max; the catalog is loaded instead");
+                return self.load_catalog(xid);
+            }
+        };
+        match self.state_of(&relation, frame) {
+            Ok(catalog) => {
+                self.updates.told_by_stream(xid);
+                self.apply(catalog);
+                None
+            }
+            Err(why) => {
+                tracing::info!(why, "a change of the catalog is loaded, because its log row cannot be used");
+                self.load_catalog(xid)
+            }
+        }
+    }
+
+    fn state_of(&self, relation: &StreamRelation, frame: Bytes) -> Result<Catalog, String> {
+        let new = match pgoutput::decode(frame) {
+            Ok(Message::Insert { new, .. } | Message::Update { new, .. }) => new,
+            Ok(_) => return Err("no row".to_owned()),
+            Err(error) => return Err(error.to_string()),
+        };
+        match ddl_log::parse(relation, &new, &self.config.publications) {
+            // Without texts no policy can be evaluated: all that they hide would be hidden from everybody.
+            Ok(DdlEvent::State { state, .. }) if !state.has_texts() => {
+                Err("a lock was in the way of its expressions".to_owned())
+            }
+            Ok(DdlEvent::State { state, .. }) => {
+                Catalog::from_state(*state, Arc::clone(&self.catalog.roles), 0).map_err(|error| error.to_string())
+            }
+            Ok(DdlEvent::Reload { reason, .. }) => Err(format!("{reason:?}")),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    fn load_catalog(&self, xid: u32) -> Option<oneshot::Receiver<CatalogUpdate>> {
+        self.watcher.as_ref().map(|watcher| watcher.refresh(Some(xid)))
+    }
+
+    /// What was waited for. Nothing is judged before it is here: the watcher asks until it has an answer.
+    pub(super) fn catalog_arrived(&mut self, update: Option<CatalogUpdate>) -> Result<(), Error> {
+        let Phase::Waiting(work, _) = std::mem::replace(&mut self.phase, Phase::Reading) else { return Ok(()) };
+        let update = update.ok_or(Error::NoCatalog)?;
+        let header = work.transaction.header;
+        if let Some(catalog) = self.updates.loaded(update, header.xid, self.position) {
+            self.apply(catalog);
+        }
+        self.phase = Phase::Working(work);
+        Ok(())
+    }
+
+    /// A polled state waits until the stream has come as far. Roles are in no stream: they hold at once.
+    pub(super) fn polled(&mut self, update: CatalogUpdate) {
+        let roles = self.updates.polled(update);
+        if *roles != *self.catalog.roles {
+            let catalog = Catalog { roles, ..Catalog::clone(&self.catalog) };
+            self.apply(catalog);
+        }
+        self.apply_due_updates(self.position);
+    }
+
+    /// Applies what holds for transactions that are committed at or after `position`.
+    pub(super) fn apply_due_updates(&mut self, position: Lsn) {
+        match self.updates.due(position) {
+            Due::Nothing => {}
+            Due::Apply(catalog) => self.apply(*catalog),
+            Due::Outdated => {
+                if let Some(watcher) = &self.watcher {
+                    watcher.refresh_soon();
+                }
+            }
+        }
+    }
+
+    /// From here on changes are judged by this state.
+    fn apply(&mut self, mut catalog: Catalog) {
+        catalog.share_with(&self.catalog);
+        catalog.version = self.catalog.version + 1;
+        let previous = std::mem::replace(&mut self.catalog, Arc::new(catalog));
+        self.access.clear();
+        self.layouts.clear();
+        self.handle.catalog.store(Arc::clone(&self.catalog));
+        self.metrics.catalog_version.set(self.catalog.version as i64);
+        self.rebind(&previous);
+    }
+
+    /// Binds again what could come out otherwise. After a change of the publication's tables every channel is told so,
+    /// once per binding (PROTOCOL 4.9).
+    fn rebind(&mut self, previous: &Catalog) {
+        let membership = membership_differs(previous, &self.catalog);
+        let tables = membership || tables_differ(previous, &self.catalog);
+        if !tables && Arc::ptr_eq(&previous.roles, &self.catalog.roles) {
+            return;
+        }
+        for place in self.subscribers.places() {
+            let Some(subscriber) = self.subscribers.get(place) else { continue };
+            let role = &*subscriber.identity.role;
+            if tables || previous.roles.get(role) != self.catalog.roles.get(role) {
+                self.rebind_channel(place, membership);
+            }
+        }
+        self.metrics.subscriptions.set(self.subscribers.subscriptions() as i64);
+    }
+
+    fn rebind_channel(&mut self, place: usize, tell: bool) {
+        match self.subscribers.bind(place, &self.catalog) {
+            Bind::Ready(bound) => {
+                let was_refused = self.subscribers.get(place).is_some_and(|subscriber| subscriber.refused.is_some());
+                self.subscribers.replace(place, bound, self.assembler.next_sequence());
+                let times = if tell || was_refused { self.subscribers.bindings(place) } else { 0 };
+                for _ in 0..times {
+                    self.send_to(place, |subscriber| system::subscribed(&subscriber.address, None));
+                }
+            }
+            Bind::NeedsCasts => {
+                let (again, number) = self.subscribers.subscribe_again(place);
+                let was_refused = self.subscribers.get(place).is_some_and(|subscriber| subscriber.refused.is_some());
+                self.subscribers.unbind(place);
+                if !was_refused {
+                    // The old bindings mean nothing to the new table, and the stream does not wait for the new ones.
+                    let message = "The table was altered; changes may be missed while it is subscribed to again";
+                    self.send_to(place, |s| system::postgres_changes_error(&s.address, message, Some(READ_AGAIN)));
+                }
+                self.handle.subscribe_as(again, number);
+            }
+            Bind::Refused(message) => {
+                if self.subscribers.refuse(place, &message) {
+                    self.send_to(place, |s| system::postgres_changes_error(&s.address, &message, None));
+                }
+            }
+        }
+    }
+}
+
+/// Whether the publication has other tables now (PROTOCOL 4.9 compares schema, name and OID).
+fn membership_differs(before: &Catalog, after: &Catalog) -> bool {
+    fn names(catalog: &Catalog) -> HashSet<(RelationId, &str, &str)> {
+        let relations = catalog.relations.values();
+        relations.map(|relation| (relation.id, &*relation.schema, &*relation.name)).collect()
+    }
+    names(before) != names(after)
+}
+
+/// Whether binding a filter could come out otherwise, whatever the role: columns, types, keys or grants changed.
+fn tables_differ(before: &Catalog, after: &Catalog) -> bool {
+    let same = |(id, relation): (&RelationId, &Arc<Relation>)| {
+        before.relation(*id).is_some_and(|earlier| {
+            Arc::ptr_eq(earlier, relation)
+                || (earlier.columns == relation.columns
+                    && earlier.primary_key == relation.primary_key
+                    && earlier.acl == relation.acl)
+        })
+    };
+    before.types != after.types || !after.relations.iter().all(same)
+}

@@ -1,0 +1,163 @@
+//! From deliveries to outboxes, in the order of each channel.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::{Dispatch, PAUSE};
+use crate::catalog::Relation;
+use crate::causes::with_causes;
+use crate::change::Operation;
+use crate::channels::subscribe::EventShapeKind;
+use crate::channels::system::{self, EventShape};
+use crate::dispatch::delivery::Chunk;
+use crate::dispatch::pending::{Content, Delivery, Outcome, PendingChange, Queued};
+use crate::dispatch::questions::Answered;
+use crate::dispatch::subscribers::NotShown;
+use crate::encode::{self, OldVisibility, RecordShape};
+
+impl Dispatch {
+    /// Puts the chunk's questions, and its deliveries into their channels' order.
+    pub(super) fn flush(&mut self, mut chunk: Chunk) {
+        chunk.finish();
+        for (asked, question) in chunk.ready {
+            self.questions.put(asked, question);
+        }
+        for (place, relation, why) in chunk.undecidable {
+            self.metrics.events_undecided.inc();
+            if self.tell(place, &relation, NotShown::Undecided) {
+                tracing::warn!(relation = %relation.sql_name(), %why, "events are not shown");
+            }
+        }
+        for (place, delivery) in chunk.deliveries {
+            self.offer(place, delivery);
+        }
+        self.pause_under_pressure(chunk.bytes);
+    }
+
+    fn pause_under_pressure(&mut self, bytes: usize) {
+        if self.pressure.judge(bytes) {
+            self.paused_until = Some(Instant::now() + PAUSE);
+        }
+    }
+
+    /// Delivers at once where nothing of the channel waits before it; else it waits its turn.
+    fn offer(&mut self, place: usize, delivery: Delivery) {
+        let Some(subscriber) = self.subscribers.get_mut(place) else { return };
+        if !subscriber.is_alive() {
+            // Its unsubscribe is on the way.
+            return subscriber.queue.clear();
+        }
+        if subscriber.queue.is_empty() {
+            match delivery.outcome() {
+                Outcome::Wait => {}
+                outcome => return self.perform(place, &delivery, outcome),
+            }
+        }
+        for asked in delivery.undecided() {
+            asked.wait(place);
+        }
+        subscriber.queue.push_back(Queued::new(delivery, &self.budget));
+    }
+
+    pub(super) fn answered(&mut self, answered: Answered) {
+        self.questions.settle(&answered);
+        let Answered { asked, relation, answer, .. } = answered;
+        if let Err(error) = &answer
+            && self.questions.is_worth_a_word(relation.id)
+        {
+            tracing::warn!(relation = %relation.sql_name(), %error, "questions to Postgres have no answer: denied");
+        }
+        for place in asked.settle(answer) {
+            self.drain(place);
+        }
+        self.pause_under_pressure(0);
+    }
+
+    /// Delivers what is decided at the head of a channel's queue.
+    fn drain(&mut self, place: usize) {
+        while let Some(subscriber) = self.subscribers.get_mut(place) {
+            let Some(head) = subscriber.queue.front() else { return };
+            let outcome = head.delivery.outcome();
+            if outcome == Outcome::Wait {
+                return;
+            }
+            let Some(Queued { delivery, .. }) = subscriber.queue.pop_front() else { return };
+            self.perform(place, &delivery, outcome);
+        }
+    }
+
+    fn perform(&mut self, place: usize, delivery: &Delivery, outcome: Outcome) {
+        let relation = &delivery.change.change.relation;
+        let (ids, whole_old) = match outcome {
+            Outcome::Wait | Outcome::Drop => return,
+            Outcome::Fail => {
+                self.metrics.events_undecided.inc();
+                self.tell(place, relation, NotShown::Undecided);
+                return;
+            }
+            Outcome::Deliver { ids, whole_old } => (ids, whole_old),
+        };
+        let data = match &delivery.content {
+            Content::Error(data) => Some(data.clone()),
+            Content::Row { shape, .. } => self.data(&delivery.change, shape, whole_old),
+        };
+        let Some(data) = data else {
+            self.tell(place, relation, NotShown::NotEncoded);
+            return;
+        };
+        let Some(subscriber) = self.subscribers.get(place).filter(|subscriber| subscriber.is_alive()) else { return };
+        let shape = event_shape(subscriber.shape, delivery.change.change.operation);
+        let frame = self.frames.frame(&subscriber.address, shape, &ids, &data);
+        self.pressure.note(subscriber.outbox.push_chunks(frame));
+        self.metrics.events_delivered.inc();
+    }
+
+    fn data(&mut self, pending: &PendingChange, shape: &Arc<RecordShape>, whole_old: bool) -> Option<Bytes> {
+        let (limits, buffer, metrics) = (&self.config.limits, &mut self.buffer, &self.metrics);
+        pending.data(shape, whole_old, || {
+            let computed = pending.computed.values();
+            let old = if whole_old { OldVisibility::Whole } else { OldVisibility::KeyOnly };
+            let data = encode::change_data(shape, &pending.change, old, limits, Some(&computed), buffer);
+            data.inspect_err(|error| {
+                metrics.encode_errors.inc();
+                let relation = pending.change.relation.sql_name();
+                tracing::error!(relation, error = %with_causes(error), "a change is delivered to nobody");
+            })
+            .ok()
+        })
+    }
+
+    /// Tells a client, once per table and subscription, that something is not shown. `true`: it was the first time.
+    fn tell(&mut self, place: usize, relation: &Relation, what: NotShown) -> bool {
+        let Some(subscriber) = self.subscribers.get_mut(place).filter(|subscriber| subscriber.is_alive()) else {
+            return false;
+        };
+        if subscriber.told.contains(&(relation.id, what)) {
+            return false;
+        }
+        subscriber.told.push((relation.id, what));
+        let table = format!("{}.{}", relation.schema, relation.name);
+        let (message, hint) = match what {
+            NotShown::Undecided => (
+                format!("Row-level security of {table} could not be evaluated for you: its events are not shown"),
+                "The server's log has the error; SELECT from the table with the same token to see it",
+            ),
+            NotShown::NotEncoded => (
+                format!("A change of {table} could not be written as JSON: it is not shown"),
+                "The server's log has the error; read what you show from the database again",
+            ),
+        };
+        let frame = system::postgres_changes_error(&subscriber.address, &message, Some(hint));
+        subscriber.outbox.push(frame);
+        true
+    }
+}
+
+fn event_shape(kind: EventShapeKind, operation: Operation) -> EventShape {
+    match kind {
+        EventShapeKind::Standard => EventShape::Standard,
+        EventShapeKind::Legacy => EventShape::Legacy(operation),
+    }
+}

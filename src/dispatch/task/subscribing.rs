@@ -1,0 +1,72 @@
+//! Commands: channels come, change and go.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+
+use super::Dispatch;
+use crate::channels::subscribe::Subscribe;
+use crate::channels::system;
+use crate::dispatch::handle::Command;
+use crate::dispatch::subscribers::{Bind, Inserted, Subscriber};
+use crate::routing::Casts;
+
+impl Dispatch {
+    pub(super) fn send_to(&mut self, place: usize, frame: impl FnOnce(&Subscriber) -> Bytes) {
+        if let Some(subscriber) = self.subscribers.get(place)
+            && subscriber.is_alive()
+        {
+            subscriber.outbox.push(frame(subscriber));
+        }
+    }
+
+    pub(super) fn command(&mut self, command: Command) {
+        match command {
+            Command::Subscribe { subscribe, casts, number } => self.subscribe(*subscribe, casts, number),
+            Command::Unsubscribe(channel) => self.subscribers.remove(channel),
+        }
+        self.metrics.subscribers.set(self.subscribers.channels() as i64);
+        self.metrics.subscriptions.set(self.subscribers.subscriptions() as i64);
+    }
+
+    /// Active from the next transaction to begin; only then the reply leaves, and after it the `system` message.
+    fn subscribe(&mut self, subscribe: Subscribe, casts: Arc<Casts>, number: u64) {
+        if !subscribe.alive.load(Ordering::Relaxed) {
+            return;
+        }
+        let channel = subscribe.channel;
+        if let Inserted::At(place, on_active) = self.subscribers.insert(subscribe, casts, number, &mut self.access) {
+            self.bind(place, on_active);
+        }
+        if let Some((subscribe, casts, number)) = self.subscribers.take_early(channel) {
+            self.subscribe(subscribe, casts, number);
+        }
+    }
+
+    fn bind(&mut self, place: usize, on_active: Vec<Bytes>) {
+        let message = match self.subscribers.bind(place, &self.catalog) {
+            Bind::Ready(bound) => {
+                self.subscribers.replace(place, bound, self.assembler.next_sequence());
+                None
+            }
+            Bind::NeedsCasts => Some(
+                "Unable to subscribe to changes with given parameters: the table changed meanwhile; join again"
+                    .to_owned(),
+            ),
+            Bind::Refused(message) => Some(message),
+        };
+        if let Some(message) = &message {
+            self.subscribers.refuse(place, message);
+        }
+        let Some(subscriber) = self.subscribers.get(place) else { return };
+        for frame in on_active {
+            subscriber.outbox.push(frame);
+        }
+        let system = match message {
+            None => system::subscribed(&subscriber.address, None),
+            Some(message) => system::postgres_changes_error(&subscriber.address, &message, None),
+        };
+        subscriber.outbox.push(system);
+    }
+}

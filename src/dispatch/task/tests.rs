@@ -1,0 +1,328 @@
+//! Dispatch as a whole, with a stream, clients and an oracle made by hand.
+
+use std::time::Duration;
+
+use super::*;
+use crate::authz::oracle::ByHand;
+use crate::authz::{Answer, Asked, OracleError, Question, Verdict};
+use crate::catalog::Role;
+use crate::channels::subscribe::SubscriptionSink;
+use crate::dispatch::sample::*;
+
+struct House {
+    frames: mpsc::Sender<Batch>,
+    catalogs: mpsc::Sender<CatalogUpdate>,
+    handle: Handle,
+    progress: Arc<Progress>,
+    questions: mpsc::UnboundedReceiver<ByHand>,
+    running: tokio::task::JoinHandle<Result<(), Error>>,
+}
+
+impl House {
+    fn new(catalog: Catalog) -> House {
+        let (frames, frames_out) = mpsc::channel(16);
+        let (catalogs, catalogs_out) = mpsc::channel(16);
+        let (oracle, questions) = Oracle::by_hand();
+        let progress = Arc::new(Progress::default());
+        progress.received_to(Lsn(u64::MAX >> 1));
+        let config = Config { publications: vec!["p".into()], ..Config::default() };
+        let metrics = Arc::new(DispatchMetrics::default());
+        let tracker = TaskTracker::new();
+        let (dispatch, commands, handle) =
+            Dispatch::new(config, metrics, oracle, Arc::clone(&progress), None, Arc::new(catalog), tracker);
+        let inputs = Inputs { frames: frames_out, catalogs: catalogs_out, commands };
+        let running = tokio::spawn(dispatch.run(inputs, CancellationToken::new()));
+        House { frames, catalogs, handle, progress, questions, running }
+    }
+
+    async fn settled(&self) {
+        for _ in 0..50 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    async fn stream(&self, frames: impl IntoIterator<Item = Bytes>) {
+        let data = |bytes| StreamFrame::Data { bytes, wal_start: Lsn(1) };
+        self.frames.send(Batch::of(frames.into_iter().map(data).collect())).await.unwrap();
+        self.settled().await;
+    }
+
+    async fn reconnect(&self) {
+        let started = Started {
+            generation: 2,
+            system_identifier: "7".into(),
+            timeline: 1,
+            server_major: 15,
+            confirmed: Lsn(1),
+            own_publication: true,
+            lost: None,
+        };
+        let frames = vec![StreamFrame::Disconnected, StreamFrame::Started(started)];
+        self.frames.send(Batch::of(frames)).await.unwrap();
+        self.settled().await;
+    }
+
+    async fn join(&self, client: &mut Client, role: &str, tables: &[&str]) {
+        self.handle.subscribe(client.subscribe(identity(role, "me"), tables, Some("[reply]")));
+        self.settled().await;
+        let received = client.received();
+        assert!(received.starts_with("[reply]") && received.contains("Subscribed to PostgreSQL"), "{received}");
+    }
+
+    async fn poll(&self, catalog: Catalog, flush_lsn: u64) {
+        let snapshot = "1000000:1000000:".parse().unwrap();
+        self.catalogs.send(CatalogUpdate { catalog, snapshot, flush_lsn: Lsn(flush_lsn) }).await.unwrap();
+        self.settled().await;
+    }
+
+    fn question(&mut self) -> ByHand {
+        self.questions.try_recv().expect("a question")
+    }
+
+    async fn answer(&self, (question, reply): ByHand, verdict: Verdict) {
+        reply.send(Ok(Answer::Verdicts(vec![verdict; question.rows.len()]))).unwrap();
+        self.settled().await;
+    }
+}
+
+async fn joined(catalog: Catalog, tables: &[&str]) -> (House, Client) {
+    let (house, mut client) = (House::new(catalog), Client::new(1));
+    house.join(&mut client, "member", tables).await;
+    (house, client)
+}
+
+#[tokio::test(start_paused = true)]
+async fn rows_arrive_in_order_and_the_commits_end_is_confirmed() {
+    let (house, mut client) = joined(catalog(), &["open"]).await;
+    house.stream(transaction(10, &[(OPEN, "1"), (OPEN, "2")])).await;
+    house.stream(transaction(20, &[(OPEN, "3")])).await;
+    assert_eq!(client.rows(), ["1", "2", "3"]);
+    assert_eq!(house.progress.dispatched(), Lsn(21));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_commit_is_not_confirmed_before_its_rows_are_decided() {
+    let (mut house, mut client) = joined(catalog(), &["secured"]).await;
+    house.stream(transaction(10, &[(SECURED, "1")])).await;
+    house.stream(transaction(20, &[(OPEN, "2")])).await;
+    let keepalive = StreamFrame::KeepAlive { wal_end: Lsn(30) };
+    house.frames.send(Batch::of(vec![keepalive.clone()])).await.unwrap();
+    house.settled().await;
+    assert_eq!((house.progress.dispatched(), client.rows().len()), (Lsn(0), 0));
+    let question = house.question();
+    house.answer(question, Verdict::Allowed).await;
+    assert_eq!(client.rows(), ["1"]);
+    assert_eq!(house.progress.dispatched(), Lsn(21), "what was outstanding at the keepalive is not in it");
+    house.frames.send(Batch::of(vec![keepalive])).await.unwrap();
+    house.settled().await;
+    assert_eq!(house.progress.dispatched(), Lsn(30));
+}
+
+#[tokio::test(start_paused = true)]
+async fn error_rows_take_their_turn() {
+    let (mut house, mut client) = joined(catalog(), &["secured", "keyless"]).await;
+    house.stream(transaction(10, &[(SECURED, "1"), (KEYLESS, "2"), (SECURED, "3")])).await;
+    assert!(client.rows().is_empty(), "the first one waits");
+    let question = house.question();
+    house.answer(question, Verdict::Allowed).await;
+    assert_eq!(client.rows(), ["1", "!", "3"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn error_rows_reach_the_roles_that_they_are_for() {
+    let (house, mut member) = joined(catalog(), &["open"]).await;
+    let mut stranger = Client::new(2);
+    house.join(&mut stranger, "stranger", &["open", "open"]).await;
+    house.stream(transaction(10, &[(OPEN, "1")])).await;
+    assert_eq!((member.rows(), stranger.rows()), (vec!["1".to_owned()], vec!["!".to_owned()]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_pushed_to_a_channel_that_was_left() {
+    let (house, mut client) = joined(catalog(), &["open", "keyless"]).await;
+    client.alive.store(false, Ordering::Relaxed);
+    house.stream(transaction(10, &[(OPEN, "1"), (KEYLESS, "2")])).await;
+    assert_eq!(client.received(), "");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_policy_holds_up_its_own_channels_only() {
+    let (mut house, mut client) = joined(catalog(), &["secured", "open"]).await;
+    let mut other = Client::new(2);
+    house.join(&mut other, "member", &["open"]).await;
+    house.stream(transaction(10, &[(SECURED, "1"), (OPEN, "2")])).await;
+    assert_eq!((client.rows().len(), other.rows()), (0, vec!["2".to_owned()]));
+    let (_, reply) = house.question();
+    reply.send(Err(OracleError::Timeout(Duration::from_secs(5)))).unwrap();
+    house.settled().await;
+    let received = client.received();
+    assert!(received.find("could not be evaluated").unwrap() < received.find("\"id\":2").unwrap());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_transaction_comes_again_after_a_reconnect_and_is_delivered_once() {
+    let (mut house, mut client) = joined(catalog(), &["open", "secured"]).await;
+    // One that was decided, one that is not, and half of a third.
+    house.stream(transaction(10, &[(OPEN, "1")])).await;
+    house.stream(transaction(20, &[(SECURED, "2")])).await;
+    house.stream(transaction(30, &[(OPEN, "3"), (OPEN, "4")]).into_iter().take(5)).await;
+    house.reconnect().await;
+    let mut again = transaction(10, &[(OPEN, "1")]);
+    again.extend(transaction(20, &[(SECURED, "2")]));
+    // A server describes a table once per connection: here in a transaction that is read past.
+    again.extend([begin(30), insert(OPEN, "3"), insert(OPEN, "4"), commit(30)]);
+    house.stream(again).await;
+    let question = house.question();
+    house.answer(question, Verdict::Allowed).await;
+    assert_eq!(client.rows(), ["1", "2", "3", "4"]);
+    assert_eq!(house.progress.dispatched(), Lsn(31));
+    assert!(house.questions.try_recv().is_err(), "it was asked once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_subscription_sees_the_transactions_that_begin_after_it_whole() {
+    let (house, mut first) = joined(catalog(), &["open"]).await;
+    house.stream([begin(10), described(OPEN), insert(OPEN, "1")]).await;
+    let mut second = Client::new(2);
+    house.join(&mut second, "member", &["open"]).await;
+    house.stream([insert(OPEN, "2"), commit(10)]).await;
+    house.stream(transaction(20, &[(OPEN, "3"), (OPEN, "4")])).await;
+    assert_eq!(first.rows(), ["1", "2", "3", "4"]);
+    assert_eq!(second.rows(), ["3", "4"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_policy_that_was_tightened_before_a_commit_judges_it() {
+    let (house, mut client) = joined(catalog(), &["open"]).await;
+    house.stream(transaction(10, &[(OPEN, "1")])).await;
+    // Read while the stream was at 11; the next commit comes after it.
+    house.poll(altered(OPEN, |relation| relation.row_security = true), 50).await;
+    house.stream(transaction(60, &[(OPEN, "2")])).await;
+    assert_eq!(client.rows(), ["1"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_policy_that_is_tightened_later_judges_what_comes_after_it() {
+    let (house, mut client) = joined(catalog(), &["open"]).await;
+    house.poll(altered(OPEN, |relation| relation.row_security = true), 50).await;
+    house.stream(transaction(40, &[(OPEN, "1")])).await;
+    house.stream(transaction(60, &[(OPEN, "2")])).await;
+    assert_eq!(client.rows(), ["1"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn roles_hold_at_once_and_are_not_brought_back_by_an_older_state() {
+    let (house, mut client) = joined(catalog(), &["secured"]).await;
+    let with_bypass = |bypass_rls: bool| {
+        let mut catalog = catalog();
+        let mut roles = (*catalog.roles).clone();
+        let role = Role { bypass_rls, ..(**roles.get("member").unwrap()).clone() };
+        roles.by_name.insert("member".into(), Arc::new(role));
+        catalog.roles = Arc::new(roles);
+        catalog
+    };
+    house.poll(with_bypass(true), 50).await;
+    house.stream(transaction(10, &[(SECURED, "1")])).await;
+    assert_eq!(client.rows(), ["1"]);
+    house.poll(with_bypass(false), 100).await;
+    // Now the first state is due, with the roles of its time.
+    house.stream(transaction(60, &[(SECURED, "2")])).await;
+    assert!(client.rows().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_policy_that_cannot_be_asked_is_told_once() {
+    let without_text = altered(SECURED, |relation| relation.policies[0].using_text = None);
+    let (house, mut client) = joined(without_text, &["secured"]).await;
+    house.stream(transaction(10, &[(SECURED, "1"), (SECURED, "2")])).await;
+    assert_eq!(client.received().matches("could not be evaluated").count(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_operation_that_the_publication_leaves_out_is_not_shown() {
+    let (house, mut client) = joined(altered(OPEN, |relation| relation.publish.delete = false), &["open"]).await;
+    house.stream([begin(10), described(OPEN), insert(OPEN, "1"), delete(OPEN, "1"), commit(10)]).await;
+    assert_eq!(client.rows(), ["1"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refreshed_token_that_overtakes_its_join_waits_for_the_reply() {
+    let (mut house, mut client) = (House::new(catalog()), Client::new(1));
+    let numbers = &house.handle;
+    // The join waits for Postgres; the token does not.
+    numbers.subscribe_as(client.subscribe(identity("member", "new"), &["secured"], None), 2);
+    house.settled().await;
+    assert_eq!(client.received(), "");
+    house.handle.subscribe_as(client.subscribe(identity("member", "old"), &["secured"], Some("[reply]")), 1);
+    house.settled().await;
+    assert!(client.received().starts_with("[reply]"));
+    house.stream(transaction(10, &[(SECURED, "1")])).await;
+    let (Question { asked, .. }, _) = house.question();
+    assert!(matches!(asked, Asked::Policy { identity, .. } if identity.claims.contains("new")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_binding_that_stays_refused_is_told_once_and_works_when_it_can() {
+    let mut without = catalog();
+    without.relations.remove(&KEYLESS);
+    let (house, mut client) = (House::new(without.clone()), Client::new(1));
+    house.handle.subscribe(client.subscribe(identity("member", "me"), &["keyless"], Some("[reply]")));
+    house.settled().await;
+    assert!(client.received().contains("Unable to subscribe"));
+    without.types.clear();
+    house.poll(without, 0).await;
+    assert_eq!(client.received(), "", "it knows");
+    house.poll(catalog(), 0).await;
+    assert!(client.received().contains("Subscribed to PostgreSQL"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_too_large_to_be_read_is_told_to_whom_it_may_concern() {
+    let (house, mut client) = joined(catalog(), &["open"]).await;
+    let mut other = Client::new(2);
+    house.join(&mut other, "member", &["keyless"]).await;
+    house.stream([begin(10), described(OPEN)]).await;
+    let skipped = |tag, relation| StreamFrame::SkippedFrame { wal_start: Lsn(5), tag: Some(tag), relation, bytes: 9 };
+    let frames = vec![skipped(b'M', None), skipped(b'I', Some(OPEN))];
+    house.frames.send(Batch::of(frames)).await.unwrap();
+    house.stream([commit(10)]).await;
+    assert_eq!(client.received().matches("too large").count(), 1);
+    assert_eq!(other.received(), "");
+}
+
+#[tokio::test(start_paused = true)]
+async fn commands_without_end_do_not_hold_up_the_stream() {
+    let (house, mut client) = joined(catalog(), &["open"]).await;
+    let flood = Client::new(2);
+    let handle = house.handle.clone();
+    for _ in 0..100_000 {
+        handle.unsubscribe(flood.channel);
+    }
+    house.stream(transaction(10, &[(OPEN, "1")])).await;
+    assert_eq!(client.rows(), ["1"], "with most of them still to be taken");
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_ends_when_the_stream_has_ended_and_all_is_decided() {
+    let (mut house, mut client) = joined(catalog(), &["secured"]).await;
+    house.stream(transaction(10, &[(SECURED, "1")])).await;
+    let question = house.question();
+    let (frames, _) = mpsc::channel(1);
+    drop(std::mem::replace(&mut house.frames, frames));
+    house.settled().await;
+    assert!(!house.running.is_finished());
+    house.answer(question, Verdict::Allowed).await;
+    assert_eq!(client.rows(), ["1"]);
+    assert!(house.running.await.unwrap().is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_malformed_row_ends_dispatch_and_is_not_confirmed() {
+    let (house, _client) = joined(catalog(), &["open"]).await;
+    let mut row = insert(OPEN, "1").to_vec();
+    row.pop();
+    house.stream([begin(10), described(OPEN), row.into(), commit(10)]).await;
+    assert_eq!(house.progress.dispatched(), Lsn(0));
+    let error = house.running.await.unwrap().unwrap_err();
+    assert!(matches!(error, Error::Stream { position: Lsn(10), .. }), "{error}");
+}
