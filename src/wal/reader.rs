@@ -272,10 +272,11 @@ impl Reader {
             stream.finish(self.config.drain_timeout).await;
             return Ok(End::Stopped);
         }
-        stream.close().await;
+        let mut last = stream.close().await;
+        last.push(StreamFrame::Disconnected);
         let told = tokio::select! {
             () = stop.cancelled() => false,
-            told = sink.send(StreamFrame::Disconnected) => told,
+            told = sink.send_last(last) => told,
         };
         match ended {
             Ok(end) => Ok(end),

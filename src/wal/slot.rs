@@ -251,6 +251,21 @@ async fn create(connection: &mut Connection, conninfo: &Conninfo, config: &SlotC
     Ok(position)
 }
 
+/// Whom the walsender waits for; while it waits for no lock (between two transactions, or for the server's next
+/// list of running ones), whoever has a transaction open that writes. Pid 0 stands for a prepared transaction, of which
+/// only the lock is seen.
+const HOLDERS: &str = "
+    WITH blocking AS (SELECT pid FROM unnest(pg_blocking_pids($1)) AS b(pid)),
+    open AS (
+        SELECT pid FROM pg_stat_activity WHERE backend_xid IS NOT NULL AND pid <> $1
+        UNION SELECT 0 FROM pg_prepared_xacts
+    ),
+    holder AS (SELECT pid FROM blocking UNION ALL SELECT pid FROM open WHERE NOT EXISTS (SELECT FROM blocking))
+    SELECT h.pid, CASE WHEN h.pid = 0
+        THEN coalesce((SELECT string_agg(gid, ' or ') FROM pg_prepared_xacts), 'unknown')
+        ELSE format('%s, %s, %s, transaction open since %s', a.usename, a.application_name, a.state, a.xact_start) END
+    FROM holder h LEFT JOIN pg_stat_activity a ON a.pid = h.pid";
+
 /// Says, while a slot is being made, which sessions are waited for.
 struct HolderWatch<'a> {
     conninfo: &'a Conninfo,
@@ -280,17 +295,7 @@ impl HolderWatch<'_> {
             self.client = Some(client);
         }
         let Some(client) = &self.client else { return Ok(Vec::new()) };
-        // 0 stands for a prepared transaction, of which only the lock is seen.
-        let rows = client
-            .query(
-                "SELECT b.pid, CASE WHEN b.pid = 0 \
-                 THEN coalesce((SELECT string_agg(gid, ' or ') FROM pg_prepared_xacts), 'unknown') \
-                 ELSE format('%s, %s, %s, transaction open since %s', a.usename, a.application_name, a.state, \
-                 a.xact_start) END \
-                 FROM unnest(pg_blocking_pids($1)) AS b(pid) LEFT JOIN pg_stat_activity a ON a.pid = b.pid",
-                &[&self.walsender],
-            )
-            .await?;
+        let rows = client.query(HOLDERS, &[&self.walsender]).await?;
         let holder = |row: &tokio_postgres::Row| -> Result<Holder, Error> {
             let pid: i32 = row.try_get(0)?;
             Ok(Holder { pid: (pid != 0).then_some(pid), description: row.try_get(1)? })

@@ -29,6 +29,9 @@ const BUDGET_UNIT_BYTES: usize = 1024;
 /// A server that shuts down asks for a reply 25,000 times a second, as fast as it is answered. It gets 200.
 const REPLY_PAUSE: Duration = Duration::from_millis(5);
 
+/// The walsender answers CopyDone once what it had begun to send is out; until then the slot is in use.
+const FAREWELL_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Word from outside to the stream that is running.
 #[derive(Debug)]
 pub(super) enum Signal {
@@ -76,9 +79,9 @@ impl Sink {
         Some((self.sender.reserve().await.ok()?, budget))
     }
 
-    /// Hands over one frame that belongs to no stream. False: the receiver is gone.
-    pub(super) async fn send(&self, frame: StreamFrame) -> bool {
-        self.sender.send(Batch::of(vec![frame])).await.is_ok()
+    /// Hands over the last frames of a stream: at most what one read gave. False: the receiver is gone.
+    pub(super) async fn send_last(&self, frames: Vec<StreamFrame>) -> bool {
+        self.sender.send(Batch::of(frames)).await.is_ok()
     }
 }
 
@@ -321,15 +324,17 @@ impl Stream {
                 self.connection.read().await?;
             }
         };
-        if !matches!(tokio::time::timeout(Duration::from_secs(2), farewell).await, Ok(Ok(()))) {
+        if !matches!(tokio::time::timeout(FAREWELL_TIMEOUT, farewell).await, Ok(Ok(()))) {
             tracing::debug!("the stream was cut off rather than ended");
         }
         self.connection.terminate().await;
     }
 
-    /// The end after an error or a change of mind: the socket is closed.
-    pub(super) async fn close(self) {
+    /// The end after an error or a change of mind: the socket is closed. What was read before it is still good, and
+    /// must be handed over: else an error that comes in one read with sound transactions would hide them for ever.
+    pub(super) async fn close(self) -> Vec<StreamFrame> {
         self.connection.terminate().await;
+        self.pending
     }
 }
 

@@ -128,6 +128,7 @@ async fn the_slot_follows_what_was_handed_over_and_not_what_was_read() {
     let progress = replica.handle.progress().clone();
     progress.dispatched_to(*replica.commits.last().unwrap());
     replica.dispatches = true;
+    replica.until_position(second).await;
     eventually(&client, &condition(">=", second)).await;
     assert!(progress.confirmed() <= progress.dispatched() && progress.dispatched() <= progress.received());
     replica.stop().await.unwrap();
@@ -244,7 +245,8 @@ async fn a_temporary_slot_announces_what_a_broken_connection_lost() {
     let (from, to) = replica.streams[1].lost.expect("a gap");
     assert!(position <= from && from < to);
     replica.stop().await.unwrap();
-    assert_eq!(slot::look_up(&client, &name).await.unwrap(), None);
+    // It goes with the walsender's process, which is a moment later.
+    eventually(&client, &format!("select count(*) = 0 from pg_replication_slots where slot_name = '{name}'")).await;
 }
 
 /// ASSUMPTIONS 10: on 14 to 17 the stream fails where the publication does not exist in that stretch of history.
@@ -307,6 +309,9 @@ async fn an_error_that_recurs_is_surfaced_and_left_by_skipping() {
         error.chain().contains("walcast slot skip") && error.chain().contains("publication \"app\" does not exist")
     );
 
+    // The walsender that failed lets go of the slot a moment later.
+    eventually(&client, &format!("select active_pid is null from pg_replication_slots where slot_name = '{name}'"))
+        .await;
     let (from, to) = slot::skip(&client, &name, None).await.unwrap();
     assert!(from < to);
     let mut replica = Replica::streaming(config).await;

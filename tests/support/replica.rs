@@ -2,6 +2,7 @@
 //! says they are.
 
 use std::collections::{BTreeMap, HashMap};
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -65,7 +66,9 @@ impl Replica {
 
     /// Takes frames until something is so.
     pub async fn until(&mut self, reached: impl Fn(&Replica) -> bool) {
+        let began = Instant::now();
         while !reached(self) {
+            assert!(began.elapsed() < Duration::from_secs(90), "never reached: {}", self.situation());
             assert!(self.take_batch().await, "the reader ended: {:?}", (&mut self.task).await);
         }
     }
@@ -75,10 +78,17 @@ impl Replica {
         self.until(|replica| replica.handle.progress().dispatched() >= position).await;
     }
 
+    fn situation(&self) -> String {
+        let (state, progress) = (self.handle.state(), self.handle.progress());
+        let state = state.borrow();
+        format!("{state:?}, {progress:?}, streams {:?}, commits {:?}", self.streams, self.commits.last())
+    }
+
     /// False: there are no more.
     async fn take_batch(&mut self) -> bool {
-        let batch = tokio::time::timeout(std::time::Duration::from_secs(60), self.batches.recv()).await;
-        let Some(batch) = batch.expect("something within a minute") else { return false };
+        let batch = tokio::time::timeout(Duration::from_secs(60), self.batches.recv()).await;
+        let Ok(batch) = batch else { panic!("nothing within a minute: {}", self.situation()) };
+        let Some(batch) = batch else { return false };
         batch.frames.into_iter().for_each(|frame| self.take(frame));
         true
     }
