@@ -3,10 +3,11 @@
 use std::net::SocketAddr;
 
 use clap::Parser;
+use tokio::net::TcpListener;
 
 use super::run::DemoError;
 use crate::config::ServeArgs;
-use crate::relay::{self, BoxError, Relay};
+use crate::relay::{BoxError, Relay};
 use crate::serve::relay_config;
 use crate::setup;
 use crate::wal::Conninfo;
@@ -14,7 +15,7 @@ use crate::wal::Conninfo;
 pub struct RelayConfig {
     pub database_url: String,
     pub jwt_secret: String,
-    pub listen: SocketAddr,
+    pub listener: TcpListener,
 }
 
 pub struct RunningRelay(Relay);
@@ -42,14 +43,13 @@ where
     F: FnOnce() -> Installed,
     Installed: Future<Output = Result<(), DemoError>>,
 {
-    let listener = relay::bind(config.listen).await.map_err(DemoError::Relay)?;
     let conninfo = Conninfo::parse(&config.database_url).map_err(|error| DemoError::Relay(error.into()))?;
     set_up(&conninfo).await.map_err(DemoError::Relay)?;
     install().await?;
     let flags = ["demo", "--database-url", &config.database_url, "--jwt-secret", &config.jwt_secret];
     let args = Serve::try_parse_from(flags).map_err(|error| DemoError::Relay(error.into()))?.args;
     let relay_config = relay_config(&args, conninfo).map_err(DemoError::Relay)?;
-    Ok(RunningRelay(Relay::start(relay_config, listener).await.map_err(DemoError::Relay)?))
+    Ok(RunningRelay(Relay::start(relay_config, config.listener).await.map_err(DemoError::Relay)?))
 }
 
 async fn set_up(conninfo: &Conninfo) -> Result<(), BoxError> {

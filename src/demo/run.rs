@@ -14,7 +14,7 @@ use super::relay::{RelayConfig, start_relay};
 use super::script::{self, AGENT, CUSTOMER, EAVESDROPPER, Line};
 use super::writer::{Author, WriteError, Writer};
 use crate::authz::jwt::mint;
-use crate::relay::BoxError;
+use crate::relay::{BoxError, bind};
 
 const CHAT: &str = include_str!("../../sql/examples/chat.sql");
 const DATABASE: &str = "postgres";
@@ -53,14 +53,13 @@ pub struct Options {
 
 /// Runs until Ctrl-C, or to the end of the conversation.
 pub async fn run(options: Options) -> Result<(), DemoError> {
+    let listener = bind(options.listen).await.map_err(DemoError::Relay)?;
     println!("Starting a throw-away Postgres and the relay ...");
-    let cluster = tokio::task::spawn_blocking(|| Cluster::start(&ClusterOptions::default())).await.expect("no panic")?;
+    let cluster =
+        tokio::task::spawn_blocking(|| Cluster::start(&ClusterOptions::default())).await.expect("no panic")?;
     let secret = random_hex(32);
-    let relay_config = RelayConfig {
-        database_url: cluster.socket_url("postgres", DATABASE),
-        jwt_secret: secret.clone(),
-        listen: options.listen,
-    };
+    let relay_config =
+        RelayConfig { database_url: cluster.socket_url("postgres", DATABASE), jwt_secret: secret.clone(), listener };
     let relay = start_relay(relay_config, || install_chat(&cluster)).await?;
     let url = format!("http://{}", relay.address());
     let played = tokio::select! {
@@ -84,10 +83,13 @@ async fn play(options: &Options, url: &str, secret: &str, cluster: &Cluster) -> 
 }
 
 async fn install_chat(cluster: &Cluster) -> Result<(), DemoError> {
-    let (client, connection) = tokio_postgres::connect(&cluster.url("postgres", DATABASE), tokio_postgres::NoTls).await?;
+    let (client, connection) =
+        tokio_postgres::connect(&cluster.url("postgres", DATABASE), tokio_postgres::NoTls).await?;
     tokio::spawn(connection);
     client.batch_execute(CHAT).await?;
-    client.execute(&format!("insert into support_agents (user_id, display_name) values ('{AGENT}', 'Ada')"), &[]).await?;
+    client
+        .execute(&format!("insert into support_agents (user_id, display_name) values ('{AGENT}', 'Ada')"), &[])
+        .await?;
     Ok(())
 }
 
@@ -137,7 +139,7 @@ async fn next_change(listener: &mut PhoenixClient, line: &Line) -> Result<(Value
     let change = async {
         loop {
             let Incoming { event, mut payload, .. } = listener.next().await?;
-            if event == "postgres_changes" {
+            if event == "postgres_changes" && line.made(&payload["data"]) {
                 return Ok((payload["data"].take(), Instant::now()));
             }
         }

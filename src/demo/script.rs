@@ -34,10 +34,22 @@ impl Speaker {
 /// A write as PostgREST and SQL both can say it.
 #[derive(Clone, Debug)]
 pub enum Write {
-    Insert { table: &'static str, row: Value },
+    Insert {
+        table: &'static str,
+        row: Value,
+    },
     /// Of the rows whose column has this value.
-    Update { table: &'static str, column: &'static str, value: String, row: Value },
-    Delete { table: &'static str, column: &'static str, value: String },
+    Update {
+        table: &'static str,
+        column: &'static str,
+        value: String,
+        row: Value,
+    },
+    Delete {
+        table: &'static str,
+        column: &'static str,
+        value: String,
+    },
 }
 
 #[derive(Clone, Debug)]
@@ -46,6 +58,24 @@ pub struct Line {
     /// What a person needs to read and type.
     pub pause: Duration,
     pub write: Write,
+}
+
+impl Line {
+    /// Whether a change is what this line wrote. Others may come before it: the stream may be behind what a listener has
+    /// already read.
+    pub fn made(&self, change: &Value) -> bool {
+        let is = |kind: &str, table: &str| change["type"] == kind && change["table"] == table;
+        let has = |image: &str, row: &Value| {
+            row.as_object().into_iter().flatten().all(|(column, value)| change[image][column] == *value)
+        };
+        match &self.write {
+            Write::Insert { table, row } => is("INSERT", table) && has("record", row),
+            Write::Update { table, row, .. } => is("UPDATE", table) && has("record", row),
+            Write::Delete { table, column, value } => {
+                is("DELETE", table) && change["old_record"][*column] == value.as_str()
+            }
+        }
+    }
 }
 
 /// Opens the session; before it there is nothing to listen to.
@@ -62,12 +92,8 @@ pub fn conversation(session: &str) -> Vec<Line> {
         let row = json!({ "session_id": session, "sender_type": kind, "body": body });
         line(speaker, pause, Write::Insert { table: "chat_messages", row })
     };
-    let session_becomes = |row| Write::Update {
-        table: "live_chat_sessions",
-        column: "id",
-        value: session.to_owned(),
-        row,
-    };
+    let session_becomes =
+        |row| Write::Update { table: "live_chat_sessions", column: "id", value: session.to_owned(), row };
     let typo = "It schould have come yesterday.";
     vec![
         says(Customer, 300, "Hello? Is anybody there?"),
@@ -88,10 +114,28 @@ pub fn conversation(session: &str) -> Vec<Line> {
         says(Customer, 800, "asdf"),
         line(Customer, 400, Write::Delete { table: "chat_messages", column: "body", value: "asdf".to_owned() }),
         says(Customer, 700, "Thank you!"),
-        line(Agent, 600, session_becomes(json!({ "status": "closed", "closed_at": "now" }))),
+        line(Agent, 600, session_becomes(json!({ "status": "closed" }))),
     ]
 }
 
 fn line(speaker: Speaker, pause: u64, write: Write) -> Line {
     Line { speaker, pause: Duration::from_millis(pause), write }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_knows_its_own_change_from_an_older_one() {
+        let session = "aaaaaaaa-0000-4000-8000-000000000001";
+        let change = |kind: &str, table: &str, record: Value| json!({ "type": kind, "table": table, "record": record });
+        let opened = change("INSERT", "live_chat_sessions", json!({ "id": session, "subject": "Where is my order?" }));
+        let taken =
+            change("UPDATE", "live_chat_sessions", json!({ "id": session, "status": "active", "agent_id": AGENT }));
+        let script = conversation(session);
+        assert!(opening(session).made(&opened));
+        assert!(script.iter().all(|line| !line.made(&opened)));
+        assert_eq!(script.iter().filter(|line| line.made(&taken)).count(), 1);
+    }
 }

@@ -52,7 +52,8 @@ pub enum Writer {
 impl Writer {
     /// PostgREST beside the cluster, where a binary is found.
     pub async fn start(cluster: &Cluster, database: &str, secret: &str) -> Result<Writer, WriteError> {
-        let (client, connection) = tokio_postgres::connect(&cluster.url("postgres", database), tokio_postgres::NoTls).await?;
+        let (client, connection) =
+            tokio_postgres::connect(&cluster.url("postgres", database), tokio_postgres::NoTls).await?;
         tokio::spawn(connection);
         let Some(program) = find_postgrest() else { return Ok(Writer::Sql(Box::new(client))) };
         client
@@ -122,7 +123,9 @@ async fn wait_until_ready(admin: SocketAddr) -> Result<(), WriteError> {
 
 async fn send(address: SocketAddr, token: &str, write: &Write) -> Result<(), WriteError> {
     match write {
-        Write::Insert { table, row } => request(address, Method::POST, &format!("/{table}"), Some(token), Some(row)).await,
+        Write::Insert { table, row } => {
+            request(address, Method::POST, &format!("/{table}"), Some(token), Some(row)).await
+        }
         Write::Update { table, column, value, row } => {
             let path = format!("/{table}?{column}=eq.{}", percent_encoded(value));
             request(address, Method::PATCH, &path, Some(token), Some(row)).await
