@@ -31,6 +31,8 @@ pub(super) struct Job {
     pub(super) one_by_one: bool,
     /// How often it was asked without an answer, through no fault of the question.
     pub(super) losses: u32,
+    /// When it was last lost with its session: the sessions of that time may all have gone down together.
+    pub(super) lost_at: Option<Instant>,
     /// How often its transaction was not visible yet.
     pub(super) pauses: u32,
     /// Kept until the answer is given.
@@ -45,7 +47,16 @@ impl Job {
             }
             Work::Cast { role, .. } => LaneKey { relation: None, role: role.clone() },
         };
-        Job { key, work, asked_at: Instant::now(), one_by_one: false, losses: 0, pauses: 0, _ticket: ticket }
+        Job {
+            key,
+            work,
+            asked_at: Instant::now(),
+            one_by_one: false,
+            losses: 0,
+            lost_at: None,
+            pauses: 0,
+            _ticket: ticket,
+        }
     }
 
     pub(super) fn kind(&self) -> QuestionKind {

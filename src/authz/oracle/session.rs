@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::{self, BoxFuture};
 use tokio::task::JoinHandle;
@@ -17,6 +17,7 @@ use super::connect::{Connect, ConnectError};
 use super::login::{LoginError, check_login};
 use super::statement::{SET_IDENTITY, SET_OUTPUT};
 use super::trouble::Trouble;
+use crate::wal;
 
 /// Prepared questions kept per session: as many plans as a database has, and then some. Beyond it all go.
 const STATEMENTS_MAX: usize = 256;
@@ -25,6 +26,7 @@ const BEGIN: &str = "BEGIN TRANSACTION ISOLATION LEVEL READ COMMITTED, READ ONLY
 pub(super) struct Session {
     client: Arc<Client>,
     connection: JoinHandle<()>,
+    pub(super) opened_at: Instant,
     set_identity: Statement,
     set_output: Statement,
     /// By role and SQL: functions are inlined when a statement is planned, under the privileges of that moment.
@@ -39,6 +41,25 @@ pub(super) enum OpenError {
     Login(#[from] LoginError),
     #[error(transparent)]
     Database(#[from] tokio_postgres::Error),
+}
+
+impl OpenError {
+    /// The server is away, or starting, or full: unlike a refusal, that passes.
+    pub(super) fn mends_itself(&self) -> bool {
+        match self {
+            OpenError::Connect(error) => match error.downcast_ref::<wal::Error>() {
+                Some(error) => error.is_transient(),
+                None => error.downcast_ref().is_some_and(is_outage),
+            },
+            OpenError::Login(LoginError::Query(error)) | OpenError::Database(error) => is_outage(error),
+            OpenError::Login(_) => false,
+        }
+    }
+}
+
+/// No answer at all, or one of class 53 (insufficient resources) or 57 (operator intervention).
+fn is_outage(error: &tokio_postgres::Error) -> bool {
+    error.code().is_none_or(|code| ["53", "57"].iter().any(|class| code.code().starts_with(class)))
 }
 
 /// On whose behalf a transaction runs.
@@ -71,7 +92,8 @@ impl Session {
         });
         match Session::set_up(connected.client, timeout).await {
             Ok((client, set_identity, set_output)) => {
-                Ok(Session { client, connection, set_identity, set_output, statements: HashMap::new() })
+                let opened_at = Instant::now();
+                Ok(Session { client, connection, opened_at, set_identity, set_output, statements: HashMap::new() })
             }
             Err(err) => {
                 connection.abort();

@@ -21,6 +21,7 @@ use super::queue::{Lane, Queue};
 use super::session::{OpenError, Session};
 use super::trouble::{Trouble, cast_refused, refused, role_refused};
 use crate::authz::metrics::{AuthzMetrics, LaneLabel, LaneName};
+use crate::causes::with_causes;
 
 const BACKOFF_MIN: Duration = Duration::from_millis(20);
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
@@ -54,13 +55,15 @@ struct Flight {
 enum End {
     Shutdown,
     Lost,
-    /// The question at the head took too long.
-    Overdue,
+    /// The question at the head took too long. If it was given all the time there is, it is here: whether it is to blame
+    /// shows when the next session is opened.
+    Overdue(Option<Job>),
 }
 
 impl Worker {
     pub(super) async fn run(self, shutdown: CancellationToken) {
         let mut backoff = BACKOFF_MIN;
+        let mut suspect: Option<Job> = None;
         loop {
             let opened = tokio::select! {
                 biased;
@@ -70,15 +73,33 @@ impl Worker {
             match opened {
                 Ok(Ok(session)) => {
                     backoff = BACKOFF_MIN;
-                    if let End::Shutdown = self.use_session(session, &shutdown).await {
-                        return;
+                    // Postgres is there: it was the question that took too long.
+                    if let Some(job) = suspect.take() {
+                        self.queue.mark_slow(&job.key, true);
+                        self.timed_out(job);
+                    }
+                    match self.use_session(session, &shutdown).await {
+                        End::Shutdown => return,
+                        End::Lost | End::Overdue(None) => {}
+                        End::Overdue(job) => suspect = job,
                     }
                 }
-                Ok(Err(err)) => self.could_not_open(err),
-                Err(_) => tracing::warn!("the oracle's session did not open in time"),
-            }
-            if self.up.load(Ordering::Relaxed) == 0 {
-                self.queue.expire(self.config.timeout);
+                unopened => {
+                    // An outage is nobody's policy: what it interrupted is asked again when it is over. The slot waits.
+                    if let Some(job) = suspect.take() {
+                        self.queue.push_again(job);
+                    }
+                    let mends_itself = match unopened {
+                        Ok(Err(err)) => self.could_not_open(err),
+                        _ => {
+                            tracing::warn!("the oracle's session did not open in time");
+                            true
+                        }
+                    };
+                    if !mends_itself && self.up.load(Ordering::Relaxed) == 0 {
+                        self.queue.expire(self.config.timeout);
+                    }
+                }
             }
             let pause = backoff.mul_f64(rand::rng().random_range(0.5..1.0));
             backoff = (backoff * 2).min(BACKOFF_MAX);
@@ -90,14 +111,17 @@ impl Worker {
         }
     }
 
-    fn could_not_open(&self, err: OpenError) {
+    /// Whether waiting may mend it, as it mends a network or a server that is away.
+    fn could_not_open(&self, err: OpenError) -> bool {
+        let mends_itself = err.mends_itself();
         match err {
             OpenError::Login(err @ (super::LoginError::Powerful { .. } | super::LoginError::SearchPath { .. })) => {
                 tracing::error!(error = %err, "the oracle's login is refused: its policies are not evaluated");
                 self.queue.close(OracleError::Login(Arc::new(err)));
             }
-            err => tracing::warn!(error = %err, "could not open an oracle session"),
+            err => tracing::warn!(error = %with_causes(&err), "could not open an oracle session"),
         }
+        mends_itself
     }
 
     async fn use_session(&self, mut session: Session, shutdown: &CancellationToken) -> End {
@@ -121,7 +145,7 @@ impl Worker {
         match end {
             End::Shutdown => {}
             End::Lost => drop(self.metrics.sessions_lost.inc()),
-            End::Overdue => {
+            End::Overdue(_) => {
                 let cancel = self.connect.cancel(session.cancel_token());
                 let _ = tokio::time::timeout(CANCEL_TIMEOUT, cancel).await;
             }
@@ -174,10 +198,7 @@ impl Worker {
                     }
                 }
                 () = tokio::time::sleep_until(deadline) => {
-                    if let Some(flight) = flights.pop_front() {
-                        self.overdue(flight.job);
-                    }
-                    return End::Overdue;
+                    return flights.pop_front().map_or(End::Overdue(None), |flight| self.overdue(flight.job));
                 }
                 () = self.queue.wait(self.lane, false), if room => {}
             }
@@ -200,10 +221,7 @@ impl Worker {
                 };
                 let end = match replies {
                     Ok(replies) => self.land(replies, session, flights),
-                    Err(_) => {
-                        self.overdue(flights.pop_front()?.job);
-                        Some(End::Overdue)
-                    }
+                    Err(_) => Some(self.overdue(flights.pop_front()?.job)),
                 };
                 if end.is_some() {
                     self.queue.push_again(job);
@@ -212,11 +230,8 @@ impl Worker {
             }
             match tokio::time::timeout(self.patience(), script.prepare(session)).await {
                 Ok(Ok(())) => {}
-                Ok(Err(trouble)) => return self.not_prepared(job, trouble),
-                Err(_) => {
-                    self.overdue(job);
-                    return Some(End::Overdue);
-                }
+                Ok(Err(trouble)) => return self.not_prepared(job, trouble, session),
+                Err(_) => return Some(self.overdue(job)),
             }
         }
         let Some(mut replies) = script.send(&job, session) else {
@@ -263,15 +278,19 @@ impl Worker {
                 None
             }
             Next::Lost { job, ordered } => {
-                self.lost(job, ordered);
+                self.lost(job, ordered, session);
                 Some(End::Lost)
             }
         }
     }
 
-    /// The session has ended with this question at its head.
-    fn lost(&self, mut job: Job, ordered: bool) {
-        job.losses += 1;
+    /// The session has ended with this question at its head. Sessions that go down together are one loss, or a question
+    /// that is handed from one to the next would seem to have crashed them all.
+    fn lost(&self, mut job: Job, ordered: bool, session: &Session) {
+        if job.lost_at.is_none_or(|lost_at| lost_at < session.opened_at) {
+            job.losses += 1;
+            job.lost_at = Some(std::time::Instant::now());
+        }
         let limit = if ordered { ORDERED_LOSSES_MAX } else { LOSSES_MAX };
         if job.losses > limit {
             self.metrics.questions_failed.inc();
@@ -282,18 +301,16 @@ impl Worker {
     }
 
     /// The head has kept its session for too long.
-    fn overdue(&self, job: Job) {
+    fn overdue(&self, job: Job) -> End {
         match self.lane {
             Lane::Fast => {
                 tracing::info!(relation = ?job.key.relation, role = %job.key.role, "a slow policy goes to the slow lane");
                 self.metrics.slow_questions.inc();
                 self.queue.mark_slow(&job.key, false);
                 self.queue.push_again(job);
+                End::Overdue(None)
             }
-            Lane::Slow => {
-                self.queue.mark_slow(&job.key, true);
-                self.timed_out(job);
-            }
+            Lane::Slow => End::Overdue(Some(job)),
         }
     }
 
@@ -304,10 +321,10 @@ impl Worker {
     }
 
     /// The question could not even be prepared.
-    fn not_prepared(&self, mut job: Job, trouble: Trouble) -> Option<End> {
+    fn not_prepared(&self, mut job: Job, trouble: Trouble, session: &Session) -> Option<End> {
         let error = match trouble {
             Trouble::Lost { ordered } => {
-                self.lost(job, ordered);
+                self.lost(job, ordered, session);
                 return Some(End::Lost);
             }
             Trouble::Transient(_) if job.losses == 0 => {
