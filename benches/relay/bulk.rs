@@ -19,7 +19,11 @@ pub async fn run() {
     ] {
         let bench = Bench::start().await;
         let relay = bench.relay("bulk");
-        bench.sql.batch_execute("select pg_create_logical_replication_slot('floor', 'pgoutput')").await.expect("a slot");
+        bench
+            .sql
+            .batch_execute("select pg_create_logical_replication_slot('floor', 'pgoutput')")
+            .await
+            .expect("a slot");
         let mut clients = Clients::start(1, &relay.address, table, filter);
         let (before, _) = resident_bytes(relay.pid());
         let cpu = cpu_seconds(relay.pid());

@@ -60,7 +60,16 @@ impl Bench {
     pub fn relay(&self, slot: &str) -> Relay {
         let mut child = Command::new(binary())
             .args(["serve", "--database-url", &self.url(), "--jwt-secret", SECRET])
-            .args(["--listen", "127.0.0.1:0", "--slot", slot, "--connections-max", "200000", "--joins-per-second-max", "1000000"])
+            .args([
+                "--listen",
+                "127.0.0.1:0",
+                "--slot",
+                slot,
+                "--connections-max",
+                "200000",
+                "--joins-per-second-max",
+                "1000000",
+            ])
             .stderr(Stdio::piped())
             .spawn()
             .expect("walcast serve");
