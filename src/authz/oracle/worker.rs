@@ -57,7 +57,7 @@ enum End {
     Lost,
     /// The question at the head took too long. If it was given all the time there is, it is here: whether it is to blame
     /// shows when the next session is opened.
-    Overdue(Option<Job>),
+    Overdue(Option<Box<Job>>),
 }
 
 impl Worker {
@@ -81,7 +81,7 @@ impl Worker {
                     match self.use_session(session, &shutdown).await {
                         End::Shutdown => return,
                         End::Lost | End::Overdue(None) => {}
-                        End::Overdue(job) => suspect = job,
+                        End::Overdue(job) => suspect = job.map(|job| *job),
                     }
                 }
                 unopened => {
@@ -310,7 +310,7 @@ impl Worker {
                 self.queue.push_again(job);
                 End::Overdue(None)
             }
-            Lane::Slow => End::Overdue(Some(job)),
+            Lane::Slow => End::Overdue(Some(Box::new(job))),
         }
     }
 
