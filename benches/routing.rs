@@ -25,7 +25,10 @@ const GOAL: Duration = Duration::from_micros(2);
 
 fn main() {
     let catalog = catalog();
-    let mut measured: Vec<Measured> = SIZES.iter().map(|size| Measured::new(&catalog, *size)).collect();
+    let own_keys = Measured::new(&catalog, SIZES[2], 1);
+    println!("memory: {} bytes for each of {} subscriptions with a key of its own", own_keys.bytes_each, own_keys.size);
+    drop(own_keys);
+    let mut measured: Vec<Measured> = SIZES.iter().map(|size| Measured::new(&catalog, *size, MATCHING)).collect();
     for _ in 0..ROUNDS {
         measured.iter_mut().for_each(Measured::round);
     }
@@ -60,8 +63,8 @@ struct Measured {
 }
 
 impl Measured {
-    fn new(catalog: &Catalog, size: usize) -> Measured {
-        let keys: Vec<String> = (0..size / MATCHING).map(|_| uuid()).collect();
+    fn new(catalog: &Catalog, size: usize, per_key: usize) -> Measured {
+        let keys: Vec<String> = (0..size / per_key).map(|_| uuid()).collect();
         let mut index = SubscriptionIndex::default();
         let before = resident_bytes();
         for at in 0..size {

@@ -75,8 +75,8 @@ fn type_oid(name: &str) -> Oid {
     }
 }
 
-/// A table whose first column is its primary key; columns as `name type`, `name type C` for the C collation,
-/// `name type secret` for one that the role may not select.
+/// A table whose first column is its primary key. Columns are `name|type|option`: `C` and `nondeterministic` are
+/// collations, `secret` is a column that the role may not select.
 fn relation(id: u32, name: &str, columns: &[&str]) -> (RelationId, Arc<Relation>) {
     let granted = vec![AclItem { grantee: 0 }];
     let columns: Vec<Column> = columns
