@@ -13,6 +13,7 @@
 pub mod access;
 pub mod delivery;
 pub mod handle;
+mod hint;
 pub mod metrics;
 pub mod pending;
 pub mod questions;

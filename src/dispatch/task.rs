@@ -25,6 +25,7 @@ use super::Config;
 use super::access::AccessTable;
 use super::delivery::{Chunk, Context};
 use super::handle::{Command, Handle};
+use super::hint;
 use super::metrics::DispatchMetrics;
 use super::pending::{ComputedRows, Delivery, Outcome, PendingChange, Ticket, Tickets};
 use super::questions::{Answered, Questions};
@@ -456,9 +457,10 @@ impl Dispatch {
                     self.subscribers.unbind(place);
                     self.handle.subscribe(again);
                 }
-                Bind::Refused(message) => {
+                Bind::Refused { message, unmatched } => {
                     self.subscribers.unbind(place);
-                    self.send_to(place, |s| system::postgres_changes_error(&s.address, &message, None));
+                    let hint = unmatched.and_then(|binding| hint::not_published(&binding, &self.config));
+                    self.send_to(place, |s| system::postgres_changes_error(&s.address, &message, hint.as_deref()));
                 }
             }
         }
@@ -488,8 +490,14 @@ impl Dispatch {
         let on_active = std::mem::take(&mut subscribe.on_active);
         let Some(place) = self.subscribers.insert(subscribe, casts, number, &mut self.access) else { return };
         let bound = self.subscribers.bind(place, &self.catalog);
+        let mut hint = None;
         let message = match bound {
             Bind::Ready(bound) => {
+                if let Some(subscriber) = self.subscribers.get(place) {
+                    let (role, name) = (subscriber.role, &subscriber.identity.role);
+                    let access = &mut self.access;
+                    hint = hint::not_delivered(&bound, role, name, &self.config, &self.catalog, access);
+                }
                 self.subscribers.replace(place, bound, self.assembler.next_sequence());
                 None
             }
@@ -500,8 +508,9 @@ impl Dispatch {
                         .to_owned(),
                 )
             }
-            Bind::Refused(message) => {
+            Bind::Refused { message, unmatched } => {
                 self.subscribers.unbind(place);
+                hint = unmatched.and_then(|binding| hint::not_published(&binding, &self.config));
                 Some(message)
             }
         };
@@ -510,8 +519,8 @@ impl Dispatch {
             subscriber.outbox.push(frame);
         }
         let system = match message {
-            None => system::subscribed(&subscriber.address, None),
-            Some(message) => system::postgres_changes_error(&subscriber.address, &message, None),
+            None => system::subscribed(&subscriber.address, hint.as_deref()),
+            Some(message) => system::postgres_changes_error(&subscriber.address, &message, hint.as_deref()),
         };
         subscriber.outbox.push(system);
     }
