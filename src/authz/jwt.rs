@@ -30,7 +30,7 @@ pub struct VerifierConfig {
 /// The configured keys cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
-    #[error("neither a JWT secret nor a JWKS is configured: no token can be verified")]
+    #[error("neither a JWT secret nor a JWKS is configured, so no token can be verified: pass --jwt-secret or --jwks")]
     NoKeys,
     #[error("the JWKS cannot be read")]
     Jwks(#[from] SourceError),

@@ -25,6 +25,7 @@ pub use pg_type::{PgType, TypeKind};
 pub use policy::{Policy, PolicyCommand};
 pub use relation::{
     AclItem, Collation, Column, ColumnIndex, ColumnSet, Generated, Publish, Relation, RelationKind, ReplicaIdentity,
+    quote_identifier,
 };
 pub use role::{Role, Roles};
 pub use snapshot::Snapshot;

@@ -16,6 +16,7 @@ pub mod access;
 pub mod delivery;
 pub mod frame_cache;
 pub mod handle;
+mod hint;
 pub mod metrics;
 pub mod pending;
 pub mod pressure;

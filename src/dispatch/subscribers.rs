@@ -89,8 +89,8 @@ pub enum Inserted {
 pub enum Bind {
     Ready(Vec<(u32, BoundSubscription)>),
     NeedsCasts,
-    /// The text for the client.
-    Refused(String),
+    /// The text for the client; for an item that matches no table, which.
+    Refused { message: String, unmatched: Option<Binding> },
 }
 
 #[derive(Default)]
@@ -331,7 +331,7 @@ pub fn bind(items: &[(u32, Result<Binding, BindingError>)], catalog: &Catalog, r
     // Texts of items that cannot be parsed come before those of the catalog, whatever the order (PROTOCOL 4.5).
     for (_, item) in items {
         if let Err(error) = item {
-            return Bind::Refused(error.to_string());
+            return Bind::Refused { message: error.to_string(), unmatched: None };
         }
     }
     for (client_id, item) in items {
@@ -339,11 +339,15 @@ pub fn bind(items: &[(u32, Result<Binding, BindingError>)], catalog: &Catalog, r
         match crate::routing::bind(binding, catalog, role, casts) {
             Bound::Ready(subscriptions) => ready.extend(subscriptions.into_iter().map(|s| (*client_id, s))),
             Bound::NeedsCasts(_) => needs_casts = true,
-            Bound::Refused(error) => return Bind::Refused(refusal(&error)),
+            Bound::Refused(error) => {
+                let unmatched = matches!(error, BindError::NothingMatches(_)).then(|| binding.clone());
+                return Bind::Refused { message: error.to_string(), unmatched };
+            }
         }
     }
     if needs_casts { Bind::NeedsCasts } else { Bind::Ready(ready) }
 }
+<<<<<<< HEAD
 
 fn refusal(error: &BindError) -> String {
     error.to_string()
@@ -352,3 +356,5 @@ fn refusal(error: &BindError) -> String {
 #[cfg(test)]
 #[path = "subscribers_tests.rs"]
 mod tests;
+=======
+>>>>>>> refs/heads/tests

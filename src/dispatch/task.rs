@@ -29,6 +29,7 @@ use super::access::AccessTable;
 use super::delivery::{Chunk, Context};
 use super::frame_cache::FrameCache;
 use super::handle::{Command, Handle};
+use super::hint;
 use super::metrics::DispatchMetrics;
 use super::pending::{Ticket, Tickets};
 use super::pressure::Pressure;
@@ -359,6 +360,200 @@ impl Dispatch {
         };
     }
 
+<<<<<<< HEAD
+=======
+    /// Applies the rows of `walcast.ddl_log`: the state as the commit leaves it. `Some`: it must be loaded first.
+    fn apply_ddl(
+        &mut self,
+        rows: &[(Arc<StreamRelation>, Bytes)],
+        xid: u32,
+    ) -> Option<oneshot::Receiver<CatalogUpdate>> {
+        // Of several events in one transaction the last one counts.
+        let mut last = None;
+        for (relation, frame) in rows {
+            let new = match pgoutput::decode(frame.clone()) {
+                Ok(Message::Insert { new, .. } | Message::Update { new, .. }) => new,
+                _ => continue,
+            };
+            last = Some(ddl_log::parse(relation, &new, &self.config.publications));
+        }
+        let state = match last? {
+            Ok(DdlEvent::State { state, .. }) => state,
+            Ok(DdlEvent::Reload { reason, .. }) => {
+                tracing::info!(
+                    ?reason,
+                    "a change of the catalog is loaded, because its log row does not say what it was"
+                );
+                return self.load_catalog(xid);
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a row of walcast.ddl_log could not be read; the catalog is loaded instead");
+                return self.load_catalog(xid);
+            }
+        };
+        if !state.has_texts()
+            && let Some(watcher) = &self.watcher
+        {
+            watcher.refresh_soon();
+        }
+        match Catalog::from_state(*state, Arc::clone(&self.catalog.roles), 0) {
+            Ok(catalog) => {
+                self.ddl_xids.push(xid);
+                self.apply(catalog);
+                None
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a state in walcast.ddl_log could not be read; the catalog is loaded instead");
+                self.load_catalog(xid)
+            }
+        }
+    }
+
+    fn load_catalog(&self, xid: u32) -> Option<oneshot::Receiver<CatalogUpdate>> {
+        self.watcher.as_ref().map(|watcher| watcher.refresh(Some(xid)))
+    }
+
+    fn catalog_arrived(&mut self, update: Option<CatalogUpdate>) {
+        let Phase::Waiting(work, _) = std::mem::replace(&mut self.phase, Phase::Reading) else { return };
+        match update {
+            Some(update) => {
+                self.ddl_xids.push(work.transaction.header.xid);
+                self.apply(update.catalog);
+                self.phase = Phase::Working(work);
+            }
+            None => {
+                // The watcher is between two connections: it answers when it is back. Nothing is judged meanwhile.
+                let watcher = self.watcher.as_ref().expect("only a watcher is waited for");
+                let loading = watcher.refresh(Some(work.transaction.header.xid));
+                self.phase = Phase::Waiting(work, loading);
+            }
+        }
+    }
+
+    /// A polled state waits until the stream has come as far. Roles are in no stream: they hold at once.
+    fn polled(&mut self, update: CatalogUpdate) {
+        let mut catalog = Catalog::clone(&self.catalog);
+        catalog.roles = Arc::clone(&update.catalog.roles);
+        self.apply(catalog);
+        self.updates.push(update);
+        self.apply_due_updates();
+    }
+
+    fn apply_due_updates(&mut self) {
+        while self.updates.first().is_some_and(|update| update.flush_lsn <= self.position) {
+            let update = self.updates.remove(0);
+            self.ddl_xids.retain(|xid| !update.snapshot.sees(*xid));
+            if self.ddl_xids.is_empty() {
+                self.apply(update.catalog);
+            } else if let Some(watcher) = &self.watcher {
+                // It is older than what the stream has told: have it loaded again.
+                watcher.refresh_soon();
+            }
+        }
+    }
+
+    /// From here on changes are judged by this state.
+    fn apply(&mut self, mut catalog: Catalog) {
+        catalog.share_with(&self.catalog);
+        catalog.version = self.catalog.version + 1;
+        let previous = std::mem::replace(&mut self.catalog, Arc::new(catalog));
+        self.access.clear();
+        self.layouts.clear();
+        self.handle.catalog.store(Arc::clone(&self.catalog));
+        self.metrics.catalog_version.set(self.catalog.version as i64);
+        let membership = membership_differs(&previous, &self.catalog);
+        if membership || binding_differs(&previous, &self.catalog) {
+            self.rebind_all(membership);
+        }
+    }
+
+    /// Binds every channel to the new catalog. After a change of the publication's tables every channel is told so, once
+    /// per binding (PROTOCOL 4.9).
+    fn rebind_all(&mut self, tell: bool) {
+        for place in self.subscribers.places() {
+            match self.subscribers.bind(place, &self.catalog) {
+                Bind::Ready(bound) => {
+                    self.subscribers.replace(place, bound, self.assembler.next_sequence());
+                    if tell {
+                        for _ in 0..self.subscribers.bindings(place) {
+                            self.send_to(place, |subscriber| system::subscribed(&subscriber.address, None));
+                        }
+                    }
+                }
+                Bind::NeedsCasts => {
+                    let again = self.subscribers.subscribe_again(place);
+                    self.subscribers.unbind(place);
+                    self.handle.subscribe(again);
+                }
+                Bind::Refused { message, unmatched } => {
+                    self.subscribers.unbind(place);
+                    let hint = unmatched.and_then(|binding| hint::not_published(&binding, &self.config));
+                    self.send_to(place, |s| system::postgres_changes_error(&s.address, &message, hint.as_deref()));
+                }
+            }
+        }
+        self.metrics.subscriptions.set(self.subscribers.subscriptions() as i64);
+    }
+
+    fn send_to(&mut self, place: usize, frame: impl FnOnce(&Subscriber) -> Bytes) {
+        if let Some(subscriber) = self.subscribers.get(place) {
+            subscriber.outbox.push(frame(subscriber));
+        }
+    }
+
+    fn command(&mut self, command: Command) {
+        match command {
+            Command::Subscribe { subscribe, casts, number } => self.subscribe(*subscribe, casts, number),
+            Command::Unsubscribe(channel) => self.subscribers.remove(channel),
+        }
+        self.metrics.subscribers.set(self.subscribers.len() as i64);
+        self.metrics.subscriptions.set(self.subscribers.subscriptions() as i64);
+    }
+
+    /// Active from the next transaction to begin; only then the reply leaves, and after it the `system` message.
+    fn subscribe(&mut self, mut subscribe: Subscribe, casts: Arc<Casts>, number: u64) {
+        if !subscribe.alive.load(Ordering::Relaxed) {
+            return;
+        }
+        let on_active = std::mem::take(&mut subscribe.on_active);
+        let Some(place) = self.subscribers.insert(subscribe, casts, number, &mut self.access) else { return };
+        let bound = self.subscribers.bind(place, &self.catalog);
+        let mut hint = None;
+        let message = match bound {
+            Bind::Ready(bound) => {
+                if let Some(subscriber) = self.subscribers.get(place) {
+                    let (role, name) = (subscriber.role, &subscriber.identity.role);
+                    let access = &mut self.access;
+                    hint = hint::not_delivered(&bound, role, name, &self.config, &self.catalog, access);
+                }
+                self.subscribers.replace(place, bound, self.assembler.next_sequence());
+                None
+            }
+            Bind::NeedsCasts => {
+                self.subscribers.unbind(place);
+                Some(
+                    "Unable to subscribe to changes with given parameters: the table changed meanwhile; join again"
+                        .to_owned(),
+                )
+            }
+            Bind::Refused { message, unmatched } => {
+                self.subscribers.unbind(place);
+                hint = unmatched.and_then(|binding| hint::not_published(&binding, &self.config));
+                Some(message)
+            }
+        };
+        let Some(subscriber) = self.subscribers.get(place) else { return };
+        for frame in on_active {
+            subscriber.outbox.push(frame);
+        }
+        let system = match message {
+            None => system::subscribed(&subscriber.address, hint.as_deref()),
+            Some(message) => system::postgres_changes_error(&subscriber.address, &message, hint.as_deref()),
+        };
+        subscriber.outbox.push(system);
+    }
+
+>>>>>>> refs/heads/tests
     /// Routes the next changes of the transaction in work.
     fn work(&mut self, matches: &mut Matches) -> Result<(), Error> {
         let Phase::Working(mut work) = std::mem::replace(&mut self.phase, Phase::Reading) else { return Ok(()) };

@@ -266,7 +266,7 @@ async fn deletes_that_nothing_can_judge_are_delivered_as_the_mode_says() {
     let mut to_nobody = Client::connect(&authorized, &alice()).await;
     to_nobody.join("things", json!([all_of("things")])).await;
     let told = to_nobody.expect_system("things", "ok", "Subscribed to PostgreSQL").await;
-    let hint = told["hint"].as_str().unwrap_or_default().to_lowercase();
+    let hint = told["hint"].as_str().unwrap_or_default().to_lowercase().replace('"', "");
     assert!(hint.contains("replica identity full"), "the hint says what would make deletes come: {told}");
 
     for write in WRITES {

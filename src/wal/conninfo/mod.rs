@@ -5,6 +5,7 @@ mod parse;
 
 use std::fmt;
 use std::future::Future;
+use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -224,11 +225,23 @@ impl Conninfo {
     async fn connect_unbounded(&self) -> Result<(Client, ConnectionTask), Error> {
         let config = self.tokio_postgres_config();
         if self.effective_ssl_mode() == SslMode::Disable {
-            let (client, connection) = config.connect(NoTls).await?;
+            let (client, connection) = config.connect(NoTls).await.map_err(|error| self.unreachable(error))?;
             return Ok((client, Box::pin(connection)));
         }
-        let (client, connection) = config.connect(SqlTls::new(self)?).await?;
+        let connected = config.connect(SqlTls::new(self)?).await;
+        let (client, connection) = connected.map_err(|error| self.unreachable(error))?;
         Ok((client, Box::pin(connection)))
+    }
+
+    /// Names the address where nobody answers.
+    fn unreachable(&self, error: tokio_postgres::Error) -> Error {
+        let is_io = std::error::Error::source(&error).is_some_and(|source| source.is::<io::Error>());
+        if !is_io {
+            return Error::Sql(error);
+        }
+        let source = error.into_source().and_then(|source| source.downcast::<io::Error>().ok());
+        let source = source.map_or_else(|| io::ErrorKind::NotConnected.into(), |source| *source);
+        Error::Connect { address: self.address(), source }
     }
 
     /// Asks the server to cancel what a session of [`Conninfo::connect`] runs, over the same kind of transport.
