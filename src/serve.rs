@@ -17,19 +17,7 @@ const DATABASE_WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// Runs until SIGTERM or SIGINT, or until something fails for good.
 pub async fn run(args: ServeArgs) -> Result<(), BoxError> {
-<<<<<<< HEAD
-    let listener = relay::bind(args.listen_address(variable)?).await?;
-    let conninfo = Conninfo::parse(&args.database.conninfo(variable)?)?;
-    wait_for_database(&conninfo).await?;
-    if args.runs_setup(variable) {
-        setup::automatic(&conninfo, &args.database.publication).await?;
-    }
-    let config = relay_config(&args, conninfo)?;
-    let relay = Relay::start(config, listener).await?;
-    tracing::info!("listening on {}", relay.address);
-=======
     // From the first moment on: as process 1 of a container it would otherwise not be stopped while it starts.
->>>>>>> review
     let signalled = CancellationToken::new();
     shutdown::on_signal(signalled.clone());
     let relay = tokio::select! {
@@ -49,38 +37,16 @@ pub async fn run(args: ServeArgs) -> Result<(), BoxError> {
     }
 }
 
-<<<<<<< HEAD
-=======
 async fn start(args: ServeArgs) -> Result<Relay, BoxError> {
     let listener = relay::bind(args.listen_address(variable)?).await?;
     let conninfo = Conninfo::parse(&args.database.conninfo(variable)?)?;
     wait_for_database(&conninfo).await?;
     if args.runs_setup(variable) {
-        automatic_setup(&conninfo, &args).await?;
+        setup::automatic(&conninfo, &args.database.publication).await?;
     }
     Relay::start(relay_config(&args, conninfo)?, listener).await
 }
 
-/// What `walcast setup` does, before serving: in a stack that is started as a whole nobody is there to run it.
-async fn automatic_setup(conninfo: &Conninfo, args: &ServeArgs) -> Result<(), BoxError> {
-    let (mut client, connection) = conninfo.connect().await?;
-    let connection = tokio::spawn(connection);
-    let config = setup::Config {
-        publications: vec![args.database.publication.clone()],
-        slot: args.database.slot.clone(),
-        authority: conninfo.address(),
-        ..setup::Config::default()
-    };
-    let report = setup::run(&mut client, &config).await?;
-    for note in report.notes() {
-        tracing::warn!("setup: {note}");
-    }
-    drop(client);
-    let _ = connection.await;
-    Ok(())
-}
-
->>>>>>> review
 /// A database that is starting (as in a stack that starts as a whole) is waited for; what waiting does not mend is told.
 async fn wait_for_database(conninfo: &Conninfo) -> Result<(), wal::Error> {
     let started = tokio::time::Instant::now();
