@@ -82,7 +82,10 @@ impl Handle {
     async fn prepare(self, subscribe: Subscribe, number: u64) {
         let refused = {
             let catalog = self.catalog.load();
-            matches!(bind(&subscribe.bindings, &catalog, &subscribe.identity.role, &self.no_casts), Bind::Refused { .. })
+            matches!(
+                bind(&subscribe.bindings, &catalog, &subscribe.identity.role, &self.no_casts),
+                Bind::Refused { .. }
+            )
         };
         if refused {
             self.catch_up().await;

@@ -90,7 +90,10 @@ pub enum Bind {
     Ready(Vec<(u32, BoundSubscription)>),
     NeedsCasts,
     /// The text for the client; for an item that matches no table, which.
-    Refused { message: String, unmatched: Option<Binding> },
+    Refused {
+        message: String,
+        unmatched: Option<Binding>,
+    },
 }
 
 #[derive(Default)]
@@ -347,14 +350,7 @@ pub fn bind(items: &[(u32, Result<Binding, BindingError>)], catalog: &Catalog, r
     }
     if needs_casts { Bind::NeedsCasts } else { Bind::Ready(ready) }
 }
-<<<<<<< HEAD
-
-fn refusal(error: &BindError) -> String {
-    error.to_string()
-}
 
 #[cfg(test)]
 #[path = "subscribers_tests.rs"]
 mod tests;
-=======
->>>>>>> refs/heads/tests

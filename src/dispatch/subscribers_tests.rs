@@ -142,6 +142,6 @@ fn one_bad_item_refuses_them_all() {
     let client = Client::new(1);
     let subscribe = client.subscribe(identity("member", "me"), &["open", "nowhere"], Some("reply"));
     let Inserted::At(place, _) = register.insert(subscribe, 1) else { panic!() };
-    assert!(matches!(register.subscribers.bind(place, &catalog()), Bind::Refused(_)));
+    assert!(matches!(register.subscribers.bind(place, &catalog()), Bind::Refused { .. }));
     assert_eq!(catalog().roles.get("member").unwrap().oid, MEMBER);
 }

@@ -12,6 +12,7 @@ use crate::catalog::watcher::CatalogUpdate;
 use crate::catalog::{Catalog, Relation};
 use crate::change::assembler::DdlLog;
 use crate::channels::system;
+use crate::dispatch::hint;
 use crate::dispatch::subscribers::Bind;
 use crate::dispatch::updates::Due;
 use crate::wal::Lsn;
@@ -150,9 +151,10 @@ impl Dispatch {
                 }
                 self.handle.subscribe_as(again, number);
             }
-            Bind::Refused(message) => {
+            Bind::Refused { message, unmatched } => {
                 if self.subscribers.refuse(place, &message) {
-                    self.send_to(place, |s| system::postgres_changes_error(&s.address, &message, None));
+                    let hint = unmatched.and_then(|binding| hint::not_published(&binding, &self.config));
+                    self.send_to(place, |s| system::postgres_changes_error(&s.address, &message, hint.as_deref()));
                 }
             }
         }

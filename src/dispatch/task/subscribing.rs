@@ -9,6 +9,7 @@ use super::Dispatch;
 use crate::channels::subscribe::Subscribe;
 use crate::channels::system;
 use crate::dispatch::handle::Command;
+use crate::dispatch::hint;
 use crate::dispatch::subscribers::{Bind, Inserted, Subscriber};
 use crate::routing::Casts;
 
@@ -45,8 +46,14 @@ impl Dispatch {
     }
 
     fn bind(&mut self, place: usize, on_active: Vec<Bytes>) {
+        let mut hint = None;
         let message = match self.subscribers.bind(place, &self.catalog) {
             Bind::Ready(bound) => {
+                if let Some(subscriber) = self.subscribers.get(place) {
+                    let (role, name) = (subscriber.role, &subscriber.identity.role);
+                    let access = &mut self.access;
+                    hint = hint::not_delivered(&bound, role, name, &self.config, &self.catalog, access);
+                }
                 self.subscribers.replace(place, bound, self.assembler.next_sequence());
                 None
             }
@@ -54,7 +61,10 @@ impl Dispatch {
                 "Unable to subscribe to changes with given parameters: the table changed meanwhile; join again"
                     .to_owned(),
             ),
-            Bind::Refused(message) => Some(message),
+            Bind::Refused { message, unmatched } => {
+                hint = unmatched.and_then(|binding| hint::not_published(&binding, &self.config));
+                Some(message)
+            }
         };
         if let Some(message) = &message {
             self.subscribers.refuse(place, message);
@@ -64,8 +74,8 @@ impl Dispatch {
             subscriber.outbox.push(frame);
         }
         let system = match message {
-            None => system::subscribed(&subscriber.address, None),
-            Some(message) => system::postgres_changes_error(&subscriber.address, &message, None),
+            None => system::subscribed(&subscriber.address, hint.as_deref()),
+            Some(message) => system::postgres_changes_error(&subscriber.address, &message, hint.as_deref()),
         };
         subscriber.outbox.push(system);
     }
