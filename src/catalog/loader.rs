@@ -138,6 +138,12 @@ async fn pin(transaction: &Transaction<'_>) -> Result<(), tokio_postgres::Error>
     transaction.batch_execute(&settings).await
 }
 
+/// What this session can see now.
+pub async fn snapshot(client: &Client) -> Result<Snapshot, LoadError> {
+    let row = client.query_one("select pg_current_snapshot()::text", &[]).await?;
+    Ok(row.get::<_, &str>(0).parse()?)
+}
+
 /// Waits until all that is in the WAL now is flushed, and says how far that is.
 pub(super) async fn flushed_past_everything_seen(client: &Client) -> Result<Lsn, LoadError> {
     // At a page's edge the insert position lies behind a header (24 or 40 bytes) that nobody writes before there is a

@@ -52,6 +52,7 @@ impl From<Loaded> for CatalogUpdate {
 enum Request {
     Load { must_see: Option<u32>, answer: oneshot::Sender<CatalogUpdate> },
     Flushed(oneshot::Sender<Lsn>),
+    Snapshot(oneshot::Sender<Snapshot>),
     Soon,
 }
 
@@ -72,6 +73,13 @@ impl WatcherHandle {
     /// Loads the catalog as if the fingerprint had changed; several requests are one.
     pub fn refresh_soon(&self) {
         let _ = self.0.send(Request::Soon);
+    }
+
+    /// What is visible to other sessions, some time after this call.
+    pub fn snapshot(&self) -> oneshot::Receiver<Snapshot> {
+        let (answer, receiver) = oneshot::channel();
+        let _ = self.0.send(Request::Snapshot(answer));
+        receiver
     }
 
     /// A position that everything committed by now lies before.
@@ -233,6 +241,13 @@ impl Watcher {
                 Ok(lsn) => drop(answer.send(lsn)),
                 Err(left) => {
                     self.unanswered = Some(Request::Flushed(answer));
+                    return Err(left);
+                }
+            },
+            Request::Snapshot(answer) => match answered(loader::snapshot(client)).await {
+                Ok(snapshot) => drop(answer.send(snapshot)),
+                Err(left) => {
+                    self.unanswered = Some(Request::Snapshot(answer));
                     return Err(left);
                 }
             },

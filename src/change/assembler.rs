@@ -219,6 +219,11 @@ impl Assembler {
         self.open.is_some()
     }
 
+    /// The transaction whose Commit has not come, with its sequence and xid.
+    pub fn open_transaction(&self) -> Option<(u64, u32)> {
+        self.open.as_ref().map(|open| (open.sequence, open.begin.xid))
+    }
+
     /// The first transaction that a subscription made now may see: the next one to begin.
     pub fn next_sequence(&self) -> u64 {
         self.sequence + 1

@@ -34,12 +34,21 @@ pub struct Subscriber {
     casts: Arc<Casts>,
     number: u64,
     entries: SmallVec<[usize; 1]>,
+    /// The reply to the join and what follows it, while they wait (see [`super::unseen`]); deliveries queue behind it.
+    pub held: Option<Held>,
     /// Deliveries that wait, in commit order.
     pub queue: VecDeque<Queued>,
     /// What the client has been told of.
     pub told: SmallVec<[(RelationId, NotShown); 1]>,
     /// Why the bindings are refused, as the client was told.
     pub refused: Option<Box<str>>,
+}
+
+/// Frames that open a channel, and what its `system` message says.
+pub struct Held {
+    pub on_active: Vec<Bytes>,
+    pub message: Option<String>,
+    pub hint: Option<String>,
 }
 
 /// Why events of a table are not shown.
@@ -183,6 +192,7 @@ impl Subscribers {
             casts,
             number,
             entries: SmallVec::new(),
+            held: None,
             queue: VecDeque::new(),
             told: SmallVec::new(),
             refused: None,

@@ -34,6 +34,7 @@ use super::pending::{Ticket, Tickets};
 use super::pressure::Pressure;
 use super::questions::Questions;
 use super::subscribers::Subscribers;
+use super::unseen::{Release, Unseen};
 use super::updates::Updates;
 use crate::authz::Oracle;
 use crate::catalog::watcher::{CatalogUpdate, WatcherHandle};
@@ -94,6 +95,7 @@ pub struct Dispatch {
     phase: Phase,
     tickets: Tickets,
     questions: Questions,
+    unseen: Unseen,
     updates: Updates,
     /// Everything committed before it has been read.
     position: Lsn,
@@ -157,6 +159,7 @@ impl Dispatch {
             metrics,
             progress,
             handle: handle.clone(),
+            unseen: Unseen::new(watcher.clone()),
             watcher,
             catalog,
             subscribers: Subscribers::default(),
@@ -210,6 +213,7 @@ impl Dispatch {
                 biased;
                 () = abandon.cancelled() => return Ok(()),
                 answered = self.questions.next() => self.answered(answered),
+                released = self.unseen.next() => self.released(released),
                 Some(command) = inputs.commands.recv(), if commands < COMMANDS_MAX => {
                     commands += 1;
                     self.command(command);
@@ -240,6 +244,15 @@ impl Dispatch {
         }
         while let Some(answered) = self.questions.next().now_or_never() {
             self.answered(answered);
+        }
+        if let Some(released) = self.unseen.next().now_or_never() {
+            self.released(released);
+        }
+    }
+
+    fn released(&mut self, released: Vec<(usize, Release)>) {
+        for (place, why) in released {
+            self.release(place, why);
         }
     }
 
@@ -350,6 +363,7 @@ impl Dispatch {
         self.apply_due_updates(self.position.max(header.commit_lsn));
         self.position = self.position.max(header.end_lsn);
         self.last_commit = self.last_commit.max(header.commit_lsn);
+        self.unseen.read(transaction.sequence, header.xid);
         let ticket = self.tickets.issue(header.end_lsn);
         let ddl_log = std::mem::take(&mut transaction.ddl_log);
         let work = Work { transaction, ticket, index: 0 };

@@ -49,7 +49,7 @@ impl Dispatch {
             // Its unsubscribe is on the way.
             return subscriber.queue.clear();
         }
-        if subscriber.queue.is_empty() {
+        if subscriber.queue.is_empty() && subscriber.held.is_none() {
             match delivery.outcome() {
                 Outcome::Wait => {}
                 outcome => return self.perform(place, &delivery, outcome),
@@ -76,8 +76,8 @@ impl Dispatch {
     }
 
     /// Delivers what is decided at the head of a channel's queue.
-    fn drain(&mut self, place: usize) {
-        while let Some(subscriber) = self.subscribers.get_mut(place) {
+    pub(super) fn drain(&mut self, place: usize) {
+        while let Some(subscriber) = self.subscribers.get_mut(place).filter(|subscriber| subscriber.held.is_none()) {
             let Some(head) = subscriber.queue.front() else { return };
             let outcome = head.delivery.outcome();
             if outcome == Outcome::Wait {

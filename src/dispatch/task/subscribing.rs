@@ -4,13 +4,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use super::Dispatch;
 use crate::channels::subscribe::Subscribe;
 use crate::channels::system;
 use crate::dispatch::handle::Command;
 use crate::dispatch::hint;
-use crate::dispatch::subscribers::{Bind, Inserted, Subscriber};
+use crate::dispatch::subscribers::{Bind, Held, Inserted, Subscriber};
+use crate::dispatch::unseen::Release;
 use crate::routing::Casts;
 
 impl Dispatch {
@@ -69,14 +71,43 @@ impl Dispatch {
         if let Some(message) = &message {
             self.subscribers.refuse(place, message);
         }
-        let Some(subscriber) = self.subscribers.get(place) else { return };
-        for frame in on_active {
-            subscriber.outbox.push(frame);
+        let is_join = !on_active.is_empty();
+        if let Some((sequence, xid)) = self.assembler.open_transaction() {
+            self.unseen.read(sequence, xid);
         }
-        let system = match message {
-            None => system::subscribed(&subscriber.address, hint.as_deref()),
-            Some(message) => system::postgres_changes_error(&subscriber.address, &message, hint.as_deref()),
-        };
-        subscriber.outbox.push(system);
+        let barrier = self.assembler.next_sequence() - 1;
+        let Some(subscriber) = self.subscribers.get_mut(place) else { return };
+        let held = Held { on_active, message, hint };
+        match &mut subscriber.held {
+            // A refreshed token before the join's reply has left: what it says now is what the client is told.
+            Some(earlier) => (earlier.message, earlier.hint) = (held.message, held.hint),
+            None if is_join && self.unseen.holds(place, barrier, Instant::now()) => subscriber.held = Some(held),
+            None => open(subscriber, held),
+        }
     }
+
+    /// A reply that waited leaves, and behind it what came meanwhile.
+    pub(super) fn release(&mut self, place: usize, why: Release) {
+        let Some(subscriber) = self.subscribers.get_mut(place) else { return };
+        let Some(mut held) = subscriber.held.take() else { return };
+        if why == Release::Overdue {
+            let hint = "Transactions were about to commit before this join and took long: read what you show once more";
+            held.hint.get_or_insert_with(|| hint.to_owned());
+        }
+        open(subscriber, held);
+        self.drain(place);
+    }
+}
+
+/// Pushes the reply of a join and the `system` message that follows it.
+fn open(subscriber: &Subscriber, held: Held) {
+    for frame in held.on_active {
+        subscriber.outbox.push(frame);
+    }
+    let (address, hint) = (&subscriber.address, held.hint.as_deref());
+    let system = match &held.message {
+        None => system::subscribed(address, hint),
+        Some(message) => system::postgres_changes_error(address, message, hint),
+    };
+    subscriber.outbox.push(system);
 }
