@@ -207,6 +207,26 @@ async fn a_load_that_must_see_a_transaction_waits_until_it_has_ended() {
     assert_eq!(loaded.catalog.relations.len(), 1);
 }
 
+#[tokio::test]
+async fn a_load_does_not_wait_for_the_wal_of_open_transactions_and_has_that_of_lazy_commits() {
+    let cluster = Cluster::start(&ClusterOptions::default()).unwrap();
+    let mut database = Database::create_in(&cluster).await;
+    database.client.batch_execute("create table t (id int); create publication pub for table t").await.unwrap();
+    let other = crate::support::database::connect(&database.url).await;
+    let lazy = crate::support::database::connect(&database.url).await;
+    lazy.batch_execute("set synchronous_commit = off; alter table t enable row level security").await.unwrap();
+    let row = lazy.query_one("select pg_current_wal_insert_lsn()::text", &[]).await.unwrap();
+    let committed: walcast::wal::Lsn = row.get::<_, &str>(0).parse().unwrap();
+    let loaded = load(&mut database.client, "pub").await;
+    assert!(relation(&loaded.catalog, "t").row_security);
+    // A page's header may lie between.
+    assert!(loaded.flush_lsn.0 + 40 >= committed.0, "{} < {committed}", loaded.flush_lsn);
+    let started = std::time::Instant::now();
+    other.batch_execute("begin; insert into t values (1)").await.unwrap();
+    load(&mut database.client, "pub").await;
+    assert!(started.elapsed() < std::time::Duration::from_secs(8), "{:?}", started.elapsed());
+}
+
 /// xorshift: the same seed gives the same grants everywhere.
 struct Dice(u64);
 
