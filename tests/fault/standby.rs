@@ -2,12 +2,13 @@
 //! (ASSUMPTIONS: row 1).
 
 use std::process::{Child, Stdio};
+use std::time::Duration;
 
 use serde_json::json;
 use tokio_postgres::Client as Postgres;
 use walcast::demo::postgres::{Cluster, ClusterOptions};
 
-use crate::support::client::{Client, all_of};
+use crate::support::client::{Client, Message, all_of};
 use crate::support::database::connect;
 use crate::support::people::{ALICE, alice};
 use crate::support::scene::{Scene, execute, until};
@@ -73,6 +74,47 @@ async fn a_membership_that_is_streamed_before_it_is_visible_counts_in_its_own_tr
     assert_eq!(client.next_change().await.record()["id"], 1);
     scene.execute("insert into posts values (3, 1)").await;
     assert_eq!(client.next_change().await.record()["id"], 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_that_is_streamed_before_a_join_and_visible_after_its_reply_is_delivered() {
+    let cluster = cluster_with_a_late_standby();
+    let scene = Scene::in_cluster(
+        &cluster,
+        "create table rows (id int primary key); grant select on rows to authenticated;
+         alter publication supabase_realtime add table rows;",
+    )
+    .await;
+    let writer = connect(&scene.database.url).await;
+    execute(&writer, "set synchronous_commit = on").await;
+    let commit = tokio::spawn(async move { execute(&writer, "insert into rows values (1)").await });
+    let postgres = &scene.database.client;
+    until(postgres, "select exists (select from pg_stat_activity where wait_event = 'SyncRep')").await;
+    until_streamed(postgres, &scene.relay.slot).await;
+
+    // Whoever joins, then reads the table, then follows the events must get every row by one way or the other.
+    let mut client = Client::connect(&scene.relay, &alice()).await;
+    let reference = client.push_join("rows", &json!([all_of("rows")])).await;
+    let is_reply = |message: &Message| message.event == "phx_reply" && message.reference == json!(reference);
+    // The relay may hold its reply back until the row is visible; the standby does not wait for it.
+    let replied = tokio::time::timeout(Duration::from_secs(2), client.wait_for("the reply", is_reply)).await.is_ok();
+    let read = "select count(*) from rows";
+    let mut seen: i64 = 0;
+    if replied {
+        seen = postgres.query_one(read, &[]).await.expect("the table").get(0);
+    }
+    let _standby = Standby::start(&cluster);
+    commit.await.expect("the commit returns once the standby has it");
+    if !replied {
+        client.wait_for("the reply", is_reply).await;
+        seen = postgres.query_one(read, &[]).await.expect("the table").get(0);
+    }
+    scene.execute("insert into rows values (2)").await;
+    client.expect_system("rows", "ok", "Subscribed to PostgreSQL").await;
+    let first = client.next_change().await;
+    if seen == 0 {
+        assert_eq!(first.record()["id"], 1, "neither read after the reply nor delivered: {}", first.data);
+    }
 }
 
 /// Commits `transaction`: its WAL is with the relay long before the standby lets it become visible.
