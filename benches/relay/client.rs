@@ -109,7 +109,7 @@ pub async fn run(arguments: &[&str]) {
         let (joined, join) = tokio::sync::oneshot::channel();
         joins.push(join);
         if table == "raw" {
-            tokio::spawn(count_raw(address, filter, counts, joined));
+            tokio::spawn(count_raw(address, filter, counts, joining, joined));
             continue;
         }
         tokio::spawn(async move {
@@ -206,9 +206,18 @@ fn frame_size(buffer: &[u8]) -> Option<(usize, usize)> {
 }
 
 /// A client of the floor: an event is so many bytes.
-async fn count_raw(address: String, bytes: String, counts: Arc<Counts>, joined: tokio::sync::oneshot::Sender<()>) {
+async fn count_raw(
+    address: String,
+    bytes: String,
+    counts: Arc<Counts>,
+    joining: Arc<Semaphore>,
+    joined: tokio::sync::oneshot::Sender<()>,
+) {
     let bytes: usize = bytes.parse().expect("BYTES");
+    // Few at once: a listener's queue that overflows makes them wait for seconds.
+    let permit = joining.acquire_owned().await.expect("open for ever");
     let mut tcp = tokio::net::TcpStream::connect(address).await.expect("connect");
+    drop(permit);
     let _ = joined.send(());
     let (mut buffer, mut read) = (vec![0; 4096], 0);
     while let Ok(count @ 1..) = tcp.read(&mut buffer).await {

@@ -39,6 +39,10 @@ pub async fn run() {
             p99.push(ours.quantile(0.99));
             floor50.push(theirs.quantile(0.5));
             floor99.push(theirs.quantile(0.99));
+            // Its walsender outlives the client a little.
+            while bench.walsender(&slot).await.is_some() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
             bench.sql.batch_execute(&format!("select pg_drop_replication_slot('{slot}')")).await.expect("drop");
         }
         println!("{what}, {rate} commits/s for {seconds} s a sample, microseconds from the INSERT to the client:");
@@ -95,6 +99,7 @@ async fn floor(bench: &Bench, slot: &str) -> Floor {
         .args(["-d", &bench.url(), "--slot", slot, "--start", "-f", "-", "--no-loop", "-F", "0"])
         .args(["-o", "proto_version=1", "-o", "publication_names=supabase_realtime"])
         .stdout(Stdio::piped())
+        .stderr(Stdio::null()) // It complains of being interrupted.
         .spawn()
         .expect("pg_recvlogical");
     while bench.walsender(slot).await.is_none() {

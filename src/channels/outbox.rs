@@ -6,7 +6,8 @@
 //! Promises:
 //! - Frames leave in the order in which they were pushed, whole, and nothing is left out in between: an outbox that
 //!   cannot take a frame is closed, never skipped.
-//! - A push wakes the connection at most once until it has taken what is queued.
+//! - A push wakes the connection at most once until it has taken what is queued. Who has more for it than one frame
+//!   queues them and wakes it afterwards ([`Burst`]): that is one write instead of several.
 //! - Bytes are counted from the push until the socket has taken them.
 //!
 //! ```text
@@ -61,6 +62,16 @@ pub enum Pushed {
 /// The pushing end. A cheap handle; everybody who has something for the socket holds one.
 #[derive(Clone)]
 pub struct Outbox(Arc<Inner>);
+
+/// Frames that are queued together, for one connection or for many. When it is let go, at the latest by dropping it, the
+/// connections are woken, each once, and the frames are counted: metrics that every thread writes to are dear per frame.
+#[derive(Default)]
+pub struct Burst {
+    wakers: SmallVec<[Waker; 2]>,
+    frames: u64,
+    bytes: i64,
+    metrics: Option<Arc<Metrics>>,
+}
 
 /// The connection's end. Dropping it closes the outbox.
 pub struct OutboxReader {
@@ -119,7 +130,21 @@ impl Outbox {
 
     /// Queues a frame that is in pieces, header included. Empty pieces are left out.
     pub fn push_chunks(&self, frame: impl IntoIterator<Item = Bytes>) -> Pushed {
-        let chunks: SmallVec<[Bytes; 3]> = frame.into_iter().filter(|chunk| !chunk.is_empty()).collect();
+        self.queue_chunks(frame, &mut Burst::default())
+    }
+
+    /// Likewise, but leaves the waking to the caller, who has more for this connection or for others.
+    pub fn queue_chunks(&self, frame: impl IntoIterator<Item = Bytes>, burst: &mut Burst) -> Pushed {
+        self.queue(frame, 1, burst)
+    }
+
+    /// Queues several whole frames that are one piece of memory: they are taken, or dropped, together.
+    pub fn queue_joined(&self, bytes: Bytes, frames: usize, burst: &mut Burst) -> Pushed {
+        self.queue([bytes], frames, burst)
+    }
+
+    fn queue(&self, chunks: impl IntoIterator<Item = Bytes>, frames: usize, burst: &mut Burst) -> Pushed {
+        let chunks: SmallVec<[Bytes; 3]> = chunks.into_iter().filter(|chunk| !chunk.is_empty()).collect();
         let bytes: usize = chunks.iter().map(Bytes::len).sum();
         let mut state = self.0.lock();
         if state.closed.is_some() {
@@ -127,16 +152,17 @@ impl Outbox {
         }
         if state.bytes > 0 && state.bytes + bytes > self.0.config.spill_bytes_max {
             state.closed = Some(CloseReason::SlowConsumer);
-            wake(state, Waiting::wakes_on_trouble);
+            burst.wake_later(&mut state, Waiting::wakes_on_trouble);
             return Pushed::Closed;
         }
         let was_full = state.bytes > self.0.config.bytes_max;
-        self.0.enqueue(&mut state, chunks, bytes);
+        state.enqueue(chunks, bytes);
+        burst.count(&self.0.metrics, frames, bytes);
         let is_full = state.bytes > self.0.config.bytes_max;
         if is_full && !was_full {
-            wake(state, Waiting::wakes_on_trouble);
+            burst.wake_later(&mut state, Waiting::wakes_on_trouble);
         } else {
-            wake(state, Waiting::wakes_on_frames);
+            burst.wake_later(&mut state, Waiting::wakes_on_frames);
         }
         if is_full { Pushed::Full } else { Pushed::Queued }
     }
@@ -154,7 +180,10 @@ impl Outbox {
     pub fn close(&self, reason: CloseReason) {
         let mut state = self.0.lock();
         state.closed.get_or_insert(reason);
-        wake(state, Waiting::wakes_on_trouble);
+        // Dropped, and with it the connection woken, when the lock is let go: the woken task wants it.
+        let mut burst = Burst::default();
+        burst.wake_later(&mut state, Waiting::wakes_on_trouble);
+        drop(state);
     }
 
     pub fn closed(&self) -> Option<CloseReason> {
@@ -256,7 +285,8 @@ impl OutboxReader {
     pub fn push_last(&mut self, frame: Bytes) {
         let inner = &self.outbox.0;
         let bytes = frame.len();
-        inner.enqueue(&mut inner.lock(), SmallVec::from_iter([frame]), bytes);
+        inner.lock().enqueue(SmallVec::from_iter([frame]), bytes);
+        Burst::default().count(&inner.metrics, 1, bytes);
     }
 }
 
@@ -278,15 +308,6 @@ impl Inner {
         self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    fn enqueue(&self, state: &mut State, chunks: SmallVec<[Bytes; 3]>, bytes: usize) {
-        let last = chunks.len().saturating_sub(1);
-        let chunks = chunks.into_iter().enumerate();
-        state.queued.extend(chunks.map(|(index, bytes)| Chunk { bytes, ends_frame: index == last }));
-        state.bytes += bytes;
-        self.metrics.outbox_bytes.inc_by(bytes as i64);
-        self.metrics.frames_out.inc();
-    }
-
     fn release(&self, state: &mut State, bytes: usize) {
         debug_assert!(bytes <= state.bytes, "more bytes were released than were counted");
         state.bytes = state.bytes.saturating_sub(bytes);
@@ -304,15 +325,52 @@ impl Waiting {
     }
 }
 
-/// Wakes the connection if it waits for this. The lock is let go first: the woken task wants it.
-fn wake(mut state: MutexGuard<'_, State>, wakes: impl FnOnce(&Waiting) -> bool) {
-    if !wakes(&state.waiting) {
-        return;
+impl State {
+    fn enqueue(&mut self, chunks: SmallVec<[Bytes; 3]>, bytes: usize) {
+        let last = chunks.len().saturating_sub(1);
+        let chunks = chunks.into_iter().enumerate();
+        self.queued.extend(chunks.map(|(index, bytes)| Chunk { bytes, ends_frame: index == last }));
+        self.bytes += bytes;
     }
-    let waiting = std::mem::take(&mut state.waiting);
-    drop(state);
-    if let Waiting::Frames(waker) | Waiting::Trouble(waker) = waiting {
-        waker.wake();
+}
+
+impl Burst {
+    /// Takes over the waking of a connection that waits for this: nobody else does it until it has been here again.
+    fn wake_later(&mut self, state: &mut State, wakes: impl FnOnce(&Waiting) -> bool) {
+        if !wakes(&state.waiting) {
+            return;
+        }
+        if let Waiting::Frames(waker) | Waiting::Trouble(waker) = std::mem::take(&mut state.waiting) {
+            self.wakers.push(waker);
+        }
+    }
+
+    fn count(&mut self, metrics: &Arc<Metrics>, frames: usize, bytes: usize) {
+        self.metrics.get_or_insert_with(|| Arc::clone(metrics));
+        self.frames += frames as u64;
+        self.bytes += bytes as i64;
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.frames == 0 && self.wakers.is_empty()
+    }
+
+    /// To be called without any lock: the woken tasks want theirs.
+    pub fn let_go(&mut self) {
+        if let Some(metrics) = &self.metrics
+            && self.frames > 0
+        {
+            // Before they are written, so that the gauge does not fall below what there is.
+            metrics.outbox_bytes.inc_by(std::mem::take(&mut self.bytes));
+            metrics.frames_out.inc_by(std::mem::take(&mut self.frames));
+        }
+        self.wakers.drain(..).for_each(Waker::wake);
+    }
+}
+
+impl Drop for Burst {
+    fn drop(&mut self) {
+        self.let_go();
     }
 }
 

@@ -20,7 +20,7 @@ use super::{Config, Deletes};
 use crate::authz::{Asked as Subject, DeniedReason, OraclePlan, Plan, Question, RowText, row_text};
 use crate::catalog::{Catalog, ColumnIndex, ColumnSet, Relation};
 use crate::change::{Change, OldRow, Operation, Row};
-use crate::encode;
+use crate::encode::{self, RecordShape};
 use crate::routing::{Matches, Predicate, SubscriptionId};
 use crate::wal::pgoutput::RelationId;
 
@@ -114,6 +114,9 @@ impl Context<'_> {
     }
 }
 
+/// What the shape of a record depends on: the role, and what the subscription selects.
+type Projection<'a> = (RoleKey, Option<&'a ColumnSet>);
+
 /// The subscriptions of one channel that a change matched, before they are told apart by `select`.
 struct Group<'a> {
     subscriber: usize,
@@ -152,10 +155,20 @@ impl Chunk {
         let computed = self.computed(&change, &groups, &mut texts, context);
         self.bytes += frame_bytes(&change);
         let change = Arc::new(PendingChange::new(change, Arc::clone(ticket), computed, context.budget));
+        // Of the last group: most have the same role and selection.
+        let mut known: Option<(Projection<'_>, Arc<Access>, Arc<RecordShape>)> = None;
         for group in groups {
             let Some(subscriber) = context.subscribers.get(group.subscriber) else { continue };
-            let access_of_role = access.access(context.catalog, &relation, subscriber.role);
-            let policy = match self.policy(&change.change, &access_of_role, group.subscriber, &mut texts, context) {
+            let projection: Projection<'_> = (subscriber.role, group.select);
+            let (_, access_of_role, shape) = match &mut known {
+                Some(known) if known.0 == projection => known,
+                known => {
+                    let access_of_role = access.access(context.catalog, &relation, subscriber.role);
+                    let shape = access.shape(context.catalog, &relation, &access_of_role.visible, group.select);
+                    known.insert((projection, access_of_role, shape))
+                }
+            };
+            let policy = match self.policy(&change.change, access_of_role, group.subscriber, &mut texts, context) {
                 Verdict::Undecidable(why) => {
                     self.undecidable.push((group.subscriber, Arc::clone(&relation), why));
                     continue;
@@ -163,8 +176,7 @@ impl Chunk {
                 Verdict::Hidden => continue,
                 Verdict::Shown(policy) => policy,
             };
-            let shape = access.shape(context.catalog, &relation, &access_of_role.visible, group.select);
-            let content = Content::Row { shape, policy };
+            let content = Content::Row { shape: Arc::clone(shape), policy };
             let delivery = Delivery { change: Arc::clone(&change), ids: group.ids, content };
             self.deliveries.push((group.subscriber, delivery));
         }

@@ -11,17 +11,17 @@
 //! * `unseen`: what a join's reply waits for;
 //! * [`delivery`]: one change to the channels that it matches;
 //! * [`updates`]: catalog states until the stream has come as far;
-//! * [`frame_cache`], [`pressure`]: what goes to many outboxes, and how full they are.
+//! * [`run`], [`pressure`]: what goes to many outboxes, and how full they are.
 
 pub mod access;
 pub mod delivery;
-pub mod frame_cache;
 pub mod handle;
 mod hint;
 pub mod metrics;
 pub mod pending;
 pub mod pressure;
 pub mod questions;
+pub mod run;
 #[cfg(test)]
 mod sample;
 pub mod subscribers;

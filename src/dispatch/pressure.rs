@@ -19,9 +19,10 @@ const PUSHES_MIN: usize = 128;
 const BYTES_MIN: usize = 256 << 10;
 
 impl Pressure {
-    pub fn note(&mut self, pushed: Pushed) {
-        self.pushed += 1;
-        self.full += usize::from(pushed == Pushed::Full);
+    /// What became of so many frames that were pushed to one outbox together.
+    pub fn note(&mut self, pushed: Pushed, frames: usize) {
+        self.pushed += frames;
+        self.full += frames * usize::from(pushed == Pushed::Full);
     }
 
     /// After a chunk, with the bytes of its rows: whether to pause.
@@ -42,7 +43,7 @@ mod tests {
     fn pauses(chunks: usize, pushes: &[Pushed], bytes: usize) -> usize {
         let mut pressure = Pressure::default();
         let chunk = |_: &usize| {
-            pushes.iter().for_each(|pushed| pressure.note(*pushed));
+            pushes.iter().for_each(|pushed| pressure.note(*pushed, 1));
             pressure.judge(bytes)
         };
         (0..chunks).filter(chunk).count()

@@ -23,7 +23,7 @@ mod sql_test;
 mod subscription;
 
 #[cfg(test)]
-mod sample;
+pub(crate) mod sample;
 
 pub use bind::{BindError, Bound, BoundSubscription, bind};
 pub use cast::{CastError, CastRequest, Casts};

@@ -118,7 +118,7 @@ fn relation(id: u32, name: &str, columns: &[&str]) -> (RelationId, Arc<Relation>
     (relation.id, Arc::new(relation))
 }
 
-pub(super) fn catalog() -> Catalog {
+pub(crate) fn catalog() -> Catalog {
     let role =
         Role { oid: ANON, name: "anon".into(), superuser: false, bypass_rls: false, inherits: HashSet::from([ANON]) };
     let relations = [
@@ -171,7 +171,7 @@ pub(super) fn catalog() -> Catalog {
     }
 }
 
-pub(super) fn relation_named(name: &str) -> Arc<Relation> {
+pub(crate) fn relation_named(name: &str) -> Arc<Relation> {
     let catalog = catalog();
     catalog.relations.values().find(|relation| relation.name == name).unwrap().clone()
 }
@@ -224,7 +224,7 @@ pub(super) fn row(relation: &Arc<Relation>, values: &[(&str, &str)]) -> Row {
     Row { layout: Arc::new(Layout::identity(relation.clone())), tuple, key_only: false }
 }
 
-pub(super) fn insert_of(relation: &Arc<Relation>, values: &[(&str, &str)]) -> Change {
+pub(crate) fn insert_of(relation: &Arc<Relation>, values: &[(&str, &str)]) -> Change {
     change(relation, Operation::Insert, Some(row(relation, values)), OldRow::Absent)
 }
 

@@ -55,6 +55,23 @@ fn frames_leave_whole_and_in_order_however_little_the_socket_takes() {
 }
 
 #[test]
+fn a_burst_wakes_when_it_is_let_go_and_once() {
+    let (outbox, mut reader, _) = outbox(100, 100);
+    let count = Arc::new(Count::default());
+    let waker = Waker::from(count.clone());
+    assert!(reader.poll_take(&mut Context::from_waker(&waker)).is_pending());
+    let mut burst = Burst::default();
+    outbox.queue_chunks([frame("one")], &mut burst);
+    outbox.queue_chunks([frame("two")], &mut burst);
+    outbox.push(frame("three"));
+    assert_eq!(count.0.load(Ordering::Relaxed), 0);
+    drop(burst);
+    assert_eq!(count.0.load(Ordering::Relaxed), 1);
+    assert!(reader.poll_take(&mut Context::from_waker(&waker)).is_ready());
+    assert_eq!(write(&mut reader, 100), "onetwothree");
+}
+
+#[test]
 fn a_burst_of_pushes_wakes_once() {
     let (outbox, mut reader, _) = outbox(100, 100);
     let count = Arc::new(Count::default());

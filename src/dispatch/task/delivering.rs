@@ -9,17 +9,22 @@ use super::{Dispatch, PAUSE};
 use crate::catalog::Relation;
 use crate::causes::with_causes;
 use crate::change::Operation;
+use crate::channels::outbox::Pushed;
 use crate::channels::subscribe::EventShapeKind;
 use crate::channels::system::{self, EventShape};
 use crate::dispatch::delivery::Chunk;
 use crate::dispatch::pending::{Content, Delivery, Outcome, PendingChange, Queued};
 use crate::dispatch::questions::Answered;
+use crate::dispatch::run::FrameOf;
 use crate::dispatch::subscribers::NotShown;
 use crate::encode::{self, OldVisibility, RecordShape};
 
 impl Dispatch {
     /// Puts the chunk's questions, and its deliveries into their channels' order.
     pub(super) fn flush(&mut self, mut chunk: Chunk) {
+        if self.burst.is_empty() {
+            self.burst_since = Instant::now();
+        }
         chunk.finish();
         for (asked, question) in chunk.ready {
             self.questions.put(asked, question);
@@ -30,9 +35,21 @@ impl Dispatch {
                 tracing::warn!(relation = %relation.sql_name(), %why, "events are not shown");
             }
         }
+        // Channel by channel, each in commit order: what one gets of this chunk is queued at once.
+        chunk.deliveries.sort_by_key(|(place, _)| *place);
+        let mut previous = None;
         for (place, delivery) in chunk.deliveries {
+            if let Some(previous) = previous.replace(place)
+                && previous != place
+            {
+                self.finish_run(previous);
+            }
             self.offer(place, delivery);
         }
+        if let Some(place) = previous {
+            self.finish_run(place);
+        }
+        self.run.forget();
         self.pause_under_pressure(chunk.bytes);
     }
 
@@ -71,7 +88,9 @@ impl Dispatch {
         }
         for place in asked.settle(answer) {
             self.drain(place);
+            self.finish_run(place);
         }
+        self.run.forget();
         self.pause_under_pressure(0);
     }
 
@@ -88,30 +107,55 @@ impl Dispatch {
         }
     }
 
+    /// Puts a delivery into the channel's run; the caller finishes it.
     fn perform(&mut self, place: usize, delivery: &Delivery, outcome: Outcome) {
         let relation = &delivery.change.change.relation;
         let (ids, whole_old) = match outcome {
             Outcome::Wait | Outcome::Drop => return,
             Outcome::Fail => {
                 self.metrics.events_undecided.inc();
+                // What came before it goes before it.
+                self.finish_run(place);
                 self.tell(place, relation, NotShown::Undecided);
                 return;
             }
             Outcome::Deliver { ids, whole_old } => (ids, whole_old),
         };
+        let Some(subscriber) = self.subscribers.get(place) else { return };
+        let shape = event_shape(subscriber.shape, delivery.change.change.operation);
+        let frame = FrameOf { address: &subscriber.address, shape, delivery, ids: &ids, whole_old };
+        if self.run.push_known(&frame) {
+            return;
+        }
         let data = match &delivery.content {
             Content::Error(data) => Some(data.clone()),
             Content::Row { shape, .. } => self.data(&delivery.change, shape, whole_old),
         };
         let Some(data) = data else {
+            self.finish_run(place);
             self.tell(place, relation, NotShown::NotEncoded);
             return;
         };
-        let Some(subscriber) = self.subscribers.get(place).filter(|subscriber| subscriber.is_alive()) else { return };
-        let shape = event_shape(subscriber.shape, delivery.change.change.operation);
-        let frame = self.frames.frame(&subscriber.address, shape, &ids, &data);
-        self.pressure.note(subscriber.outbox.push_chunks(frame));
-        self.metrics.events_delivered.inc();
+        let Some(subscriber) = self.subscribers.get(place) else { return };
+        self.run.push_new(&FrameOf { address: &subscriber.address, shape, delivery, ids: &ids, whole_old }, &data);
+    }
+
+    /// Queues what `perform` has gathered for the channel.
+    fn finish_run(&mut self, place: usize) {
+        let frames = self.run.len();
+        let Some(subscriber) = self.subscribers.get(place).filter(|subscriber| subscriber.is_alive()) else {
+            return self.run.discard();
+        };
+        if frames == 0 {
+            return;
+        }
+        let pushed = self.run.finish(&subscriber.outbox, &mut self.burst);
+        if pushed == Pushed::Full {
+            // Perhaps only because its connection does not know yet.
+            self.burst.let_go();
+        }
+        self.pressure.note(pushed, frames);
+        self.metrics.events_delivered.inc_by(frames as u64);
     }
 
     fn data(&mut self, pending: &PendingChange, shape: &Arc<RecordShape>, whole_old: bool) -> Option<Bytes> {
