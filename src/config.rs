@@ -95,6 +95,9 @@ pub struct ServeArgs {
     /// Make the slot a failover slot (Postgres 17 and newer).
     #[arg(long, env = "WALCAST_SLOT_FAILOVER")]
     pub slot_failover: bool,
+    /// WAL that the slot may hold back before it is warned of.
+    #[arg(long, env = "WALCAST_SLOT_LAG_MAX", default_value = "4GiB", value_parser = bytes, value_name = "BYTES")]
+    pub slot_lag_max: u64,
 
     /// Address and port for clients.
     #[arg(long, env = "WALCAST_LISTEN", value_name = "ADDR")]

@@ -36,4 +36,5 @@ pub mod server;
 pub mod setup;
 pub mod shutdown;
 pub mod tail;
+pub mod upkeep;
 pub mod wal;

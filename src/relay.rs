@@ -28,6 +28,8 @@ use crate::causes::with_causes;
 use crate::channels::lobby::{self, Lobby};
 use crate::dispatch::{self, Dispatch, DispatchMetrics, Inputs};
 use crate::server;
+use crate::setup::OWN_PUBLICATION;
+use crate::upkeep::Upkeep;
 use crate::wal::{self, Conninfo, ReaderState, WalMetrics};
 
 /// Everything that a relay needs to know.
@@ -43,6 +45,8 @@ pub struct Config {
     pub lobby: lobby::Config,
     pub server: server::Config,
     pub metrics_listen: Option<SocketAddr>,
+    /// WAL held back by the slot above which is warned.
+    pub slot_lag_bytes_max: u64,
     pub drain_timeout: Duration,
 }
 
@@ -96,14 +100,26 @@ impl Relay {
         let publications = vec![config.wal.publication.clone()];
         let loaded = loader::load(&mut client, &publications, None).await?;
         let mut wal_config = config.wal.clone();
-        wal_config.own_publication = own_publication(&client).await?;
+        let own_publication = own_publication(&client).await?;
+        // Named even where it is missing: it may be made while the relay runs.
+        wal_config.own_publication = Some(OWN_PUBLICATION.to_owned());
         let (oracle, oracle_task) = oracle(&config, &client, authz_metrics).await?;
         if let Some(task) = oracle_task {
             supervise(&stream, &failed, "oracle", &abandon, forever(task.run(abandon.clone())));
         }
         drop(client);
 
+        let (slot, upkeep_metrics) = (wal_config.slot.name.clone(), Arc::clone(&wal_metrics));
         let (reader, reader_handle, frames) = wal::reader(wal_config, wal_metrics);
+        let upkeep = Upkeep {
+            conninfo: config.conninfo.with_application_name("walcast upkeep"),
+            slot,
+            slot_lag_bytes_max: config.slot_lag_bytes_max,
+            metrics: upkeep_metrics,
+            reader: reader_handle.clone(),
+            own_publication,
+        };
+        supervise(&stream, &failed, "upkeep", &abandon, forever(upkeep.run(abandon.clone())));
         let (updates, catalogs) = mpsc::channel(16);
         let (watcher, watcher_handle) = {
             let conninfo = config.conninfo.with_application_name("walcast catalog");
@@ -248,16 +264,15 @@ async fn keep_ready(
     }
 }
 
-/// walcast's own publication, where `setup` made it.
-async fn own_publication(client: &tokio_postgres::Client) -> Result<Option<String>, tokio_postgres::Error> {
-    let rows = client.query("select from pg_catalog.pg_publication where pubname = 'walcast'", &[]).await?;
+/// Whether `setup` has made walcast's own publication.
+async fn own_publication(client: &tokio_postgres::Client) -> Result<bool, tokio_postgres::Error> {
+    let rows = client.query("select from pg_catalog.pg_publication where pubname = $1", &[&OWN_PUBLICATION]).await?;
     if rows.is_empty() {
         tracing::warn!(
             "walcast setup has not run on this database: changes of policies and grants are noticed by polling, once a second"
         );
-        return Ok(None);
     }
-    Ok(Some("walcast".to_owned()))
+    Ok(!rows.is_empty())
 }
 
 /// The oracle on its own login, or none: then policies that it would have to evaluate deny.

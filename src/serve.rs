@@ -136,6 +136,7 @@ pub fn relay_config(args: &ServeArgs, conninfo: Conninfo) -> Result<relay::Confi
         lobby,
         server,
         metrics_listen: args.metrics_listen,
+        slot_lag_bytes_max: args.slot_lag_max,
         drain_timeout: args.drain_timeout,
     })
 }

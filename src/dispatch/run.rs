@@ -97,7 +97,7 @@ pub struct Run {
 }
 
 impl Run {
-    pub fn len(&self) -> usize {
+    pub fn frames(&self) -> usize {
         self.len
     }
 
