@@ -88,14 +88,19 @@ impl Dispatch {
         }
         for place in asked.settle(answer) {
             self.drain(place);
-            self.finish_run(place);
         }
         self.run.forget();
         self.pause_under_pressure(0);
     }
 
-    /// Delivers what is decided at the head of a channel's queue.
+    /// Delivers what is decided at the head of a channel's queue. A run never outlives the channel that it is for: what
+    /// was left in it would go to the next one.
     pub(super) fn drain(&mut self, place: usize) {
+        self.perform_decided(place);
+        self.finish_run(place);
+    }
+
+    fn perform_decided(&mut self, place: usize) {
         while let Some(subscriber) = self.subscribers.get_mut(place).filter(|subscriber| subscriber.held.is_none()) {
             let Some(head) = subscriber.queue.front() else { return };
             let outcome = head.delivery.outcome();

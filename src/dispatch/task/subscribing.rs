@@ -96,6 +96,7 @@ impl Dispatch {
         }
         open(subscriber, held);
         self.drain(place);
+        self.run.forget();
     }
 }
 
