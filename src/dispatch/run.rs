@@ -97,7 +97,7 @@ pub struct Run {
 }
 
 impl Run {
-    pub fn len(&self) -> usize {
+    pub fn frames(&self) -> usize {
         self.len
     }
 
@@ -215,7 +215,7 @@ mod tests {
                     run.push_new(&frame, &Bytes::from(format!("\"data {change}\"")));
                 }
             }
-            assert_eq!(run.len(), changes.len());
+            assert_eq!(run.frames(), changes.len());
             run.finish(outbox, &mut burst);
         }
         run.forget();

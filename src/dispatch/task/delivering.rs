@@ -142,7 +142,7 @@ impl Dispatch {
 
     /// Queues what `perform` has gathered for the channel.
     fn finish_run(&mut self, place: usize) {
-        let frames = self.run.len();
+        let frames = self.run.frames();
         let Some(subscriber) = self.subscribers.get(place).filter(|subscriber| subscriber.is_alive()) else {
             return self.run.discard();
         };
