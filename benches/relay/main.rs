@@ -2,6 +2,11 @@
 //!
 //! `cargo bench --bench relay -- stream|fanout|latency|memory|bulk` (all of them without a name). Clients run in a process
 //! of their own: this program again, told so by its first argument.
+//!
+//! Sizes are variables, `WALCAST_BENCH_` and: `SAMPLES`, `ROWS`, `SOCKETS`, `ROUNDS`, `RATE`, `SECONDS`, `CONNECTIONS`,
+//! `BULK_ROWS`. `WALCAST_BENCH_BINARY` names another relay: the one that `cargo bench` builds has tokio's `test-util`,
+//! whose clock is slower; `cargo build --release` makes one without. On a loaded machine the spread says how much to
+//! believe.
 
 mod bulk;
 mod client;
