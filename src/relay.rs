@@ -126,7 +126,7 @@ impl Relay {
             let stopping = reader_handle.clone();
             Watcher::new(conninfo, publications, updates, move || stopping.notify_server_stopping())
         };
-        supervise(&stream, &failed, "catalog", &abandon, forever(watcher.run(abandon.clone())));
+        supervise(&stream, &failed, "catalog", &stop, forever(watcher.run(abandon.clone())));
 
         let (dispatch, commands, handle) = Dispatch::new(
             config.dispatch.clone(),

@@ -24,7 +24,8 @@ pub(super) enum Lane {
 
 /// The first pause before asking again whether a transaction is visible; it doubles up to the second.
 const PAUSE_MIN: Duration = Duration::from_millis(1);
-const PAUSE_MAX: Duration = Duration::from_millis(250);
+/// Ordinarily milliseconds are enough; a standby that takes long is asked about twenty times a second.
+const PAUSE_MAX: Duration = Duration::from_millis(50);
 
 pub(super) struct Queue {
     state: Mutex<State>,
