@@ -8,7 +8,7 @@
 //! * [`access`]: what a role may see of a relation, worked out once per catalog state;
 //! * [`pending`]: changes that wait for an answer, in the order of their channel;
 //! * [`questions`]: what is asked of Postgres, within bounds;
-//! * `unseen`: what a join's reply waits for;
+//! * [`unseen`]: what a join's reply waits for;
 //! * [`delivery`]: one change to the channels that it matches;
 //! * [`updates`]: catalog states until the stream has come as far;
 //! * [`run`], [`pressure`]: what goes to many outboxes, and how full they are.
@@ -26,7 +26,7 @@ pub mod run;
 mod sample;
 pub mod subscribers;
 pub mod task;
-mod unseen;
+pub mod unseen;
 pub mod updates;
 
 pub use handle::Handle;
