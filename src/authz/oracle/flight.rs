@@ -137,8 +137,8 @@ pub(super) fn conclude(mut job: Job, script: &Script, mut replies: Vec<Reply>, m
     }
     for reply in &mut replies {
         if let Err(Trouble::Transient(db)) = reply {
-            if job.losses < TRANSIENT_MAX {
-                job.losses += 1;
+            if job.transients < TRANSIENT_MAX {
+                job.transients += 1;
                 return Next::Again(job);
             }
             // A policy may raise such codes itself.

@@ -31,6 +31,8 @@ pub(super) struct Job {
     pub(super) one_by_one: bool,
     /// How often it was asked without an answer, through no fault of the question.
     pub(super) losses: u32,
+    /// How often it was asked again for a reason that is not its own: a deadlock, a cancel meant for another.
+    pub(super) transients: u32,
     /// When it was last lost with its session: the sessions of that time may all have gone down together.
     pub(super) lost_at: Option<Instant>,
     /// How often its transaction was not visible yet.
@@ -53,6 +55,7 @@ impl Job {
             asked_at: Instant::now(),
             one_by_one: false,
             losses: 0,
+            transients: 0,
             lost_at: None,
             pauses: 0,
             _ticket: ticket,

@@ -30,8 +30,9 @@ const CANCEL_TIMEOUT: Duration = Duration::from_secs(1);
 /// A question may be asked again this often after sessions were ended on purpose (a restart, or a policy that
 /// terminates its siblings): asking is harmless.
 const ORDERED_LOSSES_MAX: u32 = 3;
-/// Otherwise once: a question that crashes its server must not do so for ever.
-const LOSSES_MAX: u32 = 1;
+/// Otherwise twice (a server that comes back may take the first new session with it): a question that crashes its server
+/// must not do so for ever.
+const LOSSES_MAX: u32 = 2;
 
 pub(super) struct Worker {
     pub(super) lane: Lane,
@@ -327,8 +328,8 @@ impl Worker {
                 self.lost(job, ordered, session);
                 return Some(End::Lost);
             }
-            Trouble::Transient(_) if job.losses == 0 => {
-                job.losses += 1;
+            Trouble::Transient(_) if job.transients == 0 => {
+                job.transients += 1;
                 self.queue.push_again(job);
                 return None;
             }
