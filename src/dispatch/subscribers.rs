@@ -46,6 +46,8 @@ pub struct Subscriber {
 
 /// Frames that open a channel, and what its `system` message says.
 pub struct Held {
+    /// What it waits for: a place in the table may be another channel's by the time an answer is here.
+    pub barrier: u64,
     pub on_active: Vec<Bytes>,
     pub message: Option<String>,
     pub hint: Option<String>,
@@ -203,6 +205,8 @@ impl Subscribers {
                 let before = &mut self.channels[place];
                 subscriber.queue = std::mem::take(&mut before.queue);
                 subscriber.entries = std::mem::take(&mut before.entries);
+                // The reply of its join may still wait; without it the client would never be joined.
+                subscriber.held = before.held.take();
                 *before = subscriber;
                 place
             }

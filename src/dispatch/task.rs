@@ -271,9 +271,9 @@ impl Dispatch {
         }
     }
 
-    fn released(&mut self, released: Vec<(usize, Release)>) {
-        for (place, why) in released {
-            self.release(place, why);
+    fn released(&mut self, released: Vec<(usize, u64, Release)>) {
+        for (place, barrier, why) in released {
+            self.release(place, barrier, why);
         }
     }
 

@@ -88,8 +88,8 @@ impl Unseen {
         }
     }
 
-    /// The next replies to leave; pending while there are none. Safe to cancel.
-    pub async fn next(&mut self) -> Vec<(usize, Release)> {
+    /// The next replies to leave, by place and barrier; pending while there are none. Safe to cancel.
+    pub async fn next(&mut self) -> Vec<(usize, u64, Release)> {
         loop {
             let overdue = self.waiting.front().map(|waiting| waiting.since + WAIT_MAX);
             let snapshot = async {
@@ -126,7 +126,7 @@ impl Unseen {
         }
     }
 
-    fn release(&mut self, now: Instant) -> Vec<(usize, Release)> {
+    fn release(&mut self, now: Instant) -> Vec<(usize, u64, Release)> {
         let first = self.transactions.front().map(|(sequence, _)| *sequence);
         let mut released = Vec::new();
         self.waiting.retain(|waiting| {
@@ -134,7 +134,7 @@ impl Unseen {
             let overdue = now.duration_since(waiting.since) >= WAIT_MAX;
             if visible || overdue {
                 let why = if visible { Release::Visible } else { Release::Overdue };
-                released.push((waiting.place, why));
+                released.push((waiting.place, waiting.barrier, why));
             }
             !visible && !overdue
         });
@@ -173,7 +173,7 @@ mod tests {
         let waits = tokio::time::timeout(Duration::from_millis(100), unseen.next()).await;
         assert!(waits.is_err());
         answered(&mut unseen, "102:103:102");
-        assert_eq!(unseen.next().await, [(7, Release::Visible)]);
+        assert_eq!(unseen.next().await, [(7, 2, Release::Visible)]);
     }
 
     #[tokio::test(start_paused = true)]
@@ -188,7 +188,7 @@ mod tests {
         let mut unseen = unseen(&[(1, 100)]);
         let start = Instant::now();
         assert!(unseen.holds(7, 1, start));
-        assert_eq!(unseen.next().await, [(7, Release::Overdue)]);
+        assert_eq!(unseen.next().await, [(7, 1, Release::Overdue)]);
         assert_eq!(start.elapsed(), WAIT_MAX);
     }
 }

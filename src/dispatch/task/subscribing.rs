@@ -77,7 +77,7 @@ impl Dispatch {
         }
         let barrier = self.assembler.next_sequence() - 1;
         let Some(subscriber) = self.subscribers.get_mut(place) else { return };
-        let held = Held { on_active, message, hint };
+        let held = Held { barrier, on_active, message, hint };
         match &mut subscriber.held {
             // A refreshed token before the join's reply has left: what it says now is what the client is told.
             Some(earlier) => (earlier.message, earlier.hint) = (held.message, held.hint),
@@ -87,9 +87,9 @@ impl Dispatch {
     }
 
     /// A reply that waited leaves, and behind it what came meanwhile.
-    pub(super) fn release(&mut self, place: usize, why: Release) {
+    pub(super) fn release(&mut self, place: usize, barrier: u64, why: Release) {
         let Some(subscriber) = self.subscribers.get_mut(place) else { return };
-        let Some(mut held) = subscriber.held.take() else { return };
+        let Some(mut held) = subscriber.held.take_if(|held| held.barrier <= barrier) else { return };
         if why == Release::Overdue {
             let hint = "Transactions were about to commit before this join and took long: read what you show once more";
             held.hint.get_or_insert_with(|| hint.to_owned());
