@@ -171,6 +171,8 @@ fn catalog() -> Catalog {
         acl: vec![AclItem { grantee: 0 }],
         policies: vec![],
         publish: Publish { insert: true, update: true, delete: true },
+        followed: walcast::catalog::Followed::Whole,
+        leaves: Vec::new(),
     };
     let (superuser, bypass_rls, inherits) = (false, false, HashSet::new());
     let role = Role { oid: 20_000, name: "anon".into(), superuser, bypass_rls, inherits };

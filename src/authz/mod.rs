@@ -12,8 +12,10 @@ pub mod jwt;
 pub mod metrics;
 pub mod oracle;
 pub mod plan;
+pub mod policy;
 mod policy_reads;
 pub mod row_text;
+pub mod tracked;
 
 pub use claims::{Claims, TokenError};
 pub use identity::Identity;

@@ -51,6 +51,8 @@ fn relation(policies: Vec<Policy>) -> Arc<Relation> {
         acl: vec![],
         policies,
         publish: Publish { insert: true, update: true, delete: true },
+        followed: crate::catalog::Followed::Whole,
+        leaves: Vec::new(),
     })
 }
 

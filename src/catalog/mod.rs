@@ -11,6 +11,7 @@ pub mod pg_type;
 pub mod policy;
 pub mod relation;
 pub mod role;
+pub mod session_facts;
 pub mod snapshot;
 pub mod state;
 pub mod watcher;
@@ -24,10 +25,11 @@ pub use loader::{LoadError, Loaded};
 pub use pg_type::{PgType, TypeKind};
 pub use policy::{Policy, PolicyCommand};
 pub use relation::{
-    AclItem, Collation, Column, ColumnIndex, ColumnSet, Generated, Publish, Relation, RelationKind, ReplicaIdentity,
-    quote_identifier,
+    AclItem, Collation, Column, ColumnIndex, ColumnSet, Followed, Generated, Publish, Relation, RelationKind,
+    ReplicaIdentity, quote_identifier,
 };
 pub use role::{Role, Roles};
+pub use session_facts::SessionFacts;
 pub use snapshot::Snapshot;
 pub use state::{State, StateError};
 pub use watcher::{CatalogUpdate, Watcher, WatcherHandle};
@@ -58,9 +60,18 @@ pub struct Catalog {
     /// follows it up with a complete one.
     pub complete: bool,
     pub roles: Arc<Roles>,
+    /// Tables that policies read and that are not among `relations`.
+    pub referenced: HashMap<RelationId, Arc<Relation>>,
+    /// What only a session of the oracle's login can say.
+    pub session: Arc<SessionFacts>,
 }
 
 impl Catalog {
+    /// A table that is published or that policies read.
+    pub fn any_relation(&self, id: RelationId) -> Option<&Arc<Relation>> {
+        self.relations.get(&id).or_else(|| self.referenced.get(&id))
+    }
+
     pub fn relation(&self, id: RelationId) -> Option<&Arc<Relation>> {
         self.relations.get(&id)
     }

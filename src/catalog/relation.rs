@@ -71,6 +71,21 @@ pub struct Publish {
     pub delete: bool,
 }
 
+/// Whether the stream carries what a copy of the table needs: policies that read it can then be decided here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Followed {
+    /// Every row, every column and every operation.
+    Whole,
+    /// The user's publication leaves out rows, columns or operations.
+    InPart,
+    /// It is in none of the publications that are read.
+    No,
+    /// UPDATE and DELETE do not say which row they are about (REPLICA IDENTITY NOTHING, or no key).
+    NoIdentity,
+    /// Not a table with WAL of its own: a view, a foreign or an unlogged table.
+    NotLogged,
+}
+
 /// `SELECT` granted to `grantee` (0 = PUBLIC).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AclItem {
@@ -128,6 +143,9 @@ pub struct Relation {
     pub acl: Vec<AclItem>,
     pub policies: Vec<Policy>,
     pub publish: Publish,
+    pub followed: Followed,
+    /// The leaves of a partitioned table, which are what the stream of walcast's own publication names.
+    pub leaves: Vec<RelationId>,
 }
 
 impl Relation {

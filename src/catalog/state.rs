@@ -264,6 +264,8 @@ impl RelationState {
             acl: acl(self.acl),
             policies,
             publish: Publish { insert: self.publish.insert, update: self.publish.update, delete: self.publish.delete },
+            followed: super::Followed::No,
+            leaves: Vec::new(),
         })
     }
 }

@@ -72,6 +72,8 @@ pub fn relation(id: RelationId) -> Relation {
         acl: vec![AclItem { grantee: MEMBER }],
         policies: if id == SECURED { vec![policy] } else { vec![] },
         publish: Publish { insert: true, update: true, delete: true },
+        followed: crate::catalog::Followed::Whole,
+        leaves: Vec::new(),
     }
 }
 

@@ -114,6 +114,8 @@ fn relation(id: u32, name: &str, columns: &[&str]) -> (RelationId, Arc<Relation>
         acl: vec![],
         policies: vec![],
         publish: crate::catalog::Publish { insert: true, update: true, delete: true },
+        followed: crate::catalog::Followed::Whole,
+        leaves: Vec::new(),
     };
     (relation.id, Arc::new(relation))
 }

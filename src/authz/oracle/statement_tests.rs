@@ -30,6 +30,8 @@ fn relation() -> Arc<Relation> {
         acl: vec![],
         policies: vec![],
         publish: Publish { insert: true, update: true, delete: true },
+        followed: crate::catalog::Followed::Whole,
+        leaves: Vec::new(),
     })
 }
 

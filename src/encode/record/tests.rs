@@ -53,6 +53,8 @@ fn relation(identity: ReplicaIdentity, columns: &[(&str, u32)]) -> Relation {
         acl: Vec::new(),
         policies: Vec::new(),
         publish: Publish { insert: true, update: true, delete: true },
+        followed: crate::catalog::Followed::Whole,
+        leaves: Vec::new(),
     }
 }
 
