@@ -25,5 +25,5 @@ pub use metrics::AuthzMetrics;
 pub use oracle::{
     Answer, Asked, CastFailure, Connect, Oracle, OracleConfig, OracleError, OracleTask, Question, Verdict,
 };
-pub use plan::{DeniedReason, OraclePlan, Plan, plan};
+pub use plan::{CompiledPlan, DeniedReason, OraclePlan, Plan, plan};
 pub use row_text::{RowText, row_text};

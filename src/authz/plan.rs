@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::policy::{self, NotCompiled, Program, RowTypes};
 use super::policy_reads::{PolicyReads, policy_reads};
 use crate::catalog::{Catalog, ColumnIndex, ColumnSet, Policy, PolicyCommand, Relation, Role};
 
@@ -13,6 +14,8 @@ pub enum Plan {
     Open,
     /// No row is shown.
     Denied(DeniedReason),
+    /// Decided here, with Postgres' own answer; what cannot be decided for a row is asked.
+    Compiled(Arc<CompiledPlan>),
     /// Postgres is asked, row by row and identity by identity.
     Oracle(Arc<OraclePlan>),
 }
@@ -40,6 +43,27 @@ impl fmt::Display for DeniedReason {
     }
 }
 
+impl Plan {
+    /// What Postgres would be asked; `None`: nothing is left to decide.
+    pub fn oracle(&self) -> Option<&Arc<OraclePlan>> {
+        match self {
+            Plan::Open | Plan::Denied(_) => None,
+            Plan::Compiled(plan) => Some(&plan.oracle),
+            Plan::Oracle(plan) => Some(plan),
+        }
+    }
+}
+
+/// Policies that are decided in-process.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CompiledPlan {
+    pub program: Program,
+    /// How the row's text is read.
+    pub types: Arc<RowTypes>,
+    /// Asked where the program is undecided.
+    pub oracle: Arc<OraclePlan>,
+}
+
 /// A question that Postgres can answer of a row image.
 #[derive(Clone, Debug, PartialEq)]
 pub struct OraclePlan {
@@ -49,11 +73,13 @@ pub struct OraclePlan {
     pub expression: String,
     /// The columns it reads; `None`: the whole row, or unknown.
     pub columns: Option<ColumnSet>,
+    /// Why it is not decided in-process; `None`: it is, as far as the row allows.
+    pub not_compiled: Option<NotCompiled>,
 }
 
 /// The plan of a table's policies for a role. The answer is that of `SELECT` under `SET ROLE`: see
 /// `get_policies_for_relation` and `add_security_quals` in Postgres' `rowsecurity.c`.
-pub fn plan(_catalog: &Catalog, relation: &Arc<Relation>, role: &Role) -> Plan {
+pub fn plan(catalog: &Catalog, relation: &Arc<Relation>, role: &Role) -> Plan {
     if !relation.row_security_active(role) {
         return Plan::Open;
     }
@@ -73,14 +99,19 @@ pub fn plan(_catalog: &Catalog, relation: &Arc<Relation>, role: &Role) -> Plan {
     // permissive policies, the first name first among restrictive ones.
     permissive.sort_by(|a, b| b.name.cmp(&a.name));
     restrictive.sort_by(|a, b| a.name.cmp(&b.name));
-    match combine(relation, &permissive, &restrictive) {
-        Ok((expression, columns)) => Plan::Oracle(Arc::new(OraclePlan {
-            relation: Arc::clone(relation),
-            role: role.name.clone(),
-            expression,
-            columns,
-        })),
-        Err(reason) => Plan::Denied(reason),
+    let (expression, columns) = match combine(relation, &permissive, &restrictive) {
+        Ok(combined) => combined,
+        Err(reason) => return Plan::Denied(reason),
+    };
+    let (table, role_name) = (Arc::clone(relation), role.name.clone());
+    let oracle =
+        |not_compiled| Arc::new(OraclePlan { relation: table, role: role_name, expression, columns, not_compiled });
+    match policy::compile(catalog, relation, role) {
+        Ok(program) => {
+            let types = Arc::new(RowTypes::new(catalog, relation));
+            Plan::Compiled(Arc::new(CompiledPlan { program, types, oracle: oracle(None) }))
+        }
+        Err(why) => Plan::Oracle(oracle(Some(why))),
     }
 }
 

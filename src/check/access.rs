@@ -59,6 +59,10 @@ fn who_sees(catalog: &Catalog, relation: &Relation, plans: &[(&Role, Plan)], rep
                     }
                 }
                 Plan::Denied(reason) => format!("nothing: {reason}"),
+                Plan::Compiled(plan) => {
+                    anybody = true;
+                    format!("what its policies say, decided in-process: {}", plan.oracle.expression)
+                }
                 Plan::Oracle(plan) => {
                     anybody = true;
                     format!("what Postgres says of: {}", plan.expression)
@@ -97,10 +101,10 @@ async fn deletes(
     report: &mut Report,
 ) -> Result<(), Error> {
     let key: ColumnSet = relation.identity_key.iter().copied().collect();
-    let needs_more = plans.iter().any(|(_, plan)| match plan {
-        Plan::Oracle(plan) => plan.columns.as_ref().is_none_or(|columns| !columns.is_subset(&key)),
-        Plan::Open | Plan::Denied(_) => false,
-    });
+    let needs_more = plans
+        .iter()
+        .filter_map(|(_, plan)| plan.oracle())
+        .any(|plan| plan.columns.as_ref().is_none_or(|columns| !columns.is_subset(&key)));
     if !needs_more || !relation.publish.delete || relation.identity_key.len() == relation.columns.len() {
         return Ok(());
     }

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 
+use super::people::People;
+use crate::authz::policy::Need;
 use crate::authz::{self, DeniedReason, Plan};
 use crate::catalog::{Catalog, ColumnSet, PG_READ_ALL_DATA, Relation};
 use crate::encode::RecordShape;
@@ -42,6 +44,9 @@ pub struct AccessTable {
     names: Vec<Arc<str>>,
     access: HashMap<(RelationId, RoleKey), Arc<Access>, RandomState>,
     shapes: HashMap<(RelationId, ColumnSet), Arc<RecordShape>, RandomState>,
+    pub people: People,
+    /// Plans were made since this was last asked for.
+    has_news: bool,
 }
 
 impl AccessTable {
@@ -60,6 +65,20 @@ impl AccessTable {
     pub fn clear(&mut self) {
         self.access.clear();
         self.shapes.clear();
+        self.people.clear();
+        self.has_news = true;
+    }
+
+    /// What the plans made so far read of other tables; `None`: nothing has changed since the last call.
+    pub fn take_needs(&mut self) -> Option<Vec<Need>> {
+        if !std::mem::take(&mut self.has_news) {
+            return None;
+        }
+        let programs = self.access.values().filter_map(|access| match &access.plan {
+            Plan::Compiled(plan) => Some(&plan.program),
+            _ => None,
+        });
+        Some(programs.flat_map(|program| program.needs.iter().cloned()).collect())
     }
 
     pub fn access(&mut self, catalog: &Catalog, relation: &Arc<Relation>, role: RoleKey) -> Arc<Access> {
@@ -68,6 +87,7 @@ impl AccessTable {
             return Arc::clone(access);
         }
         let access = Arc::new(work_out(catalog, relation, &self.names[role.0 as usize]));
+        self.has_news |= matches!(access.plan, Plan::Compiled(_));
         self.access.insert((relation.id, role), Arc::clone(&access));
         access
     }

@@ -11,13 +11,13 @@ use std::sync::atomic::AtomicUsize;
 use foldhash::fast::RandomState;
 use smallvec::SmallVec;
 
+use super::Config;
 use super::access::{Access, AccessTable, RoleKey};
-use super::pending::{
-    Asked, ComputedRow, ComputedRows, Content, Delivery, Gate, PendingChange, Policy, Ticket, frame_bytes,
-};
+use super::judging::{DecisionCounts, Judging, Verdict};
+use super::pending::{Asked, ComputedRow, ComputedRows, Content, Delivery, Gate, PendingChange, Ticket, frame_bytes};
 use super::subscribers::Subscribers;
-use super::{Config, Deletes};
-use crate::authz::{Asked as Subject, DeniedReason, OraclePlan, Plan, Question, RowText, row_text};
+use crate::authz::tracked::Tables;
+use crate::authz::{Asked as Subject, OraclePlan, Plan, Question, RowText, row_text};
 use crate::catalog::{Catalog, ColumnIndex, ColumnSet, Relation};
 use crate::change::{Change, OldRow, Operation, Row};
 use crate::encode::{self, RecordShape};
@@ -44,8 +44,8 @@ struct Open {
 }
 
 /// Which image of a change.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Image {
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Image {
     New = 0,
     Old = 1,
 }
@@ -60,6 +60,7 @@ pub struct Chunk {
     pub deliveries: Vec<(usize, Delivery)>,
     /// Subscribers to be told that something of theirs cannot be decided: place, relation.
     pub undecidable: Vec<(usize, Arc<Relation>, Undecidable)>,
+    pub counts: DecisionCounts,
     /// Of the changes that matched: no outbox gets much more of this chunk.
     pub bytes: usize,
     changes: u64,
@@ -78,7 +79,7 @@ impl fmt::Display for Undecidable {
             Undecidable::NoNewRow => f.write_str("the change has no new row"),
             Undecidable::Plan(access) => match &access.plan {
                 Plan::Denied(reason) => reason.fmt(f),
-                Plan::Open | Plan::Oracle(_) => Ok(()),
+                Plan::Open | Plan::Compiled(_) | Plan::Oracle(_) => Ok(()),
             },
         }
     }
@@ -92,6 +93,7 @@ pub struct Context<'a> {
     pub budget: &'a Arc<AtomicUsize>,
     /// Columns that only Postgres can encode, for the layout of this change.
     pub columns_asked: &'a ColumnSet,
+    pub tables: &'a Tables,
     pub xid: u32,
     pub sequence: u64,
 }
@@ -157,6 +159,7 @@ impl Chunk {
         let change = Arc::new(PendingChange::new(change, Arc::clone(ticket), computed, context.budget));
         // Of the last group: most have the same role and selection.
         let mut known: Option<(Projection<'_>, Arc<Access>, Arc<RecordShape>)> = None;
+        let mut judging = Judging::new(&change.change);
         for group in groups {
             let Some(subscriber) = context.subscribers.get(group.subscriber) else { continue };
             let projection: Projection<'_> = (subscriber.role, group.select);
@@ -168,7 +171,8 @@ impl Chunk {
                     known.insert((projection, access_of_role, shape))
                 }
             };
-            let policy = match self.policy(&change.change, access_of_role, group.subscriber, &mut texts, context) {
+            let asker = (group.subscriber, &*access_of_role);
+            let policy = match self.judge(&mut judging, asker, &mut access.people, &mut texts, context) {
                 Verdict::Undecidable(why) => {
                     self.undecidable.push((group.subscriber, Arc::clone(&relation), why));
                     continue;
@@ -311,78 +315,7 @@ impl Chunk {
         rows
     }
 
-    /// Whether and how the channel may see the change.
-    fn policy(
-        &mut self,
-        change: &Change,
-        access: &Arc<Access>,
-        subscriber: usize,
-        texts: &mut Texts,
-        context: &Context<'_>,
-    ) -> Verdict {
-        if change.operation != Operation::Delete && access.is_error_row() {
-            return Verdict::Hidden; // It went out as an error row.
-        }
-        let whole_old = matches!(change.old, OldRow::Full(_));
-        if !access.row_security {
-            return Verdict::Shown(Policy::Open { whole_old });
-        }
-        if change.operation == Operation::Delete && context.config.deletes == Deletes::None {
-            return Verdict::Hidden;
-        }
-        let plan = match &access.plan {
-            Plan::Open => return Verdict::Shown(Policy::Open { whole_old }),
-            Plan::Denied(DeniedReason::NoPolicy) => return Verdict::Hidden,
-            Plan::Denied(_) => return Verdict::Undecidable(Undecidable::Plan(Arc::clone(access))),
-            Plan::Oracle(plan) => plan,
-        };
-        if change.operation == Operation::Delete {
-            return self.delete_policy(change, plan, subscriber, texts, context);
-        }
-        let Some(text) = texts.get(change, Image::New) else {
-            return Verdict::Undecidable(Undecidable::NoNewRow);
-        };
-        let row = self.policy_gate(plan, subscriber, change, Image::New, text, context);
-        let old = match &change.old {
-            OldRow::Full(_) => texts
-                .get(change, Image::Old)
-                .map(|text| self.policy_gate(plan, subscriber, change, Image::Old, text, context)),
-            _ => None,
-        };
-        Verdict::Shown(Policy::Ask { row, old, whole_old: false })
-    }
-
-    /// A DELETE is judged by the old row where the stream has it (DESIGN section 5).
-    fn delete_policy(
-        &mut self,
-        change: &Change,
-        plan: &Arc<OraclePlan>,
-        subscriber: usize,
-        texts: &mut Texts,
-        context: &Context<'_>,
-    ) -> Verdict {
-        let judged = match &change.old {
-            OldRow::Absent => None,
-            OldRow::Full(_) => texts.get(change, Image::Old),
-            OldRow::Key(row) => {
-                let reads_key_only = plan.columns.as_ref().is_some_and(|columns| {
-                    columns.iter().all(|column| row.layout.is_key.get(usize::from(column.0)).copied().unwrap_or(false))
-                });
-                if reads_key_only { texts.get(change, Image::Old) } else { None }
-            }
-        };
-        match judged {
-            Some(text) => {
-                let row = self.policy_gate(plan, subscriber, change, Image::Old, text, context);
-                let whole_old = matches!(change.old, OldRow::Full(_));
-                Verdict::Shown(Policy::Ask { row, old: None, whole_old })
-            }
-            None if context.config.deletes == Deletes::Compatible => Verdict::Shown(Policy::Open { whole_old: false }),
-            None => Verdict::Hidden,
-        }
-    }
-
-    fn policy_gate(
+    pub(super) fn policy_gate(
         &mut self,
         plan: &Arc<OraclePlan>,
         subscriber: usize,
@@ -438,13 +371,6 @@ impl Chunk {
     }
 }
 
-enum Verdict {
-    Shown(Policy),
-    Hidden,
-    /// It cannot even be asked.
-    Undecidable(Undecidable),
-}
-
 /// What of the columns that only Postgres encodes can be had from a row image. The others are absent from the record,
 /// and must not be asked for: a question that cannot be answered for one row is answered for none. Generated columns
 /// are computed from all others.
@@ -456,13 +382,13 @@ fn encodable(relation: &Relation, asked: &ColumnSet, missing: &ColumnSet) -> Col
 
 /// The images of one change as Postgres reads them, written at most once each.
 #[derive(Default)]
-struct Texts {
+pub(super) struct Texts {
     known: [Option<RowText>; 2],
 }
 
 impl Texts {
     /// `None`: there is no such image. What it lacks is for the oracle to see to: it knows what its question reads.
-    fn get(&mut self, change: &Change, image: Image) -> Option<RowText> {
+    pub(super) fn get(&mut self, change: &Change, image: Image) -> Option<RowText> {
         let (row, fallback): (Option<&Row>, Option<&Row>) = match (image, &change.old) {
             (Image::New, OldRow::Full(old)) => (change.new.as_ref(), Some(old)),
             (Image::New, _) => (change.new.as_ref(), None),

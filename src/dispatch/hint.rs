@@ -3,7 +3,6 @@
 
 use super::access::{AccessTable, RoleKey};
 use super::{Config, Deletes};
-use crate::authz::Plan;
 use crate::catalog::{Catalog, ReplicaIdentity, quote_identifier};
 use crate::routing::{Binding, BoundSubscription};
 use crate::wal::pgoutput::RelationId;
@@ -44,7 +43,7 @@ pub fn not_delivered(
                 "The role may not read the primary key of {table}: GRANT SELECT ON {table} TO {role}"
             ));
         }
-        let judged = may.row_security && matches!(may.plan, Plan::Oracle(_));
+        let judged = may.row_security && may.plan.oracle().is_some();
         if judged && config.deletes == Deletes::Authorized && relation.replica_identity != ReplicaIdentity::Full {
             return Some(format!(
                 "Deletes whose old row the policies cannot judge are not delivered: ALTER TABLE {table} REPLICA IDENTITY FULL"

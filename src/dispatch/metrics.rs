@@ -15,6 +15,9 @@ pub struct DispatchMetrics {
     pub events_delivered: Counter,
     pub events_undecided: Counter,
     pub encode_errors: Counter,
+    pub decisions: Counter,
+    pub decisions_left_open: Counter,
+    pub decisions_not_compiled: Counter,
     pub subscribers: Gauge,
     pub subscriptions: Gauge,
     pub pending_bytes: Gauge,
@@ -38,6 +41,17 @@ impl DispatchMetrics {
                 "events_undecided",
                 "Events not shown because a policy or filter could not be decided",
                 &metrics.events_undecided,
+            ),
+            ("decisions", "Rows under row-level security decided in-process", &metrics.decisions),
+            (
+                "decisions_left_open",
+                "Rows of compiled policies that Postgres was asked about all the same",
+                &metrics.decisions_left_open,
+            ),
+            (
+                "decisions_not_compiled",
+                "Rows decided by Postgres because their policies are not compiled",
+                &metrics.decisions_not_compiled,
             ),
             ("encode_errors", "Rows that could not be turned to JSON", &metrics.encode_errors),
         ];

@@ -112,11 +112,31 @@ impl Gate {
 
 /// How the row-level security of a delivery is decided.
 #[derive(Clone, Debug)]
-pub enum Policy {
-    /// Allowed; `true`: the whole old row may be shown.
-    Open { whole_old: bool },
-    /// Allowed if the row is; the old row is shown whole if its own gate (where it has one) allows that.
-    Ask { row: Gate, old: Option<Gate>, whole_old: bool },
+pub struct Policy {
+    /// `None`: the row may be shown. Else Postgres decides.
+    pub row: Option<Gate>,
+    pub old: WholeOld,
+}
+
+/// Whether more than the key of the old row is shown.
+#[derive(Clone, Debug)]
+pub enum WholeOld {
+    No,
+    Yes,
+    Ask(Gate),
+}
+
+impl WholeOld {
+    pub fn known(shown: bool) -> WholeOld {
+        if shown { WholeOld::Yes } else { WholeOld::No }
+    }
+}
+
+impl Policy {
+    /// Nothing is left to decide.
+    pub fn shown(whole_old: bool) -> Policy {
+        Policy { row: None, old: WholeOld::known(whole_old) }
+    }
 }
 
 /// A change in work, shared by all its deliveries.
@@ -270,10 +290,14 @@ impl Delivery {
     /// The gates that are not decided yet.
     pub fn undecided(&self) -> impl Iterator<Item = &Arc<Asked>> {
         let (row, old) = match &self.content {
-            Content::Row { policy: Policy::Ask { row, old, .. }, .. } => {
-                (Some(&row.asked), old.as_ref().map(|gate| &gate.asked))
-            }
-            Content::Row { policy: Policy::Open { .. }, .. } | Content::Error(_) => (None, None),
+            Content::Row { policy: Policy { row, old }, .. } => (
+                row.as_ref().map(|gate| &gate.asked),
+                match old {
+                    WholeOld::Ask(gate) => Some(&gate.asked),
+                    WholeOld::No | WholeOld::Yes => None,
+                },
+            ),
+            Content::Error(_) => (None, None),
         };
         let filters = self.ids.iter().filter_map(|(_, gate)| gate.as_ref().map(|gate| &gate.asked));
         let computed = self.change.computed.rows().map(|row| &row.gate.asked);
@@ -286,15 +310,18 @@ impl Delivery {
         }
         let whole_old = match &self.content {
             Content::Error(_) => false,
-            Content::Row { policy: Policy::Open { whole_old }, .. } => *whole_old,
-            Content::Row { policy: Policy::Ask { row, old, whole_old }, .. } => match row.decision() {
-                Some(Decision::Allowed) => match old {
-                    None => *whole_old,
-                    Some(old) => old.decision() == Some(Decision::Allowed),
-                },
-                Some(Decision::Denied) => return Outcome::Drop,
-                Some(Decision::Failed) | None => return Outcome::Fail,
-            },
+            Content::Row { policy: Policy { row, old }, .. } => {
+                match row.as_ref().map(Gate::decision) {
+                    None | Some(Some(Decision::Allowed)) => {}
+                    Some(Some(Decision::Denied)) => return Outcome::Drop,
+                    Some(Some(Decision::Failed) | None) => return Outcome::Fail,
+                }
+                match old {
+                    WholeOld::No => false,
+                    WholeOld::Yes => true,
+                    WholeOld::Ask(gate) => gate.decision() == Some(Decision::Allowed),
+                }
+            }
         };
         if self.change.computed.failed() {
             return Outcome::Fail;

@@ -38,7 +38,8 @@ use Verdict::{Allowed, Denied, Failed};
 #[test]
 fn the_policy_decides_first() {
     let outcome = |row, old: Option<Option<Verdict>>, whole_old| {
-        let policy = Policy::Ask { row: gate(row), old: old.map(gate), whole_old };
+        let old = old.map_or(WholeOld::known(whole_old), |verdict| WholeOld::Ask(gate(verdict)));
+        let policy = Policy { row: Some(gate(row)), old };
         delivery(policy, &[None], ComputedRows::default()).outcome()
     };
     for (row, old, whole_old, expected) in [
@@ -58,9 +59,7 @@ fn the_policy_decides_first() {
 
 #[test]
 fn then_each_filter_decides_for_its_binding() {
-    let outcome = |filters: &[Option<Gate>]| {
-        delivery(Policy::Open { whole_old: true }, filters, ComputedRows::default()).outcome()
-    };
+    let outcome = |filters: &[Option<Gate>]| delivery(Policy::shown(true), filters, ComputedRows::default()).outcome();
     let filter = |verdict| Some(gate(Some(verdict)));
     assert_eq!(outcome(&[None, filter(Denied), filter(Allowed)]), deliver(&[1, 3], true));
     assert_eq!(outcome(&[filter(Denied), filter(Denied)]), Outcome::Drop);
@@ -89,7 +88,7 @@ fn values_that_only_postgres_encodes_are_waited_for() {
     };
     let (new, old) = (Arc::<Asked>::default(), Arc::<Asked>::default());
     let computed = ComputedRows { new: Some(row(&new)), old: Some(row(&old)) };
-    let delivery = delivery(Policy::Open { whole_old: true }, &[None], computed);
+    let delivery = delivery(Policy::shown(true), &[None], computed);
     assert_eq!((delivery.outcome(), delivery.undecided().count()), (Outcome::Wait, 2));
     new.settle(Ok(Answer::Json(vec![vec![Some("1".into())]])));
     assert_eq!(delivery.outcome(), Outcome::Wait);

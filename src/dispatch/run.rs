@@ -182,7 +182,7 @@ mod tests {
         let delivery = |change| Delivery {
             change,
             ids: SmallVec::new(),
-            content: Content::Row { shape: Arc::clone(&shape), policy: Policy::Open { whole_old: false } },
+            content: Content::Row { shape: Arc::clone(&shape), policy: Policy::shown(false) },
         };
         (0..count).map(|_| delivery(change())).collect()
     }

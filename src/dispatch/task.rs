@@ -37,6 +37,7 @@ use super::subscribers::Subscribers;
 use super::unseen::{Release, Unseen};
 use super::updates::Updates;
 use crate::authz::Oracle;
+use crate::authz::tracked::Tables;
 use crate::catalog::watcher::{CatalogUpdate, WatcherHandle};
 use crate::catalog::{Catalog, ColumnSet, Relation};
 use crate::change::assembler::Error as StreamFault;
@@ -90,6 +91,7 @@ pub struct Dispatch {
     catalog: Arc<Catalog>,
     subscribers: Subscribers,
     access: AccessTable,
+    tables: Tables,
     assembler: Assembler,
     relations: Relations,
     layouts: HashMap<RelationId, KnownLayout, RandomState>,
@@ -174,6 +176,7 @@ impl Dispatch {
             catalog,
             subscribers: Subscribers::default(),
             access: AccessTable::default(),
+            tables: Tables::default(),
             relations: Relations::default(),
             layouts: HashMap::default(),
             phase: Phase::Reading,
@@ -464,6 +467,7 @@ impl Dispatch {
             subscribers: &self.subscribers,
             budget: &self.budget,
             columns_asked: &known.columns_asked,
+            tables: &self.tables,
             xid: work.transaction.header.xid,
             sequence: work.transaction.sequence,
         };

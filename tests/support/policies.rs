@@ -145,16 +145,12 @@ impl Table {
 
     /// The question of the policies for these rows; the verdict where nothing is to be asked.
     pub fn question(&self, who: &Identity, rows: Vec<RowText>) -> Result<Question, Verdict> {
-        match self.plan(&who.role) {
-            Plan::Open => Err(Verdict::Allowed),
-            Plan::Denied(_) => Err(Verdict::Denied),
-            Plan::Oracle(plan) => Ok(Question {
-                xid: None,
-                relation: Arc::clone(&self.relation),
-                asked: Asked::Policy { plan, identity: Arc::new(who.clone()) },
-                rows,
-            }),
-        }
+        let plan = self.plan(&who.role);
+        let Some(plan) = plan.oracle().cloned() else {
+            return Err(if plan == Plan::Open { Verdict::Allowed } else { Verdict::Denied });
+        };
+        let asked = Asked::Policy { plan, identity: Arc::new(who.clone()) };
+        Ok(Question { xid: None, relation: Arc::clone(&self.relation), asked, rows })
     }
 }
 

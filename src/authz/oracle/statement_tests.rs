@@ -51,6 +51,7 @@ fn question(reads: Option<&[u16]>, rows: Vec<RowText>) -> Question {
         role: "r".into(),
         expression: "((x))".into(),
         columns: reads.map(set),
+        not_compiled: None,
     };
     let identity = Identity { role: "r".into(), claims: "{}".into() };
     let asked = Asked::Policy { plan: Arc::new(plan), identity: Arc::new(identity) };

@@ -26,6 +26,10 @@ impl Dispatch {
             self.burst_since = Instant::now();
         }
         chunk.finish();
+        self.access.people.prune();
+        self.metrics.decisions.inc_by(chunk.counts.here);
+        self.metrics.decisions_left_open.inc_by(chunk.counts.left_open);
+        self.metrics.decisions_not_compiled.inc_by(chunk.counts.not_compiled);
         for (asked, question) in chunk.ready {
             self.questions.put(asked, question);
         }
