@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::policy::{self, NotCompiled, Program, RowTypes};
+use super::policy::{self, Audience, NotCompiled, Program, RowTypes};
 use super::policy_reads::{PolicyReads, policy_reads};
 use crate::catalog::{Catalog, ColumnIndex, ColumnSet, Policy, PolicyCommand, Relation, Role};
 
@@ -58,6 +58,8 @@ impl Plan {
 #[derive(Clone, Debug, PartialEq)]
 pub struct CompiledPlan {
     pub program: Program,
+    /// Whom a row can be for; `None`: anybody.
+    pub audience: Option<Audience>,
     /// How the row's text is read.
     pub types: Arc<RowTypes>,
     /// Asked where the program is undecided.
@@ -109,7 +111,8 @@ pub fn plan(catalog: &Catalog, relation: &Arc<Relation>, role: &Role) -> Plan {
     match policy::compile(catalog, relation, role) {
         Ok(program) => {
             let types = Arc::new(RowTypes::new(catalog, relation));
-            Plan::Compiled(Arc::new(CompiledPlan { program, types, oracle: oracle(None) }))
+            let audience = Audience::of(&program);
+            Plan::Compiled(Arc::new(CompiledPlan { program, audience, types, oracle: oracle(None) }))
         }
         Err(why) => Plan::Oracle(oracle(Some(why))),
     }

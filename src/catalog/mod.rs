@@ -95,6 +95,10 @@ impl Catalog {
         share(&mut self.relations, &earlier.relations);
         share(&mut self.types, &earlier.types);
         share(&mut self.functions, &earlier.functions);
+        share(&mut self.referenced, &earlier.referenced);
+        if *self.session == *earlier.session {
+            self.session = Arc::clone(&earlier.session);
+        }
         if *self.roles == *earlier.roles {
             self.roles = Arc::clone(&earlier.roles);
         }

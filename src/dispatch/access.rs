@@ -6,7 +6,7 @@ use std::sync::Arc;
 use foldhash::fast::RandomState;
 
 use super::people::People;
-use crate::authz::policy::Need;
+use crate::authz::policy::{Audience, Need};
 use crate::authz::{self, DeniedReason, Plan};
 use crate::catalog::{Catalog, ColumnSet, PG_READ_ALL_DATA, Relation};
 use crate::encode::RecordShape;
@@ -74,11 +74,16 @@ impl AccessTable {
         if !std::mem::take(&mut self.has_news) {
             return None;
         }
-        let programs = self.access.values().filter_map(|access| match &access.plan {
-            Plan::Compiled(plan) => Some(&plan.program),
+        let plans = self.access.values().filter_map(|access| match &access.plan {
+            Plan::Compiled(plan) => Some(plan),
             _ => None,
         });
-        Some(programs.flat_map(|program| program.needs.iter().cloned()).collect())
+        let mut needs = Vec::new();
+        for plan in plans {
+            needs.extend_from_slice(&plan.program.needs);
+            needs.extend(plan.audience.iter().flat_map(Audience::needs));
+        }
+        Some(needs)
     }
 
     pub fn access(&mut self, catalog: &Catalog, relation: &Arc<Relation>, role: RoleKey) -> Arc<Access> {

@@ -145,7 +145,7 @@ impl Chunk {
         self.changes += 1;
         let relation = Arc::clone(&change.relation);
         self.add_error_rows(&change, ticket, access, context);
-        context.subscribers.index.matches(&change, matches);
+        context.subscribers.matches(&change, context.tables, matches);
         if matches.matched.is_empty() && matches.undecided.is_empty() {
             return false;
         }

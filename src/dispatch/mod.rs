@@ -14,6 +14,7 @@
 //! * [`run`], [`pressure`]: what goes to many outboxes, and how full they are.
 
 pub mod access;
+pub mod by_policy;
 pub mod delivery;
 pub mod handle;
 mod hint;

@@ -10,14 +10,18 @@ use slab::Slab;
 use smallvec::SmallVec;
 
 use super::access::{AccessTable, RoleKey};
+use super::by_policy::ByPolicy;
 use super::pending::Queued;
-use crate::authz::Identity;
+use crate::authz::tracked::Tables;
+use crate::authz::{Identity, Plan};
 use crate::catalog::{Catalog, ColumnSet};
+use crate::change::Change;
 use crate::channels::outbox::Outbox;
 use crate::channels::phoenix::Address;
 use crate::channels::subscribe::{ChannelId, EventShapeKind, Subscribe};
 use crate::routing::{
-    BindError, Binding, BindingError, Bound, BoundSubscription, Casts, EventFilter, SubscriptionId, SubscriptionIndex,
+    BindError, Binding, BindingError, Bound, BoundSubscription, Casts, EventFilter, Matches, SubscriptionId,
+    SubscriptionIndex,
 };
 use crate::wal::pgoutput::RelationId;
 
@@ -116,6 +120,8 @@ pub struct Subscribers {
     early: HashMap<ChannelId, (Subscribe, Arc<Casts>, u64), RandomState>,
     audiences: HashMap<RelationId, Audience, RandomState>,
     pub index: SubscriptionIndex,
+    /// Those of them that their table's policies lead to, and routing does not.
+    pub by_policy: ByPolicy,
 }
 
 impl Subscribers {
@@ -146,6 +152,17 @@ impl Subscribers {
     /// Everybody who subscribes to a table, whatever the filter: the audience of error rows (PROTOCOL 4.4).
     pub fn audience(&self, relation: RelationId) -> &[(RoleKey, Vec<SubscriptionId>)] {
         self.audiences.get(&relation).map_or(&[], |audience| audience)
+    }
+
+    /// Whether anybody wants anything of a table.
+    pub fn want(&self, relation: RelationId) -> bool {
+        self.index.has_relation(relation) || self.by_policy.has_relation(relation)
+    }
+
+    /// The subscriptions that a change matches, whoever may see it.
+    pub fn matches(&self, change: &Change, tables: &Tables, out: &mut Matches) {
+        self.index.matches(change, out);
+        self.by_policy.matches(change, tables, out);
     }
 
     /// The channels that subscribe to a table.
@@ -253,12 +270,21 @@ impl Subscribers {
 
     /// Puts what [`Subscribers::bind`] gave in place of what the channel had. Bindings that were active stay active, so
     /// that no change falls between the old ones and the new ones; the first ones are active from `active_from` on.
-    pub fn replace(&mut self, place: usize, bound: Vec<(u32, BoundSubscription)>, active_from: u64) {
+    pub fn replace(
+        &mut self,
+        place: usize,
+        bound: Vec<(u32, BoundSubscription)>,
+        active_from: u64,
+        catalog: &Catalog,
+        access: &mut AccessTable,
+    ) {
         let active = self.channels[place].entries.iter().map(|entry| self.entries[*entry].active_from).min();
         let active_from = active.unwrap_or(active_from);
         self.unbind(place);
         let role = self.channels[place].role;
-        for (client_id, BoundSubscription { relation, event, predicate, select }) in bound {
+        let identity = Arc::clone(&self.channels[place].identity);
+        for (client_id, subscription) in bound {
+            let BoundSubscription { relation, event, .. } = subscription;
             let audience = self.audiences.entry(relation).or_default();
             let of_role = audience.iter().position(|(known, _)| *known == role).unwrap_or_else(|| {
                 audience.push((role, Vec::new()));
@@ -269,7 +295,7 @@ impl Subscribers {
             let entry = Entry {
                 subscriber: place,
                 client_id,
-                select: select.clone(),
+                select: subscription.select.clone(),
                 active_from,
                 relation,
                 event,
@@ -279,7 +305,17 @@ impl Subscribers {
             let entry = self.entries.insert(entry);
             let id = SubscriptionId(entry as u64);
             list.push(id);
-            self.index.insert(id, &BoundSubscription { relation, event, predicate, select });
+            let plan = catalog.relation(relation).map(|table| access.access(catalog, table, role));
+            let placed = match plan.as_ref().map(|access| &access.plan) {
+                Some(Plan::Compiled(plan)) => {
+                    let slots = access.people.slots(plan, &identity);
+                    self.by_policy.insert(id, &subscription, role, plan, slots)
+                }
+                _ => false,
+            };
+            if !placed {
+                self.index.insert(id, &subscription);
+            }
             self.channels[place].entries.push(entry);
         }
         self.channels[place].refused = None;
@@ -289,6 +325,7 @@ impl Subscribers {
     pub fn unbind(&mut self, place: usize) {
         for entry in std::mem::take(&mut self.channels[place].entries) {
             self.index.remove(SubscriptionId(entry as u64));
+            self.by_policy.remove(SubscriptionId(entry as u64));
             let entry = self.entries.remove(entry);
             self.leave_audience(&entry);
         }

@@ -26,7 +26,7 @@ impl Register {
 
     fn bind(&mut self, place: usize, active_from: u64) {
         let Bind::Ready(bound) = self.subscribers.bind(place, &catalog()) else { panic!() };
-        self.subscribers.replace(place, bound, active_from);
+        self.subscribers.replace(place, bound, active_from, &catalog(), &mut self.access);
     }
 
     /// Role name and client ids.

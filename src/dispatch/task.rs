@@ -320,12 +320,12 @@ impl Dispatch {
 
     fn push(&mut self, frame: Bytes) -> Result<Option<Transaction>, Error> {
         let last_commit = self.last_commit;
-        let (index, catalog, metrics) = (&self.subscribers.index, &self.catalog, &self.metrics);
+        let (subscribers, catalog, metrics) = (&self.subscribers, &self.catalog, &self.metrics);
         let handed_over = |begin: &Begin| begin.final_lsn <= last_commit;
         // A table that the catalog does not know may be published by this very transaction.
         let wanted = |relation: RelationId| {
             metrics.changes_read.inc();
-            let wanted = index.has_relation(relation) || catalog.relation(relation).is_none();
+            let wanted = subscribers.want(relation) || catalog.relation(relation).is_none();
             if !wanted {
                 metrics.changes_without_subscriber.inc();
             }

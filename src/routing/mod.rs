@@ -29,6 +29,6 @@ pub use bind::{BindError, Bound, BoundSubscription, bind};
 pub use cast::{CastError, CastRequest, Casts};
 pub use filter::{Clause, FilterError, Operator};
 pub use index::{Matches, SubscriptionIndex};
-pub use predicate::Predicate;
+pub use predicate::{Outcome as Tested, Predicate};
 pub use sql_test::SqlTest;
 pub use subscription::{Binding, BindingError, EventFilter, SubscriptionId};

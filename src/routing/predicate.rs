@@ -7,7 +7,7 @@ use super::bytewise::Form;
 use super::check::{Check, Truth};
 use super::sql_test::SqlTest;
 use crate::catalog::{ColumnIndex, ColumnSet};
-use crate::change::Row;
+use crate::change::{Change, OldRow, Row};
 use crate::wal::pgoutput::{Datum, RelationId};
 
 /// All clauses of one filter. Equal predicates are shared by the index and evaluated once per change.
@@ -50,7 +50,7 @@ pub(super) struct Equality<'a> {
 
 /// What a predicate says of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub enum Outcome {
     Matched,
     NotMatched,
     /// What can be said here passes; [`Predicate::sql`] is to be asked.
@@ -95,6 +95,24 @@ impl Predicate {
     /// What to ask Postgres where the index could not decide.
     pub fn sql(&self) -> Option<&SqlTest> {
         self.sql.as_deref()
+    }
+
+    /// Whether the index finds it by a value.
+    pub fn has_equality(&self) -> bool {
+        self.bucketed.is_some()
+    }
+
+    /// What it says of a change.
+    pub fn test(&self, change: &Change) -> Outcome {
+        let fallback = match (&change.new, &change.old) {
+            (Some(_), OldRow::Full(row)) => Some(row),
+            _ => None,
+        };
+        match change.filtered_row() {
+            Some(row) => self.evaluate(Image { row, fallback }, false),
+            // Without any row image nothing can be said of a filter.
+            None => Outcome::NotMatched,
+        }
     }
 
     /// The equality by which the index finds this predicate.

@@ -159,3 +159,68 @@ pub enum Access {
     /// All rows.
     Scan,
 }
+
+impl Expr {
+    /// Calls `visit` for this expression and all in it, sub-queries included.
+    pub fn walk(&self, visit: &mut dyn FnMut(&Expr)) {
+        visit(self);
+        let mut all = |list: &[Expr]| list.iter().for_each(|expr| expr.walk(visit));
+        match self {
+            Expr::Const(_)
+            | Expr::Column(_)
+            | Expr::Inner { .. }
+            | Expr::Param(_)
+            | Expr::Slot(_)
+            | Expr::CurrentUser(_)
+            | Expr::Now => {}
+            Expr::Call { args, .. } | Expr::And(args) | Expr::Or(args) | Expr::Coalesce(args) | Expr::Array(args) => {
+                all(args);
+            }
+            Expr::Apply { args, body, .. } => {
+                all(args);
+                body.walk(visit);
+            }
+            Expr::Not(arg)
+            | Expr::IsNull(arg)
+            | Expr::Is { arg, .. }
+            | Expr::Cast { arg, .. }
+            | Expr::Setting { name: arg, .. } => arg.walk(visit),
+            Expr::Distinct { args, .. } | Expr::NullIf { args, .. } | Expr::AnyArray { args, .. } => all(&args[..]),
+            Expr::Case { branches, otherwise } => {
+                for (condition, result) in branches {
+                    condition.walk(visit);
+                    result.walk(visit);
+                }
+                otherwise.walk(visit);
+            }
+            Expr::CastElements { element, array } => {
+                element.walk(visit);
+                array.walk(visit);
+            }
+            Expr::Exists(query) | Expr::Scalar(query) | Expr::ArrayOf(query) => query.walk(visit),
+            Expr::AnyQuery { left, query, .. } => {
+                left.walk(visit);
+                query.walk(visit);
+            }
+        }
+    }
+}
+
+impl Query {
+    /// Calls `visit` for every expression in it.
+    pub fn walk(&self, visit: &mut dyn FnMut(&Expr)) {
+        for source in &self.sources {
+            match source {
+                Source::Table { access: Access::Lookup { keys, .. }, .. } => {
+                    keys.iter().for_each(|key| key.walk(visit))
+                }
+                Source::Table { access: Access::Scan, .. } => {}
+                Source::Query(query) => query.walk(visit),
+                Source::Elements { array } => array.walk(visit),
+            }
+        }
+        self.conditions.iter().for_each(|(_, condition)| condition.walk(visit));
+        self.output.iter().for_each(|output| output.walk(visit));
+        self.union.iter().for_each(|query| query.walk(visit));
+    }
+}

@@ -8,6 +8,7 @@
 //! pg_node_tree ──tree──► Node ──lower──► Expr ──plan──► Program ──eval──► allowed, denied, undecided
 //! ```
 
+pub mod audience;
 pub mod builtin;
 pub mod datum_type;
 pub mod expr;
@@ -16,6 +17,7 @@ pub mod json;
 pub mod program;
 pub mod value;
 
+pub use audience::{Audience, OfSlot, Values, Way};
 pub use datum_type::DatumType;
 pub use expr::{Access, Expr, Query, Source};
 pub use failure::{Failure, NotCompiled};

@@ -1,6 +1,6 @@
 //! Catalog states, each applied at its place in the stream.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -117,13 +117,15 @@ impl Dispatch {
     fn rebind(&mut self, previous: &Catalog) {
         let membership = membership_differs(previous, &self.catalog);
         let tables = membership || tables_differ(previous, &self.catalog);
-        if !tables && Arc::ptr_eq(&previous.roles, &self.catalog.roles) {
+        // Where policies lead to subscribers, they stand by what the policies compare.
+        let policies = policies_differ(previous, &self.catalog);
+        if !tables && !policies && Arc::ptr_eq(&previous.roles, &self.catalog.roles) {
             return;
         }
         for place in self.subscribers.places() {
             let Some(subscriber) = self.subscribers.get(place) else { continue };
             let role = &*subscriber.identity.role;
-            if tables || previous.roles.get(role) != self.catalog.roles.get(role) {
+            if tables || policies || previous.roles.get(role) != self.catalog.roles.get(role) {
                 self.rebind_channel(place, membership);
             }
         }
@@ -134,7 +136,8 @@ impl Dispatch {
         match self.subscribers.bind(place, &self.catalog) {
             Bind::Ready(bound) => {
                 let was_refused = self.subscribers.get(place).is_some_and(|subscriber| subscriber.refused.is_some());
-                self.subscribers.replace(place, bound, self.assembler.next_sequence());
+                let sequence = self.assembler.next_sequence();
+                self.subscribers.replace(place, bound, sequence, &self.catalog, &mut self.access);
                 let times = if tell || was_refused { self.subscribers.bindings(place) } else { 0 };
                 for _ in 0..times {
                     self.send_to(place, |subscriber| system::subscribed(&subscriber.address, None));
@@ -168,6 +171,18 @@ fn membership_differs(before: &Catalog, after: &Catalog) -> bool {
         relations.map(|relation| (relation.id, &*relation.schema, &*relation.name)).collect()
     }
     names(before) != names(after)
+}
+
+/// Whether the policies of a table could say something else: they, or what they call or read, changed.
+fn policies_differ(before: &Catalog, after: &Catalog) -> bool {
+    fn same<K: Eq + std::hash::Hash, V>(before: &HashMap<K, Arc<V>>, after: &HashMap<K, Arc<V>>) -> bool {
+        let known = |(key, value): (&K, &Arc<V>)| before.get(key).is_some_and(|earlier| Arc::ptr_eq(earlier, value));
+        before.len() == after.len() && after.iter().all(known)
+    }
+    !same(&before.relations, &after.relations)
+        || !same(&before.referenced, &after.referenced)
+        || !same(&before.functions, &after.functions)
+        || !Arc::ptr_eq(&before.session, &after.session)
 }
 
 /// Whether binding a filter could come out otherwise, whatever the role: columns, types, keys or grants changed.

@@ -56,7 +56,8 @@ impl Dispatch {
                     let access = &mut self.access;
                     hint = hint::not_delivered(&bound, role, name, &self.config, &self.catalog, access);
                 }
-                self.subscribers.replace(place, bound, self.assembler.next_sequence());
+                let sequence = self.assembler.next_sequence();
+                self.subscribers.replace(place, bound, sequence, &self.catalog, &mut self.access);
                 None
             }
             Bind::NeedsCasts => Some(

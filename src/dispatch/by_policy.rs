@@ -1,0 +1,164 @@
+//! Subscriptions found by what a table's policies compare, where their filters lead nowhere.
+//!
+//! A hundred thousand people who subscribe to one table without a filter, under `user_id = auth.uid()`, would each be
+//! judged for every change. Here they stand under the values of their claims, and a change looks up whom its row is for
+//! ([`Audience`](crate::authz::policy::Audience)). Whoever is found is judged as everybody else is.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use foldhash::fast::RandomState;
+use smallvec::SmallVec;
+
+use super::access::RoleKey;
+use crate::authz::CompiledPlan;
+use crate::authz::policy::audience::{Led, Standing};
+use crate::authz::policy::{RowValues, Slots, Value};
+use crate::authz::tracked::{Moment, Tables};
+use crate::change::{Change, OldRow, Operation};
+use crate::routing::{BoundSubscription, EventFilter, Matches, Predicate, SubscriptionId, Tested};
+use crate::wal::pgoutput::RelationId;
+
+#[derive(Default)]
+pub struct ByPolicy {
+    tables: HashMap<RelationId, SmallVec<[OfRole; 2]>, RandomState>,
+    placed: HashMap<SubscriptionId, Placed, RandomState>,
+}
+
+/// The subscriptions of one role to one table.
+struct OfRole {
+    role: RoleKey,
+    plan: Arc<CompiledPlan>,
+    everyone: BTreeSet<SubscriptionId>,
+    /// For whom a policy holds whatever the row.
+    always: BTreeSet<SubscriptionId>,
+    /// By the way that leads there, and the value.
+    by_key: HashMap<(u16, Value), BTreeSet<SubscriptionId>, RandomState>,
+}
+
+struct Placed {
+    relation: RelationId,
+    role: RoleKey,
+    event: EventFilter,
+    predicate: Option<Arc<Predicate>>,
+    keys: Box<[(u16, Value)]>,
+}
+
+impl ByPolicy {
+    /// `false`: the plan has no audience, or the filter leads to fewer; routing is to have it.
+    pub fn insert(
+        &mut self,
+        id: SubscriptionId,
+        subscription: &BoundSubscription,
+        role: RoleKey,
+        plan: &Arc<CompiledPlan>,
+        slots: &Slots,
+    ) -> bool {
+        let Some(audience) = &plan.audience else { return false };
+        if subscription.predicate.as_ref().is_some_and(|predicate| predicate.has_equality()) {
+            return false;
+        }
+        let Some(Standing { always, keys }) = audience.standing(&plan.program, slots) else { return false };
+        let of_table = self.tables.entry(subscription.relation).or_default();
+        // Of another plan: it is about to be placed anew.
+        let at = of_table.iter().position(|of_role| of_role.role == role && Arc::ptr_eq(&of_role.plan, plan));
+        let at = at.unwrap_or_else(|| {
+            let (everyone, always, by_key) = Default::default();
+            of_table.push(OfRole { role, plan: Arc::clone(plan), everyone, always, by_key });
+            of_table.len() - 1
+        });
+        let of_role = &mut of_table[at];
+        of_role.everyone.insert(id);
+        if always {
+            of_role.always.insert(id);
+        }
+        for key in &keys {
+            of_role.by_key.entry(key.clone()).or_default().insert(id);
+        }
+        let BoundSubscription { relation, event, predicate, .. } = subscription;
+        let placed =
+            Placed { relation: *relation, role, event: *event, predicate: predicate.clone(), keys: keys.into() };
+        self.placed.insert(id, placed);
+        true
+    }
+
+    pub fn remove(&mut self, id: SubscriptionId) {
+        let Some(placed) = self.placed.remove(&id) else { return };
+        let Some(of_table) = self.tables.get_mut(&placed.relation) else { return };
+        let holds = |of_role: &OfRole| of_role.role == placed.role && of_role.everyone.contains(&id);
+        let Some(at) = of_table.iter().position(holds) else { return };
+        let of_role = &mut of_table[at];
+        of_role.everyone.remove(&id);
+        of_role.always.remove(&id);
+        for key in &placed.keys {
+            let Some(ids) = of_role.by_key.get_mut(key) else { continue };
+            ids.remove(&id);
+            if ids.is_empty() {
+                of_role.by_key.remove(key);
+            }
+        }
+        if of_role.everyone.is_empty() {
+            of_table.swap_remove(at);
+            if of_table.is_empty() {
+                self.tables.remove(&placed.relation);
+            }
+        }
+    }
+
+    pub fn has_relation(&self, relation: RelationId) -> bool {
+        self.tables.contains_key(&relation)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.placed.is_empty()
+    }
+
+    /// Adds the subscriptions that the change may be for and whose filters it matches.
+    pub fn matches(&self, change: &Change, tables: &Tables, out: &mut Matches) {
+        let Some(of_table) = self.tables.get(&change.relation.id) else { return };
+        let mut found: Vec<SubscriptionId> = Vec::new();
+        for of_role in of_table {
+            of_role.find(change, tables, &mut found);
+        }
+        found.sort_unstable();
+        found.dedup();
+        for id in found {
+            let Some(placed) = self.placed.get(&id).filter(|placed| placed.event.accepts(change.operation)) else {
+                continue;
+            };
+            match placed.predicate.as_ref().map(|predicate| (predicate, predicate.test(change))) {
+                None | Some((_, Tested::Matched)) => out.matched.push(id),
+                Some((_, Tested::NotMatched)) => {}
+                Some((predicate, Tested::Undecided)) => {
+                    match out.undecided.iter_mut().find(|(known, _)| Arc::ptr_eq(known, predicate)) {
+                        Some((_, ids)) => ids.push(id),
+                        None => out.undecided.push((Arc::clone(predicate), vec![id])),
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl OfRole {
+    fn find(&self, change: &Change, tables: &Tables, found: &mut Vec<SubscriptionId>) {
+        let (row, fallback, moment) = match (change.operation, &change.old) {
+            (Operation::Delete, old) => (old.row(), None, Moment::Before),
+            (_, OldRow::Full(old)) => (change.new.as_ref(), Some(old), Moment::After),
+            _ => (change.new.as_ref(), None, Moment::After),
+        };
+        let (Some(row), Some(audience)) = (row, &self.plan.audience) else {
+            return found.extend(&self.everyone);
+        };
+        let row = RowValues::new(row, fallback, Arc::clone(&self.plan.types));
+        match audience.led(&row, tables, moment, change.commit_timestamp) {
+            Led::Everyone => found.extend(&self.everyone),
+            Led::To(keys) => {
+                found.extend(&self.always);
+                for key in &keys {
+                    found.extend(self.by_key.get(key).into_iter().flatten());
+                }
+            }
+        }
+    }
+}
