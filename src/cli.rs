@@ -6,10 +6,12 @@ use clap::{Args, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 use crate::causes::with_causes;
+use crate::change::Operation;
 use crate::config::{DatabaseArgs, LogFormat, ServeArgs, duration, variable};
+use crate::dispatch::Deletes;
 use crate::relay::BoxError;
 use crate::wal::Conninfo;
-use crate::{check, setup};
+use crate::{check, explain, setup};
 
 /// Postgres changes to the people allowed to see them.
 #[derive(Parser)]
@@ -33,6 +35,8 @@ enum Command {
     Setup(SetupArgs),
     /// The DBA's doctor: what works, what does not, and the statement that mends it.
     Check(CheckArgs),
+    /// Why a person gets an event of a row, or does not: every gate with its verdict.
+    Explain(ExplainArgs),
     /// Mint a development JWT (HS256).
     Token(TokenArgs),
     /// Subscribe from the terminal and print events as they arrive.
@@ -63,6 +67,36 @@ pub struct SetupArgs {
 pub struct CheckArgs {
     #[command(flatten)]
     pub database: DatabaseArgs,
+    /// Findings as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args)]
+pub struct ExplainArgs {
+    #[command(flatten)]
+    pub database: DatabaseArgs,
+    /// The oracle's login, where the one that `setup` left in the database is not to be used.
+    #[arg(long, env = "WALCAST_ORACLE_URL", hide_env_values = true, value_name = "CONNINFO")]
+    pub oracle_url: Option<String>,
+    /// The table, e.g. messages or app.messages.
+    #[arg(long, value_name = "TABLE")]
+    pub table: String,
+    /// The row: its primary key, or a JSON object of columns.
+    #[arg(long, value_name = "KEY")]
+    pub key: String,
+    /// The person's claims, as the token carries them: JSON, with "role".
+    #[arg(long, value_name = "JSON")]
+    pub claims: String,
+    /// INSERT, UPDATE or DELETE.
+    #[arg(long, default_value = "INSERT", value_name = "EVENT")]
+    pub event: String,
+    /// The subscription's filter, e.g. session_id=eq.1
+    #[arg(long, value_name = "FILTER")]
+    pub filter: Option<String>,
+    /// As `serve` is run with it.
+    #[arg(long, env = "WALCAST_DELETES", value_enum, default_value_t, value_name = "MODE")]
+    pub deletes: Deletes,
     /// Findings as JSON.
     #[arg(long)]
     pub json: bool,
@@ -140,6 +174,10 @@ impl Cli {
                 Command::Serve(args) => report(crate::serve::run(*args).await),
                 Command::Setup(args) => report(setup(args).await),
                 Command::Check(args) => check(args).await,
+                Command::Explain(args) => match explain(args).await {
+                    Ok(code) => code,
+                    Err(error) => report(Err(error)),
+                },
                 Command::Token(args) => report(token(args)),
                 Command::Tail(args) => report(crate::tail::run(args).await),
                 Command::Demo(args) => {
@@ -217,6 +255,41 @@ async fn check(args: CheckArgs) -> ExitCode {
         false => println!("{found}"),
     }
     if found.failed() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+/// `walcast explain`: 0 where the event is delivered, 1 otherwise.
+async fn explain(args: ExplainArgs) -> Result<ExitCode, BoxError> {
+    let conninfo = Conninfo::parse(&args.database.conninfo(variable)?)?;
+    let claims: serde_json::Value =
+        serde_json::from_str(&args.claims).map_err(|error| format!("--claims is not JSON: {error}"))?;
+    let Some(role) = claims.get("role").and_then(serde_json::Value::as_str) else {
+        return Err(
+            "--claims has no \"role\": a token names the database role, e.g. {\"role\": \"authenticated\"}".into()
+        );
+    };
+    let event = match args.event.to_ascii_uppercase().as_str() {
+        "INSERT" => Operation::Insert,
+        "UPDATE" => Operation::Update,
+        "DELETE" => Operation::Delete,
+        _ => return Err(format!("--event {:?}: it is INSERT, UPDATE or DELETE", args.event).into()),
+    };
+    let question = explain::Question {
+        publication: args.database.publication.clone(),
+        table: args.table,
+        key: args.key,
+        role: role.to_owned(),
+        claims: args.claims.clone(),
+        event,
+        filter: args.filter,
+        deletes: args.deletes,
+    };
+    let oracle_conninfo = args.oracle_url.as_deref().map(Conninfo::parse).transpose()?;
+    let found = explain::with_oracle(&conninfo, oracle_conninfo, &question).await?;
+    match args.json {
+        true => println!("{}", found.json()),
+        false => println!("{found}"),
+    }
+    Ok(if found.failed() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 fn token(args: TokenArgs) -> Result<(), BoxError> {

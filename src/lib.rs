@@ -14,6 +14,7 @@
 //! | [`dispatch`] | all of the above | match, authorize, encode, deliver, confirm |
 //! | [`server`] | sockets | WebSockets, health, metrics |
 //! | [`check`] | a conninfo | what works, what does not, and the statement that mends it |
+//! | [`explain`] | a row and a person | each gate's verdict on showing it |
 //! | [`setup`] | an administrator's connection | what walcast needs in a database, and its removal |
 //!
 //! [`relay`] is the composition root: the only file that wires tasks together.
@@ -29,6 +30,7 @@ pub mod config;
 pub mod demo;
 pub mod dispatch;
 pub mod encode;
+pub mod explain;
 pub mod relay;
 pub mod routing;
 pub mod serve;

@@ -41,15 +41,15 @@ impl Report {
         serde_json::to_string_pretty(self).expect("strings and levels are always JSON")
     }
 
-    pub(super) fn pass(&mut self, what: impl Into<String>, detail: impl Into<String>) {
+    pub(crate) fn pass(&mut self, what: impl Into<String>, detail: impl Into<String>) {
         self.push(Level::Pass, what, detail, None);
     }
 
-    pub(super) fn warn(&mut self, what: impl Into<String>, detail: impl Into<String>, statement: Option<String>) {
+    pub(crate) fn warn(&mut self, what: impl Into<String>, detail: impl Into<String>, statement: Option<String>) {
         self.push(Level::Warn, what, detail, statement);
     }
 
-    pub(super) fn fail(&mut self, what: impl Into<String>, detail: impl Into<String>, statement: Option<String>) {
+    pub(crate) fn fail(&mut self, what: impl Into<String>, detail: impl Into<String>, statement: Option<String>) {
         self.push(Level::Fail, what, detail, statement);
     }
 
