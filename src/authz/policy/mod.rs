@@ -10,7 +10,11 @@
 
 pub mod audience;
 pub mod builtin;
+mod calendar;
 pub mod datum_type;
+pub mod decode;
+mod encode;
+pub mod eval;
 pub mod expr;
 pub mod failure;
 pub mod json;
@@ -19,6 +23,7 @@ pub mod value;
 
 pub use audience::{Audience, OfSlot, Values, Way};
 pub use datum_type::DatumType;
+pub use eval::{Person, Row, RowTypes, RowValues, Slots};
 pub use expr::{Access, Expr, Query, Source};
 pub use failure::{Failure, NotCompiled};
 pub use program::{Clause, Need, Program};
