@@ -58,7 +58,7 @@ impl ByPolicy {
         if subscription.predicate.as_ref().is_some_and(|predicate| predicate.has_equality()) {
             return false;
         }
-        let Some(Standing { always, keys }) = audience.standing(&plan.program, slots) else { return false };
+        let Some(Standing { always, keys }) = audience.standing(slots) else { return false };
         let of_table = self.tables.entry(subscription.relation).or_default();
         // Of another plan: it is about to be placed anew.
         let at = of_table.iter().position(|of_role| of_role.role == role && Arc::ptr_eq(&of_role.plan, plan));

@@ -4,11 +4,15 @@
 //! an index of people by what the policy compares, a change costs what its audience costs, however many others are
 //! subscribed. What is derived here is necessary, not sufficient: whoever is found is still judged by the program.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::builtin::Builtin;
 use super::expr::Aggregate;
+use super::eval::{NoRow, Row, Slots, value_of};
+use super::failure::Failure;
 use super::{Access, Expr, Need, Program, Query, Source, Value};
+use crate::authz::tracked::{Moment, Tables};
 use crate::catalog::ColumnIndex;
 
 /// The ways in which somebody may be allowed to see a row; whoever has none of them may not.
@@ -71,6 +75,7 @@ impl Audience {
 
 fn need_of(source: &Source) -> Option<Need> {
     match source {
+        // What it scans the program itself reads.
         Source::Table { relation, access: Access::Lookup { columns, .. } } => Some(Need {
             relation: *relation,
             columns: columns.iter().copied().collect(),
@@ -285,7 +290,7 @@ fn is_equality(function: &Builtin) -> bool {
 
 /// Where a person stands.
 pub struct Standing {
-    /// A policy holds for the person whatever the row.
+    /// A policy may hold for the person whatever the row.
     pub always: bool,
     /// The ways that lead to the person, and the values that they have to lead to.
     pub keys: Vec<(u16, Value)>,
@@ -297,4 +302,73 @@ pub enum Led {
     Everyone,
     /// To whoever stands there, and to whom a policy holds always.
     To(Vec<(u16, Value)>),
+}
+
+/// A table of which a query reads every row is small, or looking through it costs more than judging people.
+const SCANNED_MAX: usize = 1024;
+
+impl Audience {
+    /// `None`: it cannot be told, and the person is to be judged for every row.
+    pub fn standing(&self, slots: &Slots) -> Option<Standing> {
+        let mut standing = Standing { always: false, keys: Vec::new() };
+        for (way, place) in self.ways.iter().zip(0..) {
+            match way {
+                Way::Row(_) => {}
+                Way::Person(expr) => {
+                    let holds = value_of(expr, &NoRow, slots, &Tables::default(), Moment::After, 0);
+                    standing.always |= !matches!(holds, Ok(Value::Bool(false) | Value::Null));
+                }
+                Way::Keyed { slot, of_slot, .. } => match (slots.get(*slot)?, of_slot) {
+                    // What compares with NULL is never true, and an error shows nothing.
+                    (Ok(Value::Null) | Err(Failure::Error(_)), _) => {}
+                    (Err(Failure::Undecided(_)), _) => return None,
+                    (Ok(value), OfSlot::Value) => standing.keys.push((place, value.clone())),
+                    (Ok(Value::Array(values)), OfSlot::Element) => {
+                        let values: HashSet<&Value> = values.iter().filter(|value| !value.is_null()).collect();
+                        standing.keys.extend(values.into_iter().map(|value| (place, value.clone())));
+                    }
+                    (Ok(_), OfSlot::Element) => return None,
+                },
+            }
+        }
+        Some(standing)
+    }
+
+    /// Whom the row may be for.
+    pub fn led(&self, row: &dyn Row, tables: &Tables, moment: Moment, now: i64) -> Led {
+        let slots = Slots::default();
+        let value = |expr: &Expr| value_of(expr, row, &slots, tables, moment, now);
+        let mut keys = Vec::new();
+        for (way, place) in self.ways.iter().zip(0..) {
+            let (expr, is_list) = match way {
+                Way::Person(_) => continue,
+                Way::Row(expr) => match value(expr) {
+                    Ok(Value::Bool(false) | Value::Null) => continue,
+                    _ => return Led::Everyone,
+                },
+                Way::Keyed { values: Values::Value(expr), .. } => (expr, false),
+                Way::Keyed { values: Values::Elements(expr), .. } => (expr, true),
+                Way::Keyed { values: Values::Query(query), .. } if reads_too_much(query, tables) => return Led::Everyone,
+                Way::Keyed { values: Values::Query(query), .. } => (&Expr::ArrayOf(Arc::clone(query)), true),
+            };
+            match value(expr) {
+                Ok(Value::Null) => {}
+                Ok(Value::Array(values)) if is_list => {
+                    keys.extend(values.iter().filter(|value| !value.is_null()).map(|value| (place, value.clone())));
+                }
+                Ok(value) if !is_list => keys.push((place, value)),
+                _ => return Led::Everyone,
+            }
+        }
+        Led::To(keys)
+    }
+}
+
+fn reads_too_much(query: &Query, tables: &Tables) -> bool {
+    query.sources.iter().any(|source| match source {
+        Source::Table { relation, access: Access::Scan } => {
+            tables.get(*relation).is_none_or(|table| table.rows() > SCANNED_MAX)
+        }
+        _ => false,
+    })
 }

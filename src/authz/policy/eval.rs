@@ -35,7 +35,7 @@ impl Slots {
 }
 
 /// A row for expressions that read none.
-struct NoRow;
+pub(super) struct NoRow;
 
 impl Row for NoRow {
     fn value(&self, column: ColumnIndex) -> Result<&Value, Failure> {

@@ -28,6 +28,3 @@ pub use expr::{Access, Expr, Query, Source};
 pub use failure::{Failure, NotCompiled};
 pub use program::{Clause, Need, Program};
 pub use value::Value;
-
-mod stub;
-pub use stub::*;
