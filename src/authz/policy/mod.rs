@@ -9,7 +9,11 @@
 //! ```
 
 pub mod builtin;
+mod calendar;
 pub mod datum_type;
+pub mod decode;
+mod encode;
+pub mod eval;
 pub mod expr;
 pub mod failure;
 pub mod json;
@@ -20,6 +24,7 @@ pub mod value;
 mod walk;
 
 pub use datum_type::DatumType;
+pub use eval::{Person, Row, RowTypes, RowValues, Slots};
 pub use expr::{Access, Expr, Query, Source};
 pub use failure::{Failure, NotCompiled};
 pub use lower::{compile, tables_read};
