@@ -265,6 +265,9 @@ select jsonb_build_object(
             'labels', (
                 select jsonb_agg(e.enumlabel order by e.enumsortorder) from pg_enum e where e.enumtypid = t.oid
             ),
+            'label_oids', (
+                select jsonb_agg(e.oid::int8 order by e.enumsortorder) from pg_enum e where e.enumtypid = t.oid
+            ),
             'attributes', (
                 select jsonb_agg(jsonb_build_array(a.attname, a.atttypid::int8) order by a.attnum)
                 from pg_attribute a

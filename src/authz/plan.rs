@@ -61,7 +61,7 @@ pub struct CompiledPlan {
     /// Whom a row can be for; `None`: anybody.
     pub audience: Option<Audience>,
     /// How the row's text is read.
-    pub types: Arc<RowTypes>,
+    pub types: RowTypes,
     /// Asked where the program is undecided.
     pub oracle: Arc<OraclePlan>,
 }
@@ -85,22 +85,10 @@ pub fn plan(catalog: &Catalog, relation: &Arc<Relation>, role: &Role) -> Plan {
     if !relation.row_security_active(role) {
         return Plan::Open;
     }
-    let mut permissive = Vec::new();
-    let mut restrictive = Vec::new();
-    for policy in relation.policies.iter().filter(|policy| applies(policy, role)) {
-        // No USING clause: a permissive policy then shows nothing, a restrictive one hides nothing.
-        if policy.using_tree.is_none() && policy.using_text.is_none() {
-            continue;
-        }
-        if policy.permissive { permissive.push(policy) } else { restrictive.push(policy) }
-    }
+    let Applicable { permissive, restrictive } = applicable(relation, role);
     if permissive.is_empty() {
         return Plan::Denied(DeniedReason::NoPolicy);
     }
-    // Postgres' own order, which decides whether a policy that raises an error is reached: the last name first among
-    // permissive policies, the first name first among restrictive ones.
-    permissive.sort_by(|a, b| b.name.cmp(&a.name));
-    restrictive.sort_by(|a, b| a.name.cmp(&b.name));
     let (expression, columns) = match combine(relation, &permissive, &restrictive) {
         Ok(combined) => combined,
         Err(reason) => return Plan::Denied(reason),
@@ -110,12 +98,35 @@ pub fn plan(catalog: &Catalog, relation: &Arc<Relation>, role: &Role) -> Plan {
         |not_compiled| Arc::new(OraclePlan { relation: table, role: role_name, expression, columns, not_compiled });
     match policy::compile(catalog, relation, role) {
         Ok(program) => {
-            let types = Arc::new(RowTypes::new(catalog, relation));
+            let types = RowTypes::new(catalog, relation);
             let audience = Audience::of(&program);
             Plan::Compiled(Arc::new(CompiledPlan { program, audience, types, oracle: oracle(None) }))
         }
         Err(why) => Plan::Oracle(oracle(Some(why))),
     }
+}
+
+/// The policies that decide what a role may see of a table, each kind in Postgres' own order. That decides whether a
+/// policy that raises an error is reached: the last name first among permissive policies, the first name first among
+/// restrictive ones.
+pub(super) struct Applicable<'r> {
+    pub permissive: Vec<&'r Policy>,
+    pub restrictive: Vec<&'r Policy>,
+}
+
+pub(super) fn applicable<'r>(relation: &'r Relation, role: &Role) -> Applicable<'r> {
+    let mut permissive = Vec::new();
+    let mut restrictive = Vec::new();
+    for policy in relation.policies.iter().filter(|policy| applies(policy, role)) {
+        // No USING clause: a permissive policy then shows nothing, a restrictive one hides nothing.
+        if policy.using_tree.is_none() && policy.using_text.is_none() {
+            continue;
+        }
+        if policy.permissive { permissive.push(policy) } else { restrictive.push(policy) }
+    }
+    permissive.sort_by(|a, b| b.name.cmp(&a.name));
+    restrictive.sort_by(|a, b| a.name.cmp(&b.name));
+    Applicable { permissive, restrictive }
 }
 
 fn applies(policy: &Policy, role: &Role) -> bool {

@@ -20,9 +20,11 @@ pub struct PgType {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TypeKind {
     Base,
-    /// Labels in `enumsortorder`.
+    /// Labels in `enumsortorder`, with their OIDs in `pg_enum`: constants of the type are such OIDs. Documents of
+    /// earlier setups have none.
     Enum {
         labels: Vec<String>,
+        label_oids: Vec<Oid>,
     },
     Domain {
         base: Oid,

@@ -132,6 +132,8 @@ struct TypeState {
     element: Option<Oid>,
     delimiter: Option<String>,
     labels: Option<Vec<String>>,
+    #[serde(default)]
+    label_oids: Option<Vec<Oid>>,
     attributes: Option<Vec<(String, Oid)>>,
     json_cast: bool,
 }
@@ -320,7 +322,10 @@ impl TypeState {
     fn build(self) -> Result<PgType, StateError> {
         let kind = match (self.kind.as_str(), self.base, self.element) {
             ("d", Some(base), _) => TypeKind::Domain { base },
-            ("e", ..) => TypeKind::Enum { labels: self.labels.unwrap_or_default() },
+            ("e", ..) => TypeKind::Enum {
+                labels: self.labels.unwrap_or_default(),
+                label_oids: self.label_oids.unwrap_or_default(),
+            },
             ("c", ..) => TypeKind::Composite { attributes: self.attributes.unwrap_or_default() },
             ("r", ..) => TypeKind::Range,
             ("m", ..) => TypeKind::Multirange,

@@ -150,7 +150,7 @@ impl OfRole {
         let (Some(row), Some(audience)) = (row, &self.plan.audience) else {
             return found.extend(&self.everyone);
         };
-        let row = RowValues::new(row, fallback, Arc::clone(&self.plan.types));
+        let row = RowValues::new(&self.plan.types, row, fallback);
         match audience.led(&row, tables, moment, change.commit_timestamp) {
             Led::Everyone => found.extend(&self.everyone),
             Led::To(keys) => {

@@ -60,7 +60,7 @@ impl<'a> Judging<'a> {
     }
 
     /// `None`: there is no such image.
-    fn values(&self, image: Image, types: &Arc<RowTypes>) -> Option<&RowValues<'a>> {
+    fn values(&self, image: Image, types: &RowTypes) -> Option<&RowValues<'a>> {
         let change = self.change;
         let (row, fallback) = match (image, &change.old) {
             (Image::New, OldRow::Full(old)) => (change.new.as_ref(), Some(old)),
@@ -68,7 +68,7 @@ impl<'a> Judging<'a> {
             (Image::Old, old) => (old.row(), None),
         };
         let cell = &self.values[image as usize];
-        cell.get_or_init(|| row.map(|row| RowValues::new(row, fallback, Arc::clone(types)))).as_ref()
+        cell.get_or_init(|| row.map(|row| RowValues::new(types, row, fallback))).as_ref()
     }
 
     fn decide(

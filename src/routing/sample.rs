@@ -56,7 +56,7 @@ fn types() -> HashMap<Oid, Arc<PgType>> {
     };
     let labels = ["sad", "ok", "happy"].map(str::to_owned).to_vec();
     let own = [
-        pg_type(MOOD, "public", "mood", "public.mood", TypeKind::Enum { labels }),
+        pg_type(MOOD, "public", "mood", "public.mood", TypeKind::Enum { labels, label_oids: vec![] }),
         pg_type(TEXT_ARRAY, "pg_catalog", "_text", "text[]", TypeKind::Array { element: 25, delimiter: b',' }),
         pg_type(CITEXT, "public", "citext", "public.citext", TypeKind::Base),
         pg_type(DOMAIN, "public", "short", "public.short", TypeKind::Domain { base: 25 }),

@@ -25,7 +25,7 @@ pub(super) async fn load(client: &Client) -> Catalog {
         let kind = match row.get::<_, &str>(4) {
             "b" if element != 0 => TypeKind::Array { element, delimiter: row.get::<_, &str>(7).as_bytes()[0] },
             "b" => TypeKind::Base,
-            "e" => TypeKind::Enum { labels: row.get(8) },
+            "e" => TypeKind::Enum { labels: row.get(8), label_oids: Vec::new() },
             "d" => TypeKind::Domain { base },
             "c" => {
                 let (names, types): (Vec<String>, Vec<u32>) = (row.get(9), row.get(10));

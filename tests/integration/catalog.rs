@@ -81,7 +81,7 @@ async fn the_catalog_has_the_published_tables_with_keys_types_and_policies() {
     assert_eq!(attributes[0].0, "one");
     let TypeKind::Array { element, delimiter: b',' } = catalog.types[&attributes[0].1].kind else { panic!() };
     assert_eq!(catalog.types[&element].sql_name, "public.feeling");
-    let TypeKind::Enum { labels } = &catalog.base_type(element).unwrap().kind else { panic!() };
+    let TypeKind::Enum { labels, .. } = &catalog.base_type(element).unwrap().kind else { panic!() };
     assert_eq!(labels, &["sad", "ok", "happy"]);
     assert!(matches!(catalog.types[&weird.columns[6].type_oid].kind, TypeKind::Array { delimiter: b';', .. }));
 

@@ -8,8 +8,8 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::builtin::Builtin;
-use super::expr::Aggregate;
 use super::eval::{NoRow, Row, Slots, value_of};
+use super::expr::Aggregate;
 use super::failure::Failure;
 use super::{Access, Expr, Need, Program, Query, Source, Value};
 use crate::authz::tracked::{Moment, Tables};
@@ -348,7 +348,9 @@ impl Audience {
                 },
                 Way::Keyed { values: Values::Value(expr), .. } => (expr, false),
                 Way::Keyed { values: Values::Elements(expr), .. } => (expr, true),
-                Way::Keyed { values: Values::Query(query), .. } if reads_too_much(query, tables) => return Led::Everyone,
+                Way::Keyed { values: Values::Query(query), .. } if reads_too_much(query, tables) => {
+                    return Led::Everyone;
+                }
                 Way::Keyed { values: Values::Query(query), .. } => (&Expr::ArrayOf(Arc::clone(query)), true),
             };
             match value(expr) {

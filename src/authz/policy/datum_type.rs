@@ -41,7 +41,7 @@ impl DatumType {
         }
         let pg_type = catalog.base_type(oid)?;
         match &pg_type.kind {
-            TypeKind::Enum { labels } => Some(DatumType::Enum(labels.iter().cloned().collect())),
+            TypeKind::Enum { labels, .. } => Some(DatumType::Enum(labels.iter().cloned().collect())),
             TypeKind::Array { element, .. } => {
                 DatumType::of(catalog, *element).map(|element| DatumType::Array(Box::new(element)))
             }

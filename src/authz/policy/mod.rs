@@ -18,13 +18,17 @@ pub mod eval;
 pub mod expr;
 pub mod failure;
 pub mod json;
+pub mod lower;
 pub mod program;
+pub mod tree;
 pub mod value;
+mod walk;
 
 pub use audience::{Audience, OfSlot, Values, Way};
 pub use datum_type::DatumType;
 pub use eval::{Person, Row, RowTypes, RowValues, Slots};
 pub use expr::{Access, Expr, Query, Source};
 pub use failure::{Failure, NotCompiled};
+pub use lower::{compile, tables_read};
 pub use program::{Clause, Need, Program};
 pub use value::Value;

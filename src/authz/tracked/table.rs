@@ -87,6 +87,10 @@ impl Table {
         Some(Rows { table: self, places: Places::Some(places.iter()), moment })
     }
 
+    pub fn rows(&self) -> usize {
+        self.rows.len()
+    }
+
     pub fn scan(&self, moment: Moment) -> Rows<'_> {
         Rows { table: self, places: Places::All(self.rows.iter()), moment }
     }

@@ -24,7 +24,7 @@ fn catalog() -> Catalog {
         (3807, "_jsonb", array(oid::JSONB)),
         (199, "_json", array(oid::JSON)),
         (1020, "_box", TypeKind::Array { element: 603, delimiter: b';' }),
-        (MOOD, "mood", TypeKind::Enum { labels: vec!["sad".into(), "ok".into()] }),
+        (MOOD, "mood", TypeKind::Enum { labels: vec!["sad".into(), "ok".into()], label_oids: vec![] }),
         (MOODS, "_mood", array(MOOD)),
         (HSTORE, "hstore", TypeKind::Base),
         (HSTORES, "_hstore", array(HSTORE)),

@@ -140,7 +140,7 @@ fn printed(base: &PgType, text: String) -> String {
 
 /// What can be said of a value without Postgres: its canonical text, or that it is no label of the enum.
 fn plain(own: &PgType, text: &str) -> Option<Result<String, CastError>> {
-    let TypeKind::Enum { labels } = &own.kind else { return literal::canonical(own, text).map(Ok) };
+    let TypeKind::Enum { labels, .. } = &own.kind else { return literal::canonical(own, text).map(Ok) };
     if labels.iter().any(|label| label == text) {
         return Some(Ok(text.to_owned()));
     }
@@ -230,7 +230,7 @@ fn comparison(subject: Subject<'_>, form: Option<Form>, operator: Operator, valu
     if let (Accepts::Equal, Some(form)) = (accepts, form) {
         return Some(Check::Equal { form, value: form.of_text(value.as_bytes()).into() });
     }
-    if let TypeKind::Enum { labels } = &subject.base.kind {
+    if let TypeKind::Enum { labels, .. } = &subject.base.kind {
         let place = labels.iter().position(|label| label == value)? as u32;
         let labels = labels.iter().map(|label| label.as_str().into()).collect();
         return Some(Check::Label { labels, place, accepts });

@@ -16,7 +16,7 @@ pub trait Row {
 }
 
 /// How the columns of a relation are read; made once per relation.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct RowTypes(Arc<[Option<DatumType>]>);
 
 impl RowTypes {
@@ -31,7 +31,7 @@ impl RowTypes {
 
 /// A row image of the stream, each column decoded when it is first asked for.
 pub struct RowValues<'a> {
-    types: &'a RowTypes,
+    types: RowTypes,
     row: &'a change::Row,
     /// The old row of an UPDATE where all of it is known: what the image lacks did not change.
     fallback: Option<&'a change::Row>,
@@ -39,8 +39,8 @@ pub struct RowValues<'a> {
 }
 
 impl<'a> RowValues<'a> {
-    pub fn new(types: &'a RowTypes, row: &'a change::Row, fallback: Option<&'a change::Row>) -> RowValues<'a> {
-        RowValues { types, row, fallback, values: types.0.iter().map(|_| OnceCell::new()).collect() }
+    pub fn new(types: &RowTypes, row: &'a change::Row, fallback: Option<&'a change::Row>) -> RowValues<'a> {
+        RowValues { types: types.clone(), row, fallback, values: types.0.iter().map(|_| OnceCell::new()).collect() }
     }
 
     fn decoded(&self, column: ColumnIndex) -> Result<Value, Failure> {

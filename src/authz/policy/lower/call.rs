@@ -1,0 +1,157 @@
+//! Operators and functions.
+
+use super::super::builtin::{Builtin, Depends};
+use super::super::tree::{Node, Tree};
+use super::super::{Expr, NotCompiled, Value, builtin};
+use super::scope::Env;
+use super::types::{BOOL, NAME};
+use super::{Lowering, known, slots, sub_query, unknown};
+use crate::catalog::Oid;
+
+const DEFAULT_COLLATION: Oid = 100;
+const C_COLLATIONS: [Oid; 2] = [950, 951];
+
+const OPERATOR: [&str; 8] =
+    ["opno", "opfuncid", "opresulttype", "opretset", "opcollid", "inputcollid", "args", "location"];
+const FUNCTION: [&str; 9] = [
+    "funcid",
+    "funcresulttype",
+    "funcretset",
+    "funcvariadic",
+    "funcformat",
+    "funccollid",
+    "inputcollid",
+    "args",
+    "location",
+];
+
+/// `=` and `<>` of `name`s, which are compared as text in collation C.
+fn of_text(opno: Oid) -> Oid {
+    match opno {
+        93 | 254 | 260 => 98,
+        643 | 259 | 265 => 531,
+        _ => opno,
+    }
+}
+
+impl Lowering<'_> {
+    pub(super) fn operator(&mut self, node: &Node, env: &Env) -> Result<Expr, NotCompiled> {
+        let function = self.operator_of(node, &OPERATOR)?;
+        let args = self.list(node.list("args")?, &env.operand())?;
+        self.collation_fits(function, node.oid("inputcollid")?)?;
+        let args: Box<[Expr]> = match <[Expr; 2]>::try_from(args) {
+            Ok(two) if node.oid("opresulttype")? == BOOL => self.estimate(Box::new(two), env),
+            Ok(two) => Box::new(two),
+            Err(args) => args.into(),
+        };
+        Ok(Expr::Call { function, args })
+    }
+
+    /// The function of a node's operator.
+    pub(super) fn operator_of(&self, node: &Node, fields: &[&str]) -> Result<&'static Builtin, NotCompiled> {
+        known(node, fields)?;
+        if node.flag("opretset")? {
+            return Err(unknown(node.name, "opretset"));
+        }
+        let opno = node.oid("opno")?;
+        builtin::operator(of_text(opno)).ok_or(NotCompiled::Operator(opno))
+    }
+
+    pub(super) fn two_operands(
+        &mut self,
+        node: &Node,
+        env: &Env,
+    ) -> Result<(&'static Builtin, Box<[Expr; 2]>), NotCompiled> {
+        let function = self.operator_of(node, &OPERATOR)?;
+        let args = self.list(node.list("args")?, &env.operand())?;
+        self.collation_fits(function, node.oid("inputcollid")?)?;
+        let args = args.try_into().map_err(|_| unknown(node.name, "args"))?;
+        Ok((function, Box::new(args)))
+    }
+
+    pub(super) fn any_of_array(&mut self, node: &Node, env: &Env) -> Result<Expr, NotCompiled> {
+        let fields = ["opno", "opfuncid", "hashfuncid", "negfuncid", "useOr", "inputcollid", "args", "location"];
+        let function = self.operator_of(node, &fields)?;
+        let [left, right] = node.list("args")? else { return Err(unknown(node.name, "args")) };
+        let all = !node.flag("useOr")?;
+        if let Some(query) = sub_query::array_query(right).filter(|_| env.filter && !all) {
+            return self.any_of_array_query(node, function, left, query, env);
+        }
+        let left = self.expr(left, &env.operand())?;
+        let right = match sub_query::array_query(right) {
+            Some(query) => self.array_query(query, super::scope::Rows::Set, &env.operand())?,
+            None => self.expr(right, &env.operand())?,
+        };
+        self.collation_fits(function, node.oid("inputcollid")?)?;
+        Ok(Expr::AnyArray { function, all, args: self.estimate(Box::new([left, right]), env) })
+    }
+
+    /// Where the planner estimates a comparison with a column, it works out the other side.
+    pub(super) fn estimate(&mut self, mut args: Box<[Expr; 2]>, env: &Env) -> Box<[Expr; 2]> {
+        if env.estimated {
+            let [left, right] = &mut *args;
+            let of_policy = env.scope.is_some_and(|scope| scope.outer.is_none()) && env.depth == 0;
+            if slots::reads_one_relation(left, of_policy) && slots::is_plain_personal(right) {
+                *right = self.eager_slot(right.clone());
+            } else if slots::reads_one_relation(right, of_policy) && slots::is_plain_personal(left) {
+                *left = self.eager_slot(left.clone());
+            }
+        }
+        args
+    }
+
+    /// Whether text compares here as the function compares it.
+    pub(super) fn collation_fits(&self, function: &Builtin, collation: Oid) -> Result<(), NotCompiled> {
+        let known = self.collations.get(&collation);
+        let fits = match function.depends {
+            Depends::Nothing => true,
+            Depends::DeterministicCollation => {
+                collation == DEFAULT_COLLATION
+                    || C_COLLATIONS.contains(&collation)
+                    || known.is_some_and(|collation| collation.deterministic)
+            }
+            Depends::CCollation => C_COLLATIONS.contains(&collation) || known.is_some_and(|collation| collation.is_c),
+            Depends::Utc => return self.needs_utc(),
+        };
+        if fits { Ok(()) } else { Err(NotCompiled::Collation) }
+    }
+
+    pub(super) fn function_call(&mut self, node: &Node, env: &Env) -> Result<Expr, NotCompiled> {
+        known(node, &FUNCTION)?;
+        if node.flag("funcretset")? {
+            return self.set_in_select_list(node, env);
+        }
+        let oid = node.oid("funcid")?;
+        let args = node.list("args")?;
+        match (oid, args) {
+            (1299 | 2647, []) => return Ok(Expr::Now),
+            (745, []) => return Ok(Expr::CurrentUser(env.runs_as.name.as_str().into())),
+            (2077 | 3294, _) => return self.setting(args, env),
+            // `name` to text: what there is of names here is text.
+            (406, [arg]) if self.type_of(arg)? == NAME => return self.expr(arg, &env.operand()),
+            _ => {}
+        }
+        if let Some(function) = self.catalog.functions.get(&oid) {
+            return self.apply(function, args, env);
+        }
+        let function = builtin::function(oid).ok_or(NotCompiled::Function(oid))?;
+        let args = self.list(args, &env.operand())?;
+        self.collation_fits(function, node.oid("inputcollid")?)?;
+        Ok(Expr::Call { function, args: args.into() })
+    }
+
+    /// `current_setting(name, missing_ok)`, of what a person's session has.
+    fn setting(&mut self, args: &[Tree], env: &Env) -> Result<Expr, NotCompiled> {
+        let args = self.list(args, &env.operand())?;
+        let other = || NotCompiled::Setting("a setting that is not named".to_owned());
+        let (name, missing_ok) = match &args[..] {
+            [Expr::Const(Value::Text(name))] => (name, false),
+            [Expr::Const(Value::Text(name)), Expr::Const(Value::Bool(missing_ok))] => (name, *missing_ok),
+            _ => return Err(other()),
+        };
+        if !name.starts_with("request.") && &**name != "role" {
+            return Err(NotCompiled::Setting(format!("setting {name}")));
+        }
+        Ok(Expr::Setting { name: Box::new(Expr::Const(Value::Text(name.clone()))), missing_ok })
+    }
+}

@@ -1,0 +1,258 @@
+//! SQL functions, looked into.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use super::super::expr::{Query, Source};
+use super::super::tree::{self, Node, Tree};
+use super::super::{Expr, NotCompiled, walk};
+use super::query::limit;
+use super::scope::{Bound, Env, Rows};
+use super::types::RECORD;
+use super::{Lowering, slots, target};
+use crate::catalog::{Function, Oid, Role, quote_identifier};
+
+/// How deep functions call functions.
+const CALLS_MAX: usize = 16;
+
+fn refused(function: &Function, why: impl Into<Cow<'static, str>>) -> NotCompiled {
+    let name = format!("{}.{}", quote_identifier(&function.schema), quote_identifier(&function.name));
+    NotCompiled::Body { name, why: why.into() }
+}
+
+/// The one query of a body: `{QUERY ..}` of RETURN, `(({QUERY ..}))` of BEGIN ATOMIC.
+fn only_query<'t>(tree: &'t Tree<'t>) -> Option<&'t Node<'t>> {
+    match tree {
+        Tree::Node(node) => (node.name == "QUERY").then_some(node),
+        Tree::List(items) => match &items[..] {
+            [only] => only_query(only),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// Whether Postgres puts the body in the place of the call, if it does so with any: an expression and nothing else.
+fn is_expression(query: &Node) -> bool {
+    let is_false = |field| query.flag(field) == Ok(false);
+    let is_empty = |field| query.list(field).is_ok_and(<[Tree]>::is_empty);
+    let from = query.node("jointree");
+    is_false("hasAggs")
+        && is_false("hasSubLinks")
+        && is_false("hasTargetSRFs")
+        && ["cteList", "rtable", "sortClause", "distinctClause"].into_iter().all(is_empty)
+        && query.optional("limitCount").is_ok_and(|limit| limit.is_none())
+        && query.optional("setOperations").is_ok_and(|operation| operation.is_none())
+        && from.is_ok_and(|from| matches!(from.field("quals"), None | Some(Tree::Null)))
+}
+
+impl<'c> Lowering<'c> {
+    /// A call of a function of one value.
+    pub(super) fn apply(&mut self, function: &Function, args: &[Tree], env: &Env) -> Result<Expr, NotCompiled> {
+        if function.returns_set {
+            return Err(refused(function, "it returns a set"));
+        }
+        let body = self.body(function, env)?;
+        let body = tree::read(&body)?;
+        let query = only_query(&body).ok_or_else(|| refused(function, "it has several statements"))?;
+        self.result_is(function, query, function.result)?;
+        let runs_as = self.runs_as(function, env)?;
+        // Otherwise it is called, with its arguments worked out first, and its body is planned then.
+        let in_place = is_expression(query) && !function.security_definer && function.settings.is_empty();
+        let exprs = self.list(args, &Env { targets: None, ..env.operand() })?;
+        let strict = function.strict && exprs.iter().any(|expr| !matches!(expr, Expr::Const(c) if !c.is_null()));
+        let must_apply = |expr: &Expr| !is_as_good_as_its_name(expr) || (!in_place && slots::may_fail(expr));
+        let applied = strict || exprs.iter().any(must_apply);
+        let bind = |(place, expr): (usize, &Expr)| match expr {
+            Expr::Param(_) if !applied => expr.clone(),
+            expr if is_as_good_as_its_name(expr) && !has_param(expr) => expr.clone(),
+            _ => Expr::Param(place as u16),
+        };
+        let bound = exprs.iter().enumerate().map(bind).map(|expr| Bound { expr, depth: env.depth });
+        let bound: Vec<Bound> = bound.collect();
+        let inside = Env {
+            scope: None,
+            args: &bound,
+            case_value: None,
+            sub_select: None,
+            targets: None,
+            runs_as: &runs_as,
+            by_name: function.body.is_none(),
+            estimated: env.estimated && in_place,
+            planned: env.planned && in_place,
+            ..*env
+        };
+        let value = self.calling(function, |lowering| match limit(query)? {
+            None | Some(1..) => lowering.first_value(query, &inside),
+            Some(0) => Err(refused(function, "LIMIT 0")),
+        })?;
+        if !applied {
+            return Ok(value);
+        }
+        Ok(Expr::Apply { args: exprs.into(), strict: function.strict, body: Box::new(value) })
+    }
+
+    /// The rows of a set-returning function, and its columns' types.
+    pub(super) fn rows_of_function(
+        &mut self,
+        function: &Function,
+        args: &[Tree],
+        env: &Env,
+    ) -> Result<(Query, Vec<Oid>), NotCompiled> {
+        let body = self.body(function, env)?;
+        let body = tree::read(&body)?;
+        let query = only_query(&body).ok_or_else(|| refused(function, "it has several statements"))?;
+        let targets = target::targets(query)?.into_iter().map(|target| self.type_of(target));
+        let types = targets.collect::<Result<Vec<_>, _>>()?;
+        if function.result != RECORD {
+            // Rows of a table or a composite type: which attribute is which column is not known.
+            self.datum_type(function.result)?;
+            self.result_is(function, query, function.result)?;
+        }
+        let runs_as = self.runs_as(function, env)?;
+        let args = self.list(args, &env.operand())?;
+        if function.strict && !args.iter().all(|arg| matches!(arg, Expr::Const(value) if !value.is_null())) {
+            return Err(refused(function, "it is STRICT and returns a set"));
+        }
+        // Each argument that takes work is a source before the rows: worked out once, and whatever they need of it.
+        let worked_out = args.iter().filter(|arg| slots::may_fail(arg)).count();
+        if worked_out > 0 {
+            return self.rows_of_worked_out(function, query, args, types, &runs_as, env);
+        }
+        let bound: Vec<Bound> = args.into_iter().map(|expr| Bound { expr, depth: env.depth }).collect();
+        let inside = within(function, &bound, &runs_as, env);
+        let rows = self.calling(function, |lowering| lowering.query(query, Rows::Set, &inside))?;
+        Ok((rows, types))
+    }
+
+    /// `SELECT rows.* FROM (arguments), LATERAL rows`.
+    fn rows_of_worked_out(
+        &mut self,
+        function: &Function,
+        query: &Node,
+        args: Vec<Expr>,
+        types: Vec<Oid>,
+        runs_as: &Role,
+        env: &Env,
+    ) -> Result<(Query, Vec<Oid>), NotCompiled> {
+        let mut sources = Vec::new();
+        let mut bound = Vec::new();
+        for mut expr in args {
+            walk::shift(&mut expr, 1);
+            if slots::may_fail(&expr) {
+                let source = sources.len() as u16;
+                sources.push(Source::Elements { array: Expr::Array([expr].into()) });
+                expr = Expr::Inner { levels: 0, source, column: 0 };
+            }
+            bound.push(Bound { expr, depth: env.depth + 1 });
+        }
+        let inside = within(function, &bound, runs_as, env);
+        let inside = Env { depth: env.depth + 1, ..inside };
+        let rows = self.calling(function, |lowering| lowering.query(query, Rows::Set, &inside))?;
+        let source = sources.len() as u16;
+        sources.push(Source::Query(Arc::new(rows)));
+        let output = (0..types.len() as u16).map(|column| Expr::Inner { levels: 0, source, column });
+        let rows = Query {
+            sources: sources.into(),
+            conditions: [].into(),
+            output: output.collect(),
+            union: [].into(),
+            limit: None,
+            aggregate: None,
+        };
+        Ok((rows, types))
+    }
+
+    fn calling<T>(
+        &mut self,
+        function: &Function,
+        f: impl FnOnce(&mut Self) -> Result<T, NotCompiled>,
+    ) -> Result<T, NotCompiled> {
+        if self.calling.contains(&function.oid) {
+            return Err(refused(function, "it calls itself"));
+        }
+        if self.calling.len() >= CALLS_MAX {
+            return Err(refused(function, "too many functions call each other"));
+        }
+        self.calling.push(function.oid);
+        // A function's query is a statement of its own: the policies of its tables begin anew.
+        let reading = std::mem::take(&mut self.reading);
+        let result = f(self);
+        self.reading = reading;
+        self.calling.pop();
+        result
+    }
+
+    /// The tree of the body, if the function may be looked into at all.
+    fn body(&self, function: &Function, env: &Env) -> Result<Cow<'c, str>, NotCompiled> {
+        let may = |grantee: Oid| grantee == 0 || env.runs_as.has_privileges_of(grantee);
+        if !env.runs_as.superuser && !function.execute.iter().any(|item| may(item.grantee)) {
+            return Err(refused(function, format!("role {:?} may not execute it", env.runs_as.name)));
+        }
+        let is_path =
+            |setting: &String| setting.split('=').next().is_some_and(|n| n.eq_ignore_ascii_case("search_path"));
+        if let Some(other) = function.settings.iter().find(|setting| !is_path(setting)) {
+            return Err(refused(function, format!("it sets {other}")));
+        }
+        let catalog = self.catalog;
+        if let Some(body) = catalog.session.bodies.get(&function.oid) {
+            return match body {
+                Ok(tree) => Ok(Cow::Borrowed(&**tree)),
+                Err(why) => Err(refused(function, why.clone())),
+            };
+        }
+        match &function.body {
+            Some(tree) => Ok(Cow::Owned(tree.clone())),
+            None if function.language == "sql" => Err(refused(function, "its body has not been read")),
+            None => {
+                let why = "; walcast looks into LANGUAGE sql only: rewrite it so, if it is one query";
+                Err(refused(function, format!("it is written in {}{why}", function.language)))
+            }
+        }
+    }
+
+    fn runs_as(&self, function: &Function, env: &Env) -> Result<Role, NotCompiled> {
+        if !function.security_definer {
+            return Ok(env.runs_as.clone());
+        }
+        let owner = self.catalog.roles.by_name.values().find(|role| role.oid == function.owner);
+        owner.map(|owner| Role::clone(owner)).ok_or_else(|| refused(function, "its owner is not known"))
+    }
+
+    /// What the body gives is what the function returns, as it stands.
+    fn result_is(&self, function: &Function, query: &Node, result: Oid) -> Result<(), NotCompiled> {
+        let [target] = target::targets(query)?[..] else { return Err(refused(function, "it selects several columns")) };
+        let given = self.type_of(target)?;
+        if given == result || (!self.is_domain(result) && self.same_values(given, result)) {
+            return Ok(());
+        }
+        Err(refused(function, "its result is cast to the type that it returns"))
+    }
+}
+
+fn within<'e>(function: &Function, bound: &'e [Bound], runs_as: &'e Role, env: &Env<'e>) -> Env<'e> {
+    Env {
+        scope: None,
+        args: bound,
+        case_value: None,
+        sub_select: None,
+        targets: None,
+        runs_as,
+        by_name: function.body.is_none(),
+        planned: false,
+        estimated: false,
+        ..*env
+    }
+}
+
+/// Whether an argument may stand wherever its name does: it takes no work, or is worked out once per person.
+fn is_as_good_as_its_name(expr: &Expr) -> bool {
+    matches!(expr, Expr::Const(_) | Expr::Column(_) | Expr::Inner { .. } | Expr::Param(_) | Expr::Now)
+        || slots::is_personal(expr)
+}
+
+fn has_param(expr: &Expr) -> bool {
+    let mut found = false;
+    walk::every(expr, 0, &mut |expr, _| found |= matches!(expr, Expr::Param(_)));
+    found
+}
