@@ -4,7 +4,7 @@
 ///
 /// `None` for everything else (nested arrays, other delimiters, junk around quotes, malformed text): that is for
 /// Postgres to read, and to word the error if it is one.
-pub(super) fn parse(literal: &str) -> Option<Vec<Option<String>>> {
+pub(crate) fn parse(literal: &str) -> Option<Vec<Option<String>>> {
     let inner = literal.strip_prefix('{')?.strip_suffix('}')?;
     let mut reader = Reader { rest: inner };
     reader.skip_space();

@@ -2,7 +2,7 @@
 
 /// Whether `text` matches `pattern`: `%` any run of characters, `_` one character, `\` takes the next one literally.
 /// `None` where Postgres raises an error: a pattern that ends in its escape character, when matching gets there.
-pub(super) fn matches(text: &str, pattern: &str) -> Option<bool> {
+pub(crate) fn matches(text: &str, pattern: &str) -> Option<bool> {
     // The classic two pointers: on a mismatch the last `%` takes one character more. Only the last `%` needs to be
     // remembered, so the cost is at most text times pattern.
     if ends_in_escape(pattern) {
@@ -57,7 +57,7 @@ fn ends_in_escape(pattern: &str) -> bool {
 ///
 /// Under C only ASCII letters fold. Elsewhere ASCII letters fold as usual but for `I`, which Turkish and Azeri locales
 /// fold to a dotless i.
-pub(super) fn fold(text: &str, is_c: bool) -> Option<String> {
+pub(crate) fn fold(text: &str, is_c: bool) -> Option<String> {
     (is_c || (text.is_ascii() && !text.contains('I'))).then(|| text.to_ascii_lowercase())
 }
 

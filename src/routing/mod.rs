@@ -6,7 +6,7 @@
 //!
 //! Knows no people: policies, grants on rows and sockets are the business of others. No async, no clock, no socket.
 
-mod array_literal;
+pub(crate) mod array_literal;
 mod bind;
 mod bytewise;
 mod cast;
@@ -14,7 +14,7 @@ mod check;
 mod filter;
 mod index;
 mod inspect;
-mod like;
+pub(crate) mod like;
 mod literal;
 mod operators;
 mod predicate;

@@ -6,7 +6,7 @@ use crate::catalog::{ColumnIndex, Oid};
 use crate::wal::pgoutput::RelationId;
 
 /// An expression has no value.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Failure {
     /// Postgres raises an error here. A SELECT fails with it, so the row is not shown.
     Error(Cow<'static, str>),
@@ -15,7 +15,7 @@ pub enum Failure {
 }
 
 /// What an evaluation lacked.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Undecided {
     /// The row image does not have the column (unchanged TOAST, a generated column, an old row of which only the key
     /// was sent).

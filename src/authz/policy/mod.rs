@@ -9,7 +9,11 @@
 //! ```
 
 pub mod builtin;
+mod calendar;
 pub mod datum_type;
+pub mod decode;
+mod encode;
+pub mod eval;
 pub mod expr;
 pub mod failure;
 pub mod json;
@@ -17,6 +21,7 @@ pub mod program;
 pub mod value;
 
 pub use datum_type::DatumType;
+pub use eval::{Person, Row, RowTypes, RowValues, Slots};
 pub use expr::{Access, Expr, Query, Source};
 pub use failure::{Failure, NotCompiled};
 pub use program::{Clause, Need, Program};

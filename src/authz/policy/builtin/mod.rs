@@ -1,4 +1,27 @@
 //! Postgres' own functions, by their fixed OIDs.
+//!
+//! Each gives Postgres' own result, Postgres' error, or [`Failure::Undecided`] where the result depends on what is not
+//! known here. Functions whose result nothing here can know (`random`, `clock_timestamp`) are absent on purpose; so are
+//! regular expressions, whose dialect is Postgres' own.
+
+mod arithmetic;
+mod array;
+mod cast;
+mod compare;
+mod elements;
+mod json;
+mod jsonb;
+mod moment;
+mod numeric;
+mod operators;
+mod text;
+
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
+use foldhash::fast::RandomState;
+
+pub(super) use compare::compare;
 
 use super::{Failure, Value};
 use crate::catalog::Oid;
@@ -10,6 +33,8 @@ pub struct Builtin {
     pub strict: bool,
     /// What its result depends on beyond its arguments.
     pub depends: Depends,
+    /// Some arguments make it raise an error: it matters whether it is evaluated at all.
+    pub can_fail: bool,
     pub eval: fn(&[Value]) -> Result<Value, Failure>,
 }
 
@@ -25,6 +50,29 @@ pub enum Depends {
     Utc,
 }
 
+type Eval = fn(&[Value]) -> Result<Value, Failure>;
+
+impl Builtin {
+    /// A strict function that depends on nothing and may fail, as most do.
+    const fn new(oid: Oid, name: &'static str, eval: Eval) -> Builtin {
+        Builtin { oid, name, strict: true, depends: Depends::Nothing, can_fail: true, eval }
+    }
+
+    /// Never raises an error.
+    const fn total(oid: Oid, name: &'static str, eval: Eval) -> Builtin {
+        Builtin { can_fail: false, ..Builtin::new(oid, name, eval) }
+    }
+
+    /// Is called with NULLs, too.
+    const fn not_strict(self) -> Builtin {
+        Builtin { strict: false, ..self }
+    }
+
+    const fn depends(self, depends: Depends) -> Builtin {
+        Builtin { depends, ..self }
+    }
+}
+
 impl PartialEq for Builtin {
     fn eq(&self, other: &Builtin) -> bool {
         self.oid == other.oid
@@ -37,12 +85,75 @@ impl std::fmt::Debug for Builtin {
     }
 }
 
-/// The function of this OID, if it is known.
-pub fn function(_oid: Oid) -> Option<&'static Builtin> {
-    None
+const TABLES: [&[Builtin]; 9] = [
+    compare::TABLE,
+    arithmetic::TABLE,
+    numeric::TABLE,
+    text::TABLE,
+    moment::TABLE,
+    array::TABLE,
+    cast::TABLE,
+    json::TABLE,
+    jsonb::TABLE,
+];
+
+static FUNCTIONS: LazyLock<HashMap<Oid, &'static Builtin, RandomState>> =
+    LazyLock::new(|| all().map(|function| (function.oid, function)).collect());
+
+static ELEMENTS: LazyLock<HashMap<Oid, &'static Builtin, RandomState>> =
+    LazyLock::new(|| elements::TABLE.iter().map(|function| (function.oid, function)).collect());
+
+static OPERATORS: LazyLock<HashMap<Oid, &'static Builtin, RandomState>> = LazyLock::new(|| {
+    let known = |(operator, code): &(Oid, Oid)| Some((*operator, *FUNCTIONS.get(code)?));
+    operators::TABLE.iter().filter_map(known).collect()
+});
+
+/// The function of this OID, if it is known. None that returns a set.
+pub fn function(oid: Oid) -> Option<&'static Builtin> {
+    FUNCTIONS.get(&oid).copied()
+}
+
+/// The set-returning function of this OID, if it is known: `eval` gives its rows as an array, which is what a
+/// [`Source::Elements`](super::Source) or a [`ArrayOf`](super::Expr) takes.
+pub fn set_function(oid: Oid) -> Option<&'static Builtin> {
+    ELEMENTS.get(&oid).copied()
 }
 
 /// The function of the operator of this OID (`pg_operator.dat`), if it is known.
-pub fn operator(_oid: Oid) -> Option<&'static Builtin> {
-    None
+pub fn operator(oid: Oid) -> Option<&'static Builtin> {
+    OPERATORS.get(&oid).copied()
+}
+
+/// All functions that are known, those that return sets apart.
+pub fn all() -> impl Iterator<Item = &'static Builtin> {
+    TABLES.into_iter().flatten()
+}
+
+/// An error of Postgres.
+fn error<T>(message: &'static str) -> Result<T, Failure> {
+    Err(Failure::Error(message.into()))
+}
+
+/// Arguments of other types than declared: the compiler's mistake, and Postgres' to answer.
+fn unexpected<T>() -> Result<T, Failure> {
+    Err(Failure::undecided("an argument of an unexpected type"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_function_is_listed_twice() {
+        assert_eq!(FUNCTIONS.len(), all().count());
+        assert_eq!(ELEMENTS.len(), elements::TABLE.len());
+    }
+
+    #[test]
+    fn operators_lead_to_functions() {
+        assert_eq!(operator(96).map(|function| function.name), Some("int4eq"));
+        assert_eq!(operator(98).map(|function| function.name), Some("texteq"));
+        assert_eq!(operator(3246).map(|function| function.name), Some("jsonb_contains"));
+        assert_eq!(operator(641).map(|function| function.name), None, "regular expressions");
+    }
 }

@@ -1,0 +1,141 @@
+//! Programs, evaluated.
+//!
+//! The answer is that of a SELECT of the one row: an error hides it as `false` does.
+
+mod expression;
+mod fallible;
+mod query;
+mod row;
+
+use expression::{Env, Evaluation, evaluate};
+pub use row::{Row, RowTypes, RowValues};
+
+use super::{Clause, Expr, Failure, Program, Value};
+use crate::authz::policy::failure::Undecided;
+use crate::authz::tracked::{Moment, Tables};
+use crate::catalog::ColumnIndex;
+
+/// Whose question it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Person<'a> {
+    /// What `SET ROLE` would name.
+    pub role: &'a str,
+    /// The setting `request.jwt.claims`.
+    pub claims: &'a str,
+}
+
+/// What of a program depends on the person alone. People with equal slots get equal answers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Slots(Box<[Result<Value, Failure>]>);
+
+impl Slots {
+    pub fn get(&self, slot: u16) -> Option<&Result<Value, Failure>> {
+        self.0.get(usize::from(slot))
+    }
+}
+
+/// A row for expressions that read none.
+struct NoRow;
+
+impl Row for NoRow {
+    fn value(&self, column: ColumnIndex) -> Result<&Value, Failure> {
+        Err(Failure::Undecided(Undecided::ColumnMissing(column)))
+    }
+}
+
+impl Program {
+    /// Works out the slots, each with those before it.
+    pub fn slots_of(&self, person: Person<'_>) -> Slots {
+        let tables = Tables::default();
+        let mut slots = Vec::with_capacity(self.slots.len());
+        for slot in &self.slots {
+            let evaluation = Evaluation {
+                row: &NoRow,
+                slots: &slots,
+                tables: &tables,
+                moment: Moment::After,
+                now: None,
+                person: Some(person),
+            };
+            let value = evaluate(slot, Env::new(&evaluation)).map(|value| value.into_owned());
+            slots.push(value);
+        }
+        Slots(slots.into())
+    }
+
+    /// Whether the person may see the row. `now`: microseconds since 2000-01-01, in UTC.
+    ///
+    /// What is undecided only counts where it decides: a row that one restrictive clause hides is hidden whatever
+    /// another one would say.
+    pub fn decide(
+        &self,
+        row: &dyn Row,
+        slots: &Slots,
+        tables: &Tables,
+        moment: Moment,
+        now: i64,
+    ) -> Result<bool, Undecided> {
+        let evaluation = Evaluation { row, slots: &slots.0, tables, moment, now: Some(now), person: None };
+        let mut undecided = None;
+        for slot in &self.eager {
+            match slots.get(*slot) {
+                Some(Err(Failure::Error(_))) => return Ok(false),
+                Some(Err(Failure::Undecided(why))) => undecided = undecided.or_else(|| Some(why.clone())),
+                Some(Ok(_)) | None => {}
+            }
+        }
+        for clause in self.clauses.iter().filter(|clause| !clause.permissive) {
+            match clause.decide(&evaluation) {
+                Ok(Some(true)) => {}
+                Ok(_) | Err(Failure::Error(_)) => return Ok(false),
+                Err(Failure::Undecided(why)) => undecided = undecided.or(Some(why)),
+            }
+        }
+        let sure = |undecided: Option<Undecided>| undecided.map_or(Ok(true), Err);
+        for clause in self.clauses.iter().filter(|clause| clause.permissive) {
+            match clause.decide(&evaluation) {
+                Ok(Some(true)) => return sure(undecided),
+                Ok(_) => {}
+                Err(Failure::Error(_)) => return Ok(false),
+                // It could be true, and then no other one would be looked at.
+                Err(Failure::Undecided(why)) => return Err(undecided.unwrap_or(why)),
+            }
+        }
+        Ok(false)
+    }
+
+    /// What each clause says by itself, in their order.
+    pub fn decide_clauses(
+        &self,
+        row: &dyn Row,
+        slots: &Slots,
+        tables: &Tables,
+        moment: Moment,
+        now: i64,
+    ) -> Vec<Result<Option<bool>, Failure>> {
+        let evaluation = Evaluation { row, slots: &slots.0, tables, moment, now: Some(now), person: None };
+        self.clauses.iter().map(|clause| clause.decide(&evaluation)).collect()
+    }
+}
+
+impl Clause {
+    fn decide(&self, evaluation: &Evaluation<'_>) -> Result<Option<bool>, Failure> {
+        expression::truth(&self.using, Env::new(evaluation))
+    }
+}
+
+/// The value of an expression over a row alone, for whoever has no program (filters, tests).
+pub fn value_of(
+    expr: &Expr,
+    row: &dyn Row,
+    slots: &Slots,
+    tables: &Tables,
+    moment: Moment,
+    now: i64,
+) -> Result<Value, Failure> {
+    let evaluation = Evaluation { row, slots: &slots.0, tables, moment, now: Some(now), person: None };
+    evaluate(expr, Env::new(&evaluation)).map(|value| value.into_owned())
+}
+
+#[cfg(test)]
+mod tests;
