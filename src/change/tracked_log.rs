@@ -42,7 +42,7 @@ pub struct TrackedLog {
     pub missed: BTreeSet<RelationId>,
     /// Of any table something may be missing.
     pub all_missed: bool,
-    bytes: usize,
+    pub(crate) bytes: usize,
 }
 
 impl TrackedLog {

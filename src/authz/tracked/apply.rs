@@ -1,10 +1,11 @@
 //! The stream's changes, applied to a table.
 
 use super::broken::Broken;
-use super::decode::decode;
+
 use super::shape::{Kept, Shape, StreamLayout};
 use super::table::Table;
 use crate::authz::policy::Value;
+use crate::authz::policy::decode::decode;
 use crate::catalog::ColumnIndex;
 use crate::wal::pgoutput::{Datum, Message, OldTuple, RelationId, Tuple};
 

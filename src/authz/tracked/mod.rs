@@ -10,7 +10,6 @@
 
 mod apply;
 pub mod broken;
-mod decode;
 mod index;
 pub mod load;
 pub mod loader;

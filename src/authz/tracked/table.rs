@@ -63,9 +63,12 @@ impl Table {
         &self.shape
     }
 
-    /// The value of a column that is kept.
+    /// The value of a column that is kept to be read.
     pub fn value<'a>(&self, row: &'a TrackedRow, column: ColumnIndex) -> Option<&'a Value> {
-        self.shape.columns.binary_search(&column).ok().map(|place| &row.values[place])
+        let place = self.shape.columns.binary_search(&column).ok()?;
+        // Of a key that nobody reads the bytes are kept, which are not its value.
+        let is_value = self.shape.kept.get(place).is_none_or(|kept| kept.datum_type.is_some());
+        is_value.then(|| &row.values[place])
     }
 
     /// Adds a row that was there before the transaction in work (a load). Its values are those of the kept columns.
