@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use crate::dispatch::Deletes;
+use crate::dispatch::{Deletes, TableName};
 
 /// How logs are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -122,6 +122,12 @@ pub struct ServeArgs {
     /// Deletes under row-level security whose old row is not in the stream.
     #[arg(long, env = "WALCAST_DELETES", value_enum, default_value_t, value_name = "MODE")]
     pub deletes: Deletes,
+    /// A published table, schema.table, whose rows' columns that policies and filters read are kept in memory, so that its deletes are judged without REPLICA IDENTITY FULL. May be given several times, or with commas.
+    #[arg(long, env = "WALCAST_DELETE_INDEX", value_delimiter = ',', value_name = "TABLE")]
+    pub delete_index: Vec<TableName>,
+    /// Bytes of memory for tables that policies read, and those of --delete-index; what does not fit is left to Postgres.
+    #[arg(long, env = "WALCAST_TRACKED_MEMORY_MAX", default_value = "512MiB", value_parser = bytes, value_name = "BYTES")]
+    pub tracked_memory_max: u64,
     /// A question to Postgres that is undecided after this time is denied and told.
     #[arg(long, env = "WALCAST_AUTHZ_TIMEOUT", default_value = "5s", value_parser = duration, value_name = "TIME")]
     pub authz_timeout: Duration,

@@ -21,6 +21,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::authz::tracked::Loader;
 use crate::authz::{AuthzMetrics, Oracle, OracleConfig, OracleTask, Verifier, VerifierConfig};
 use crate::catalog::loader;
 use crate::catalog::watcher::Watcher;
@@ -128,7 +129,10 @@ impl Relay {
         };
         supervise(&stream, &failed, "catalog", &stop, forever(watcher.run(abandon.clone())));
 
-        let (dispatch, commands, handle) = Dispatch::new(
+        let (loader, tables) = Loader::new(config.conninfo.with_application_name("walcast tables"));
+        supervise(&stream, &failed, "tracked tables", &stop, forever(loader.run(abandon.clone())));
+
+        let (mut dispatch, commands, handle) = Dispatch::new(
             config.dispatch.clone(),
             dispatch_metrics,
             oracle,
@@ -137,6 +141,7 @@ impl Relay {
             Arc::new(loaded.catalog),
             stream.clone(),
         );
+        dispatch.track_with(tables);
         let inputs = Inputs { frames, catalogs, commands };
         supervise(&core, &failed, "dispatch", &stop, dispatch.run(inputs, abandon.clone()));
         let mut state = reader_handle.state();

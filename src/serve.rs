@@ -93,6 +93,11 @@ pub fn relay_config(args: &ServeArgs, conninfo: Conninfo) -> Result<relay::Confi
         transaction: change::assembler::Config {
             memory_bytes_max: args.transaction_buffer_max as usize,
             spill_bytes_max: args.transaction_spill_max,
+            ..change::assembler::Config::default()
+        },
+        tracking: dispatch::tracking::Config {
+            memory_bytes_max: args.tracked_memory_max as usize,
+            delete_indexes: args.delete_index.clone(),
         },
         deletes: args.deletes,
         limits: Limits { record_bytes_max: args.record_max as usize, ..Limits::default() },

@@ -3,14 +3,15 @@
 //! Nothing is decoded before its Commit but what decides whether a frame must be kept: a transaction is judged as of
 //! its commit, so its rows wait, as the bytes that came, in memory or, past a limit, in an unlinked file.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use foldhash::fast::RandomState;
 
-use super::TransactionHeader;
+use super::{TrackedChange, TrackedLog, TransactionHeader};
 use crate::catalog::ddl_log;
 use crate::wal::pgoutput::{self, Begin, DecodeError, Message, RelationId, StreamRelation};
 
@@ -21,12 +22,16 @@ pub struct Config {
     pub memory_bytes_max: usize,
     /// Above that they go to a file of at most this size: `--transaction-spill-max`.
     pub spill_bytes_max: u64,
+    /// Changes of tracked tables, which are applied at the Commit as a whole, are held in memory up to this size; past
+    /// it those tables are read again.
+    pub tracked_bytes_max: usize,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        // 64 MiB hold some 300,000 chat messages; 64 GiB is more than one transaction should ever write.
-        Config { memory_bytes_max: 64 << 20, spill_bytes_max: 64 << 30 }
+        // 64 MiB hold some 300,000 chat messages; 64 GiB is more than one transaction should ever write. 64 MiB of
+        // membership rows are about a million: reading them again takes as long.
+        Config { memory_bytes_max: 64 << 20, spill_bytes_max: 64 << 30, tracked_bytes_max: 64 << 20 }
     }
 }
 
@@ -150,6 +155,8 @@ pub struct Transaction {
     pub sequence: u64,
     /// What `walcast.ddl_log` says; applied before anything is judged.
     pub ddl_log: DdlLog,
+    /// What it did to tracked tables; applied after that.
+    pub tracked: TrackedLog,
     frames: FrameReader,
 }
 
@@ -181,6 +188,7 @@ struct Open {
     skipped: bool,
     frames: FrameBuffer,
     ddl_log: DdlLog,
+    tracked: TrackedLog,
 }
 
 /// Up to this size a frame is copied when it is kept. It is a slice of a read buffer of 256 KiB: one row kept of every
@@ -207,11 +215,29 @@ pub struct Assembler {
     /// walcast's own publication is read. Without it a table of that name is somebody else's, and what it says of
     /// policies is not believed.
     trusts_log: bool,
+    /// The relations whose changes are gathered apart.
+    tracked: HashSet<RelationId, RandomState>,
+    /// What this connection has described; those rows name it.
+    described: HashMap<RelationId, Arc<StreamRelation>>,
 }
 
 impl Assembler {
     pub fn new(config: Config) -> Assembler {
-        Assembler { config, open: None, sequence: 0, ddl_log: None, trusts_log: false }
+        Assembler {
+            config,
+            open: None,
+            sequence: 0,
+            ddl_log: None,
+            trusts_log: false,
+            tracked: HashSet::default(),
+            described: HashMap::new(),
+        }
+    }
+
+    /// From here on the changes of these relations are gathered apart, whoever else wants them. Of a transaction that is
+    /// open they are not complete.
+    pub fn track(&mut self, relations: impl IntoIterator<Item = RelationId>) {
+        self.tracked = relations.into_iter().collect();
     }
 
     /// Whether frames of a transaction have come whose Commit has not.
@@ -238,6 +264,7 @@ impl Assembler {
     pub fn started(&mut self, own_publication: bool) {
         self.open = None;
         self.ddl_log = None;
+        self.described.clear();
         self.trusts_log = own_publication;
     }
 
@@ -247,6 +274,8 @@ impl Assembler {
         let is_log = relation.is_some() && self.ddl_log.as_ref().map(|ddl_log| ddl_log.id) == relation;
         if is_log {
             open.ddl_log = DdlLog::Unread;
+        } else if relation.map_or(!self.tracked.is_empty(), |relation| self.tracked.contains(&relation)) {
+            open.tracked.unread(relation);
         }
         !is_log
     }
@@ -267,8 +296,8 @@ impl Assembler {
                 }
                 self.sequence += 1;
                 let (skipped, sequence) = (handed_over(&begin), self.sequence);
-                let (frames, ddl_log) = (FrameBuffer::default(), DdlLog::Nothing);
-                self.open = Some(Open { begin, sequence, skipped, frames, ddl_log });
+                let (frames, ddl_log, tracked) = (FrameBuffer::default(), DdlLog::Nothing, TrackedLog::default());
+                self.open = Some(Open { begin, sequence, skipped, frames, ddl_log, tracked });
                 Ok(None)
             }
             Some(b'C') => self.commit(frame),
@@ -286,8 +315,27 @@ impl Assembler {
                     // Pruning says nothing.
                     Some(_) if *tag == b'D' => {}
                     Some(ddl_log) => open.ddl_log = DdlLog::Row(Arc::clone(ddl_log), kept(frame)),
+                    None if !self.tracked.is_empty() && self.tracked.contains(&relation) => {
+                        let described = self.described.get(&relation).ok_or(Error::UnknownRelation(relation))?;
+                        let frame = kept(frame);
+                        let change = TrackedChange::Row(Arc::clone(described), frame.clone());
+                        open.tracked.push(change, self.config.tracked_bytes_max);
+                        if wanted(relation) {
+                            open.frames.push(frame, &self.config)?;
+                        }
+                    }
                     None if wanted(relation) => open.frames.push(kept(frame), &self.config)?,
                     None => {}
+                }
+                Ok(None)
+            }
+            Some(b'T') if !self.tracked.is_empty() => {
+                let Message::Truncate { relations, .. } = pgoutput::decode(frame)? else {
+                    unreachable!("the tag says Truncate")
+                };
+                let open = self.open.as_mut().ok_or(Error::OutsideTransaction('T'))?;
+                if !open.skipped && relations.iter().any(|relation| self.tracked.contains(relation)) {
+                    open.tracked.push(TrackedChange::Truncate(relations), self.config.tracked_bytes_max);
                 }
                 Ok(None)
             }
@@ -300,14 +348,16 @@ impl Assembler {
                     self.ddl_log = Some(Arc::new(relation));
                     return Ok(None);
                 }
-                if self.ddl_log.as_ref().is_some_and(|ddl_log| ddl_log.id == relation.id) {
+                let id = relation.id;
+                self.described.insert(id, Arc::new(relation));
+                if self.ddl_log.as_ref().is_some_and(|ddl_log| ddl_log.id == id) {
                     self.ddl_log = None; // It has another name now.
                 }
                 // Even of a skipped transaction: the server describes a relation once per connection.
                 open.frames.push(kept(frame), &self.config)?;
                 Ok(None)
             }
-            // Truncate, Type, Origin and logical messages deliver nothing (PROTOCOL 4.8), but must be well-formed.
+            // Type, Origin, logical messages and other Truncates deliver nothing (PROTOCOL 4.8), but must be well-formed.
             _ => pgoutput::decode(frame).map(|_| None).map_err(Error::from),
         }
     }
@@ -321,8 +371,9 @@ impl Assembler {
             end_lsn: commit.end_lsn,
             commit_timestamp: commit.commit_timestamp,
         };
-        let frames = open.frames.into_reader()?;
-        Ok(Some(Transaction { header, sequence: open.sequence, ddl_log: open.ddl_log, frames }))
+        let Open { sequence, ddl_log, tracked, frames, .. } = open;
+        let frames = frames.into_reader()?;
+        Ok(Some(Transaction { header, sequence, ddl_log, tracked, frames }))
     }
 }
 

@@ -183,7 +183,7 @@ fn a_malformed_row_is_an_error_when_it_is_read_and_not_before() {
 
 #[test]
 fn a_large_transaction_goes_to_a_file_and_has_a_limit_there() {
-    let mut small = Assembler::new(Config { memory_bytes_max: 200, spill_bytes_max: 1000 });
+    let mut small = Assembler::new(Config { memory_bytes_max: 200, spill_bytes_max: 1000, ..Config::default() });
     let rows = |n: usize| (0..n).map(|n| insert(TABLE, &n.to_string()));
     let frames = [begin(1)].into_iter().chain(rows(20)).chain([commit(1)]);
     let mut transactions = feed(&mut small, frames);

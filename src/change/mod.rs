@@ -4,11 +4,13 @@
 
 pub mod assembler;
 pub mod row;
+pub mod tracked_log;
 
 use std::sync::Arc;
 
 pub use assembler::{Assembler, Relations, Transaction};
 pub use row::{Layout, OldRow, Row};
+pub use tracked_log::{TrackedChange, TrackedLog};
 
 use crate::catalog::Relation;
 use crate::wal::Lsn;

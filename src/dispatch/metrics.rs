@@ -6,6 +6,8 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
+use super::tracking::TrackingMetrics;
+
 #[derive(Debug, Default)]
 pub struct DispatchMetrics {
     pub transactions: Counter,
@@ -22,6 +24,7 @@ pub struct DispatchMetrics {
     pub subscriptions: Gauge,
     pub pending_bytes: Gauge,
     pub catalog_version: Gauge,
+    pub tracking: TrackingMetrics,
 }
 
 impl DispatchMetrics {
@@ -67,6 +70,7 @@ impl DispatchMetrics {
         for (name, help, gauge) in gauges {
             registry.register(name, help, gauge.clone());
         }
+        metrics.tracking.register(registry);
         Arc::new(metrics)
     }
 }

@@ -10,6 +10,7 @@
 //! * [`questions`]: what is asked of Postgres, within bounds;
 //! * [`unseen`]: what a join's reply waits for;
 //! * [`delivery`]: one change to the channels that it matches;
+//! * [`tracking`]: tables that policies read, kept current;
 //! * [`updates`]: catalog states until the stream has come as far;
 //! * [`run`], [`pressure`]: what goes to many outboxes, and how full they are.
 
@@ -29,12 +30,14 @@ pub mod run;
 mod sample;
 pub mod subscribers;
 pub mod task;
+pub mod tracking;
 pub mod unseen;
 pub mod updates;
 
 pub use handle::Handle;
 pub use metrics::DispatchMetrics;
 pub use task::{Dispatch, Inputs};
+pub use tracking::{TableName, Tracking};
 
 use crate::change::assembler;
 use crate::encode::Limits;
@@ -56,6 +59,7 @@ pub struct Config {
     /// The user's publications: states of others in `walcast.ddl_log` are not taken for theirs.
     pub publications: Vec<String>,
     pub transaction: assembler::Config,
+    pub tracking: tracking::Config,
     pub deletes: Deletes,
     pub limits: Limits,
     /// Row images that wait for an answer of Postgres, in bytes; the stream is not read further past it.
@@ -73,6 +77,7 @@ impl Default for Config {
         Config {
             publications: vec!["supabase_realtime".to_owned()],
             transaction: assembler::Config::default(),
+            tracking: tracking::Config::default(),
             deletes: Deletes::default(),
             limits: Limits::default(),
             pending_bytes_max: 64 << 20,

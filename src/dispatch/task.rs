@@ -9,6 +9,7 @@
 mod catalogs;
 mod delivering;
 mod subscribing;
+mod tracked;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -34,13 +35,14 @@ use super::pressure::Pressure;
 use super::questions::Questions;
 use super::run::Run;
 use super::subscribers::Subscribers;
+use super::tracking::Tracking;
 use super::unseen::{Release, Unseen};
 use super::updates::Updates;
 use crate::authz::Oracle;
 use crate::authz::tracked::Tables;
 use crate::catalog::watcher::{CatalogUpdate, WatcherHandle};
 use crate::catalog::{Catalog, ColumnSet, Relation};
-use crate::change::assembler::Error as StreamFault;
+use crate::change::assembler::{DdlLog, Error as StreamFault};
 use crate::change::{Assembler, Change, Layout, OldRow, Operation, Relations, Row, Transaction};
 use crate::channels::outbox::Burst;
 use crate::channels::system;
@@ -100,6 +102,7 @@ pub struct Dispatch {
     questions: Questions,
     unseen: Unseen,
     updates: Updates,
+    tracking: Tracking,
     /// Everything committed before it has been read.
     position: Lsn,
     /// The same, for joins that wait until the stream has come as far as the database.
@@ -167,6 +170,7 @@ impl Dispatch {
         };
         let dispatch = Dispatch {
             assembler: Assembler::new(config.transaction),
+            tracking: Tracking::new(config.tracking.clone(), metrics.tracking.clone(), None),
             config,
             metrics,
             progress,
@@ -238,6 +242,7 @@ impl Dispatch {
                 () = abandon.cancelled() => return Ok(()),
                 answered = self.questions.next() => self.answered(answered),
                 released = self.unseen.next() => self.released(released),
+                event = self.tracking.next() => self.tracking_event(event),
                 Some(command) = inputs.commands.recv(), if commands < COMMANDS_MAX => {
                     commands += 1;
                     self.command(command);
@@ -272,6 +277,7 @@ impl Dispatch {
         if let Some(released) = self.unseen.next().now_or_never() {
             self.released(released);
         }
+        self.take_tracking_event();
     }
 
     fn released(&mut self, released: Vec<(usize, u64, Release)>) {
@@ -344,7 +350,9 @@ impl Dispatch {
         if known.is_some_and(|known| known != started.system_identifier) {
             tracing::warn!("the database has another system identifier: positions start anew");
             self.last_commit = Lsn::ZERO;
+            self.unseen.forget();
         }
+        self.tracking.started(&started, &self.catalog, Instant::now());
         if let Some((from, to)) = started.lost {
             tracing::error!(%from, %to, "changes between these positions are lost: the slot was made anew or moved on");
             let places = self.subscribers.places();
@@ -390,11 +398,22 @@ impl Dispatch {
         self.unseen.read(transaction.sequence, header.xid);
         let ticket = self.tickets.issue(header.end_lsn);
         let ddl_log = std::mem::take(&mut transaction.ddl_log);
+        let has_ddl = ddl_log != DdlLog::Nothing;
         let work = Work { transaction, ticket, index: 0 };
-        self.phase = match self.apply_ddl(ddl_log, header.xid) {
-            Some(loading) => Phase::Waiting(work, loading),
-            None => Phase::Working(work),
-        };
+        let loading = self.apply_ddl(ddl_log, header.xid);
+        if has_ddl {
+            self.tracking.ddl(header.xid);
+        }
+        match loading {
+            Some(loading) => self.phase = Phase::Waiting(work, loading),
+            None => self.begin_work(work),
+        }
+    }
+
+    /// The catalog of the commit is in force; with the tracked tables as it leaves them its changes can be judged.
+    fn begin_work(&mut self, mut work: Work) {
+        self.apply_tracked(&mut work.transaction);
+        self.phase = Phase::Working(work);
     }
 
     /// Routes the next changes of the transaction in work.
@@ -415,7 +434,9 @@ impl Dispatch {
             }
         }
         self.flush(chunk);
-        if !finished {
+        if finished {
+            self.finish_tracked();
+        } else {
             self.phase = Phase::Working(work);
         }
         Ok(())

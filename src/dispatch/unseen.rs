@@ -67,6 +67,16 @@ impl Unseen {
         }
     }
 
+    /// The transactions that were read and that other sessions may not see yet.
+    pub fn xids(&self) -> impl Iterator<Item = u32> + '_ {
+        self.transactions.iter().map(|(_, xid)| *xid)
+    }
+
+    /// The database is another one: its transactions have other numbers.
+    pub fn forget(&mut self) {
+        self.transactions.clear();
+    }
+
     /// Whether the reply of a channel that does not get transactions up to `barrier` has to wait; it is then named by
     /// [`Unseen::next`].
     pub fn holds(&mut self, place: usize, barrier: u64, now: Instant) -> bool {

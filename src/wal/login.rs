@@ -33,6 +33,13 @@ const PINNED: &[(&str, &str)] = &[
     ("default_transaction_read_only", "off"),
 ];
 
+/// The same settings for an ordinary session, so that it writes values as the stream does.
+pub(crate) fn output_settings_sql() -> String {
+    let settings = PINNED.iter().filter(|(name, _)| !matches!(*name, "replication" | "client_encoding"));
+    let statements: Vec<_> = settings.map(|(name, value)| format!("set {name} = '{value}'")).collect();
+    statements.join("; ")
+}
+
 /// Logs in. Afterwards the connection takes queries.
 pub(super) async fn log_in(
     connection: &mut Connection,

@@ -39,6 +39,7 @@ pub mod warning;
 pub use batch::{Batch, Started, StreamFrame};
 pub use conninfo::{Conninfo, ConninfoError};
 pub use error::Error;
+pub(crate) use login::output_settings_sql;
 pub use lsn::Lsn;
 pub use metrics::WalMetrics;
 pub use progress::Progress;

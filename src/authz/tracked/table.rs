@@ -1,37 +1,39 @@
 //! The rows of one tracked table, and its hash indexes.
 
-use std::collections::HashMap;
+use std::sync::Arc;
 
-use foldhash::fast::RandomState;
 use slab::Slab;
-use smallvec::SmallVec;
 
 use super::Moment;
+use super::index::{Index, IndexOf};
+use super::shape::Shape;
+use super::weight::heap_bytes;
 use crate::authz::policy::Value;
 use crate::catalog::ColumnIndex;
+use crate::wal::pgoutput::RelationId;
 
 /// Tracked columns of a table's rows.
 #[derive(Debug)]
 pub struct Table {
-    /// The columns that are kept, ascending.
-    columns: Box<[ColumnIndex]>,
+    pub(super) shape: Arc<Shape>,
     rows: Slab<TrackedRow>,
     indexes: Vec<Index>,
+    /// Where the key is unique, all rows; else those only that the transaction in work has left.
+    key: Index,
+    /// Rows that the transaction in work made or removed; some are no more, and some come twice.
+    touched: Vec<u32>,
+    value_bytes: usize,
 }
 
 #[derive(Debug)]
 pub struct TrackedRow {
-    values: Box<[Value]>,
+    pub(super) values: Box<[Value]>,
+    /// The partition that it is in.
+    pub(super) leaf: RelationId,
     /// Made by the transaction in work.
     is_new: bool,
     /// Removed by it.
     is_gone: bool,
-}
-
-#[derive(Debug)]
-struct Index {
-    columns: Box<[ColumnIndex]>,
-    rows: HashMap<Box<[Value]>, SmallVec<[u32; 2]>, RandomState>,
 }
 
 impl TrackedRow {
@@ -44,47 +46,126 @@ impl TrackedRow {
 }
 
 impl Table {
-    /// An empty table of these columns (ascending), with hash indexes on those.
+    /// An empty table of these columns (ascending), with hash indexes on those, to be filled by hand.
     pub fn new(columns: Box<[ColumnIndex]>, indexes: impl IntoIterator<Item = Box<[ColumnIndex]>>) -> Table {
-        let indexes = indexes.into_iter().map(|columns| Index { columns, rows: HashMap::default() }).collect();
-        Table { columns, rows: Slab::new(), indexes }
+        Table::of(Arc::new(Shape::by_hand(columns, indexes.into_iter().collect())))
     }
 
-    /// The value of a column that is kept.
+    /// An empty table.
+    pub fn of(shape: Arc<Shape>) -> Table {
+        let index = |columns: &Box<[_]>, of| Index::new(columns.clone(), &shape.columns, of);
+        let indexes = shape.indexes.iter().map(|columns| index(columns, IndexOf::Join)).collect();
+        let key = index(&shape.key, IndexOf::Key);
+        Table { shape, rows: Slab::new(), indexes, key, touched: Vec::new(), value_bytes: 0 }
+    }
+
+    pub fn shape(&self) -> &Arc<Shape> {
+        &self.shape
+    }
+
+    /// The value of a column that is kept to be read.
     pub fn value<'a>(&self, row: &'a TrackedRow, column: ColumnIndex) -> Option<&'a Value> {
-        self.columns.binary_search(&column).ok().map(|place| &row.values[place])
+        let place = self.shape.columns.binary_search(&column).ok()?;
+        // Of a key that nobody reads the bytes are kept, which are not its value.
+        let is_value = self.shape.kept.get(place).is_none_or(|kept| kept.datum_type.is_some());
+        is_value.then(|| &row.values[place])
     }
 
     /// Adds a row that was there before the transaction in work (a load). Its values are those of the kept columns.
     pub fn load(&mut self, values: Box<[Value]>) -> u32 {
-        self.add(values, false)
+        self.add(self.shape.relation.unwrap_or(RelationId(0)), values, false)
     }
 
     /// Adds a row that the transaction in work made.
     pub fn insert(&mut self, values: Box<[Value]>) -> u32 {
-        self.add(values, true)
+        self.add(self.shape.relation.unwrap_or(RelationId(0)), values, true)
     }
 
-    fn add(&mut self, values: Box<[Value]>, is_new: bool) -> u32 {
-        let columns = &self.columns;
-        let key = |index: &Index| -> Box<[Value]> {
-            let place = |column: &ColumnIndex| columns.binary_search(column).expect("an index is on kept columns");
-            index.columns.iter().map(|column| values[place(column)].clone()).collect()
-        };
-        let keys: Vec<Box<[Value]>> = self.indexes.iter().map(key).collect();
-        let place = self.rows.insert(TrackedRow { values, is_new, is_gone: false }) as u32;
-        for (index, key) in self.indexes.iter_mut().zip(keys) {
-            index.rows.entry(key).or_default().push(place);
+    pub(super) fn add(&mut self, leaf: RelationId, values: Box<[Value]>, is_new: bool) -> u32 {
+        self.value_bytes += heap_bytes(&values);
+        let place = self.rows.insert(TrackedRow { values, leaf, is_new, is_gone: false }) as u32;
+        for index in &mut self.indexes {
+            index.add(&self.rows, place);
+        }
+        self.key.add(&self.rows, place);
+        if is_new {
+            self.touched.push(place);
         }
         place
+    }
+
+    pub(super) fn row(&self, place: u32) -> &TrackedRow {
+        &self.rows[place as usize]
+    }
+
+    /// The row with this key, as the changes so far leave it.
+    pub(super) fn find(&self, leaf: RelationId, key: &[Value]) -> Option<u32> {
+        self.find_visible(leaf, key, Moment::After)
+    }
+
+    /// The row with this key as of a moment. Only of tables with a unique key, and by all of its columns in its order.
+    pub fn row_with_key(&self, leaf: RelationId, key: &[Value], moment: Moment) -> Option<&TrackedRow> {
+        self.find_visible(leaf, key, moment).filter(|_| self.shape.unique).map(|place| self.row(place))
+    }
+
+    fn find_visible(&self, leaf: RelationId, key: &[Value], moment: Moment) -> Option<u32> {
+        let chain = std::iter::successors(self.key.first(&self.rows, leaf, key), |place| self.key.next(*place));
+        chain.into_iter().find(|place| self.row(*place).is_visible(moment))
+    }
+
+    /// Removes a row that the transaction in work has left so far.
+    pub(super) fn remove(&mut self, place: u32) {
+        if self.row(place).is_new {
+            // Nobody sees it: not before the transaction, and not after it.
+            self.key.remove(&self.rows, place);
+            return self.forget(place);
+        }
+        if !self.shape.unique {
+            // Else equal rows that are gone would have to be passed by to find one that is not.
+            self.key.remove(&self.rows, place);
+        }
+        self.rows[place as usize].is_gone = true;
+        self.touched.push(place);
+    }
+
+    fn forget(&mut self, place: u32) {
+        for index in &mut self.indexes {
+            index.remove(&self.rows, place);
+        }
+        let row = self.rows.remove(place as usize);
+        self.value_bytes -= heap_bytes(&row.values);
+    }
+
+    /// Removes all rows, or those of one leaf.
+    pub fn truncate(&mut self, relation: RelationId) {
+        let all = self.shape.relation == Some(relation);
+        let is_left = |row: &TrackedRow| !row.is_gone && (all || row.leaf == relation);
+        let places: Vec<_> = self.rows.iter().filter(|(_, row)| is_left(row)).map(|(place, _)| place as u32).collect();
+        places.into_iter().for_each(|place| self.remove(place));
+    }
+
+    /// The transaction in work is done with: what it left is what there is.
+    pub fn finish(&mut self) {
+        while let Some(place) = self.touched.pop() {
+            let Some(row) = self.rows.get_mut(place as usize) else { continue };
+            row.is_new = false;
+            if row.is_gone {
+                if self.shape.unique {
+                    self.key.remove(&self.rows, place);
+                }
+                self.forget(place);
+            }
+        }
+        // One large transaction should not be paid for ever.
+        self.touched.shrink_to(1024);
     }
 
     /// The rows whose `columns` (those of an index, in its order) have these values, none of them NULL; `None`: there
     /// is no such index.
     pub fn lookup<'a>(&'a self, columns: &[ColumnIndex], key: &[Value], moment: Moment) -> Option<Rows<'a>> {
         let index = self.indexes.iter().find(|index| *index.columns == *columns)?;
-        let places = index.rows.get(key).map_or(&[][..], |places| &places[..]);
-        Some(Rows { table: self, places: Places::Some(places.iter()), moment })
+        let next = index.first(&self.rows, RelationId(0), key);
+        Some(Rows { table: self, places: Places::Chain(index, next), moment })
     }
 
     pub fn rows(&self) -> usize {
@@ -93,6 +174,19 @@ impl Table {
 
     pub fn scan(&self, moment: Moment) -> Rows<'_> {
         Rows { table: self, places: Places::All(self.rows.iter()), moment }
+    }
+
+    /// Rows, those included that the transaction in work has removed.
+    pub fn rows(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// About what it takes.
+    pub fn memory_bytes(&self) -> usize {
+        // A slot of the slab is the row or the next free place.
+        let rows = self.rows.capacity() * (size_of::<TrackedRow>() + size_of::<usize>());
+        let indexes: usize = self.indexes.iter().map(Index::memory_bytes).sum();
+        rows + indexes + self.key.memory_bytes() + self.value_bytes + self.touched.capacity() * size_of::<u32>()
     }
 }
 
@@ -104,7 +198,7 @@ pub struct Rows<'a> {
 }
 
 enum Places<'a> {
-    Some(std::slice::Iter<'a, u32>),
+    Chain(&'a Index, Option<u32>),
     All(slab::Iter<'a, TrackedRow>),
 }
 
@@ -114,7 +208,11 @@ impl<'a> Iterator for Rows<'a> {
     fn next(&mut self) -> Option<&'a TrackedRow> {
         loop {
             let row = match &mut self.places {
-                Places::Some(places) => &self.table.rows[*places.next()? as usize],
+                Places::Chain(index, next) => {
+                    let place = (*next)?;
+                    *next = index.next(place);
+                    self.table.row(place)
+                }
                 Places::All(rows) => rows.next()?.1,
             };
             if row.is_visible(self.moment) {

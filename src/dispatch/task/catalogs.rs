@@ -73,7 +73,7 @@ impl Dispatch {
         if let Some(catalog) = self.updates.loaded(update, header.xid, self.position) {
             self.apply(catalog);
         }
-        self.phase = Phase::Working(work);
+        self.begin_work(work);
         Ok(())
     }
 
@@ -107,6 +107,7 @@ impl Dispatch {
         let previous = std::mem::replace(&mut self.catalog, Arc::new(catalog));
         self.access.clear();
         self.layouts.clear();
+        self.track_catalog();
         self.handle.catalog.store(Arc::clone(&self.catalog));
         self.metrics.catalog_version.set(self.catalog.version as i64);
         self.rebind(&previous);

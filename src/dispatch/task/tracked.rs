@@ -1,0 +1,66 @@
+//! Tracked tables, at their places in the stream.
+
+use futures_util::FutureExt;
+use tokio::time::Instant;
+
+use super::Dispatch;
+use crate::authz::policy::Need;
+use crate::authz::tracked::LoaderHandle;
+use crate::change::Transaction;
+use crate::dispatch::tracking::{Event, Since};
+
+impl Dispatch {
+    /// Gives the task that reads tables; without it none are tracked.
+    pub fn track_with(&mut self, loader: LoaderHandle) {
+        self.tracking.set_loader(loader);
+    }
+
+    /// What all compiled programs need from now on, in place of what they needed.
+    pub fn want_tracked<'a>(&mut self, needs: impl IntoIterator<Item = &'a Need>) {
+        self.tracking.want(needs, &self.catalog, Instant::now());
+        self.assembler.track(self.tracking.members());
+    }
+
+    /// Another catalog is in force.
+    pub(super) fn track_catalog(&mut self) {
+        if !self.tracking.is_empty() {
+            self.tracking.catalog_changed(&self.catalog, Instant::now());
+            self.assembler.track(self.tracking.members());
+        }
+    }
+
+    pub(super) fn tracking_event(&mut self, event: Event) {
+        let now = Instant::now();
+        if let Event::Reported(report) = event {
+            self.tracking.reported(report, now);
+        }
+        if self.tracking.is_due(now) {
+            // In this order: what is gathered from the next transaction on must be gathered whole.
+            self.assembler.track(self.tracking.members());
+            let open = self.assembler.open_transaction().map(|(_, xid)| xid);
+            let must_see = self.unseen.xids().chain(open).collect();
+            self.tracking.start(Since { sequence: self.assembler.next_sequence(), must_see }, now);
+        }
+    }
+
+    pub(super) fn take_tracking_event(&mut self) {
+        if !self.tracking.is_empty()
+            && let Some(event) = self.tracking.next().now_or_never()
+        {
+            self.tracking_event(event);
+        }
+    }
+
+    pub(super) fn apply_tracked(&mut self, transaction: &mut Transaction) {
+        if !self.tracking.is_empty() {
+            let log = std::mem::take(&mut transaction.tracked);
+            self.tracking.apply(&transaction.header, transaction.sequence, &log, Instant::now());
+        }
+    }
+
+    pub(super) fn finish_tracked(&mut self) {
+        if !self.tracking.is_empty() {
+            self.tracking.finish_transaction(Instant::now());
+        }
+    }
+}

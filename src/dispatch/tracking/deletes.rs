@@ -1,0 +1,58 @@
+//! Keys for deletes: a published table kept like one that policies read, so that a DELETE of which the stream has the
+//! bare key is judged by the row that it removed.
+
+use crate::authz::policy::{DatumType, Need};
+use crate::authz::tracked::{Table, TrackedRow};
+use crate::catalog::{Catalog, ColumnIndex, ColumnSet, Relation};
+
+/// `schema.table` of `--delete-index`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableName {
+    pub schema: String,
+    pub name: String,
+}
+
+impl std::str::FromStr for TableName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.split_once('.') {
+            Some((schema, name)) if !schema.is_empty() && !name.is_empty() => {
+                Ok(TableName { schema: schema.to_owned(), name: name.to_owned() })
+            }
+            _ => Err(format!("not a table: {text:?} (expected schema.table)")),
+        }
+    }
+}
+
+/// A row as it was before the transaction in work.
+#[derive(Clone, Copy, Debug)]
+pub enum OldRow<'a> {
+    /// The table is not kept, or not at the moment.
+    Unknown,
+    /// There was none: nobody can have seen it.
+    Absent,
+    Row(&'a Table, &'a TrackedRow),
+}
+
+/// The columns that judging an old row takes: those that the table's policies read, and those that filters do. What is
+/// not understood, or not in the stream, is left out: whoever needs it does not find it, and asks or denies.
+pub(super) fn need(catalog: &Catalog, relation: &Relation, filters: &ColumnSet) -> Need {
+    let is_kept = |index: &ColumnIndex| {
+        let column = relation.column(*index);
+        column.generated.is_none() && DatumType::of(catalog, column.type_oid).is_some()
+    };
+    let is_read = |index: &ColumnIndex| {
+        let attnum = relation.column(*index).attnum;
+        let reads = |columns: &Option<Vec<i16>>| columns.as_ref().is_none_or(|columns| columns.contains(&attnum));
+        filters.contains(*index) || relation.policies.iter().any(|policy| reads(&policy.columns))
+    };
+    let columns = relation.indices().filter(is_read).filter(is_kept).collect();
+    Need { relation: relation.id, columns, indexes: Vec::new() }
+}
+
+/// A table of the publication, by name.
+pub(super) fn published<'a>(catalog: &'a Catalog, name: &TableName) -> Option<&'a Relation> {
+    let is_it = |relation: &&std::sync::Arc<Relation>| relation.schema == name.schema && relation.name == name.name;
+    catalog.relations.values().find(is_it).map(|relation| &**relation)
+}
