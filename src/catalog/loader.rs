@@ -128,7 +128,7 @@ async fn read_once(
 async fn pin(transaction: &Transaction<'_>) -> Result<(), tokio_postgres::Error> {
     let settings = format!(
         "set local search_path = pg_catalog, pg_temp; set local lock_timeout = {}; set local jit = off; \
-         set local quote_all_identifiers = off; set local extra_float_digits = 1",
+         set local standard_conforming_strings = on; set local quote_all_identifiers = off; set local extra_float_digits = 1",
         LOCK_TIMEOUT.as_millis()
     );
     transaction.batch_execute(&settings).await

@@ -6,6 +6,7 @@ mod chat_example;
 mod chat_script;
 mod check;
 mod delivery;
+mod followed;
 mod hostile;
 mod joins;
 mod mistakes;
