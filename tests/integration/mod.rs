@@ -11,6 +11,7 @@ mod joins;
 mod mistakes;
 mod oracle;
 mod place;
+mod policy_trees;
 mod replication;
 mod replication_errors;
 mod replication_login;

@@ -121,6 +121,7 @@ pub(super) fn may_fail(expr: &Expr) -> bool {
     match expr {
         Expr::Const(_) | Expr::Column(_) | Expr::Inner { .. } | Expr::Param(_) => false,
         Expr::CurrentUser(_) | Expr::Now | Expr::Setting { missing_ok: true, .. } => false,
+        Expr::Call { function, args } => function.can_fail || args.iter().any(may_fail),
         _ => true,
     }
 }

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use super::super::expr::Source;
 use super::super::tree::{Node, Tree};
-use super::super::{Expr, NotCompiled};
+use super::super::{Expr, NotCompiled, builtin};
 use super::scope::{Env, Targets};
 use super::{Lowering, in_query, known, unknown};
+use crate::catalog::Oid;
 
 /// The expressions of a select list, without those that only serve to sort.
 pub(super) fn targets<'e, 'a>(query: &'e Node<'a>) -> Result<Vec<&'e Tree<'a>>, NotCompiled> {
@@ -59,11 +60,7 @@ impl Lowering<'_> {
     }
 
     /// The rows of a set-returning function, and the types of its columns.
-    pub(super) fn set_of_function(
-        &mut self,
-        node: &Node,
-        env: &Env,
-    ) -> Result<(Source, Vec<crate::catalog::Oid>), NotCompiled> {
+    pub(super) fn set_of_function(&mut self, node: &Node, env: &Env) -> Result<(Source, Vec<Oid>), NotCompiled> {
         let (oid, args) = (node.oid("funcid")?, node.list("args")?);
         let result = node.oid("funcresulttype")?;
         let env = Env { targets: None, ..env.operand() };
@@ -72,22 +69,16 @@ impl Lowering<'_> {
             let (query, types) = self.rows_of_function(&function, args, &env)?;
             return Ok((Source::Query(Arc::new(query)), types));
         }
+        let function = builtin::set_function(oid).ok_or(NotCompiled::Function(oid))?;
         let args = self.list(args, &env)?;
-        let array = match (oid, <[Expr; 1]>::try_from(args)) {
-            // `unnest` of an array.
-            (2331, Ok([array])) => array,
-            // `json[b]_array_elements[_text]`, `json[b]_object_keys`, and what splits text: here they make arrays.
-            (3219 | 3465 | 3955 | 3969 | 3931 | 3957, Ok(args)) => self.elements(oid, args.into(), node)?,
-            (2765 | 2766 | 6160 | 6161, Err(args)) => self.elements(oid, args, node)?,
-            _ => return Err(NotCompiled::Function(oid)),
+        self.collation_fits(function, node)?;
+        let array = match <[Expr; 1]>::try_from(args) {
+            // `unnest` gives back its argument.
+            Ok([array]) if oid == 2331 => array,
+            Ok(args) => Expr::Call { function, args: args.into() },
+            Err(args) => Expr::Call { function, args: args.into() },
         };
         self.datum_type(result)?;
         Ok((Source::Elements { array }, vec![result]))
-    }
-
-    fn elements(&mut self, oid: crate::catalog::Oid, args: Vec<Expr>, node: &Node) -> Result<Expr, NotCompiled> {
-        let function = super::super::builtin::function(oid).ok_or(NotCompiled::Function(oid))?;
-        self.collation_fits(function, node.oid("inputcollid")?)?;
-        Ok(Expr::Call { function, args: args.into() })
     }
 }

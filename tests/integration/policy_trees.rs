@@ -1,0 +1,359 @@
+//! Policies as Postgres stores them, compiled. What the programs answer is the differential tests' business; here it is
+//! whether there is one, what it reads, and why not.
+
+use std::sync::Arc;
+
+use walcast::authz::policy::{Access, Expr, NotCompiled, Program, Source, compile, tables_read};
+use walcast::catalog::{Catalog, Followed, Relation, SessionFacts};
+
+use crate::support::policies::Ground;
+
+const TABLES: &str = "
+create type grade as enum ('draft', 'review', 'final');
+create domain short as text check (length(value) < 10);
+create table members(team int, who uuid, level text, tags text[], grade grade, primary key (team, who));
+create table teams(id int primary key, org int, name text collate \"C\");
+create table away(id int primary key);
+create table secrets(id int primary key, who uuid);
+create table parent(id int primary key, who uuid);
+create table own_members(team int, who uuid);
+alter table own_members enable row level security;
+create policy own on own_members using (who = (select auth.uid()));
+create table ring(id int primary key, other int);
+alter table ring enable row level security;
+create view seen as select * from members;
+create table docs(
+  id int primary key, owner uuid, gone text, tenant text, team int, public bool, opens timestamptz, day date,
+  tags text[], meta jsonb, old json, title text collate \"C\", score int, amount numeric, grade grade, code varchar(20),
+  short short, ratio float8, span interval, data bytea, big bigint, flat char(3),
+  slug text generated always as (lower(title)) stored
+);
+alter table docs drop column gone;
+alter table docs enable row level security;
+create policy back on ring using (exists (select from docs where docs.id = ring.other));
+
+create function uid() returns uuid language sql stable return
+  nullif(current_setting('request.jwt.claim.sub', true), '')::uuid;
+create function claims() returns jsonb language sql stable begin atomic
+  select nullif(current_setting('request.jwt.claims', true), '')::jsonb; end;
+create function is_member(wanted int) returns bool language sql stable security definer begin atomic
+  select exists (select from secrets where id = $1 and who = auth.uid()); end;
+create function level_of(wanted int) returns text language sql stable begin atomic
+  select level from members where team = wanted and who = auth.uid(); end;
+create function any_level(wanted int) returns text language sql stable begin atomic
+  select level from members where team = wanted; end;
+create function my_teams() returns setof int language sql stable security definer begin atomic
+  select team from members where who = auth.uid(); end;
+create function teams_of(person uuid) returns table(team int, level text) language sql stable begin atomic
+  select m.team, m.level from members m where m.who = person; end;
+create function strict_same(a int, b int) returns bool language sql immutable strict return a = b;
+create function slowly() returns bool language plpgsql stable as $$ begin return true; end $$;
+create function pathed() returns bool language sql stable set search_path = '' return true;
+create function worked() returns bool language sql stable set work_mem = '4MB' return true;
+create function closed() returns bool language sql stable return true;
+revoke execute on function closed() from public;
+create function itself(n int) returns bool language sql stable as 'select true';
+create or replace function itself(n int) returns bool language sql stable return case when n = 0 then true else itself(n - 1) end;
+";
+
+/// Each a policy on `docs` of its own.
+const COMPILED: &[&str] = &[
+    "owner = auth.uid()",
+    "owner = (select auth.uid())",
+    "owner = uid() or public",
+    "(claims() ->> 'tenant') = tenant",
+    "auth.jwt() -> 'app' ->> 'tenant' = tenant",
+    "auth.role() = 'authenticated'",
+    "current_setting('request.jwt.claims', true)::json ->> 'sub' = owner::text",
+    "true",
+    "public is true and score is not null and not (score is null) and public is not false",
+    "score > 3 and score <= 10 and amount >= 5.25 and big <> -7 and ratio < 0.5",
+    "score between 1 and 5 or score in (7, 8, 9) or score = any (array[1, score])",
+    "score <> all (array[1, 2])",
+    "tenant in ('a', 'b') and code = 'x' and flat = 'ab'",
+    "title > 'm' and title like 'a%'",
+    "tenant like 'a%' and tenant ilike 'b%'",
+    "grade = 'final' and grade in ('draft', 'review')",
+    "grade = any ('{final,draft}'::grade[])",
+    "meta @> '{\"a\": [1.50, \"x\", null, true, {\"b\": {}}], \"long\": \"ééééé\"}' and meta ? 'a'",
+    "(meta ->> 'n')::int = score and (meta #>> '{a,b}')::uuid = owner",
+    "old ->> 'a' = 'b'",
+    "tags && '{a,b}' and tags @> array['x'] and 'a' = any (tags)",
+    "tags = '{}' or tags = '{a,null,c}'",
+    "tags::varchar[] is not null",
+    "'{1,2}'::text[]::int[] @> array[score]",
+    "case title when 'a' then true when 'b' then score > 1 else false end",
+    "case when public then score = 1 when score is null then owner = auth.uid() end",
+    "coalesce(public, false) and nullif(score, 3) = 4 and score is distinct from 5",
+    "now() between opens and opens + interval '1 day 2 hours'",
+    "opens > '2026-01-01 00:00:00+00' and day = '2026-02-03' and day > current_date",
+    "current_user = 'authenticated' and current_user <> tenant and current_user::text = 'x'",
+    "short = 'x'",
+    "exists (select 1 from members m where m.team = docs.team and m.who = auth.uid())",
+    "exists (select 1 from members m where m.team = docs.team and m.who = (select auth.uid()) limit 1)",
+    "team in (select team from members where who = auth.uid())",
+    "team not in (select team from members where who = auth.uid())",
+    "team = any (array(select team from members where who = auth.uid() order by 1))",
+    "team = any (select m.team from members m join teams t on t.id = m.team where t.org = docs.score)",
+    "exists (select from members m join (select id as team, org from teams) t using (team) where m.who = owner)
+       is not null or exists (select from members m, teams t where t.id = m.team and m.team = docs.team)",
+    "team in (select id from teams where org in (select t.org from teams t join members m on m.team = t.id where m.who = auth.uid()))",
+    "team in (select team from members union select id from teams union all select 3)",
+    "(team, owner) in (select team, who from members)",
+    "exists (with mine as (select team from members where who = auth.uid()) select from mine where mine.team = docs.team)",
+    "exists (select from (select distinct team from members) m where m.team = docs.team)",
+    "(select count(*) from members m where m.team = docs.team) > 3",
+    "(select bool_or(level = 'admin') from members m where m.team = docs.team)",
+    "(select level from members m where m.team = docs.team and m.who = auth.uid()) = 'admin'",
+    "(select level from members m where m.team = docs.team and m.who = auth.uid() limit 1) = 'admin'",
+    "(select max(team) from members where who = auth.uid()) = team",
+    "(select array_agg(team) from members where who = auth.uid()) @> array[team]",
+    "exists (select from own_members o where o.team = docs.team)",
+    "exists (select from jsonb_array_elements_text(auth.jwt() -> 'teams') as t(x) where t.x = tenant)",
+    "tenant in (select jsonb_array_elements_text(auth.jwt() -> 'teams'))",
+    "tenant = any (array(select jsonb_array_elements_text(auth.jwt() -> 'teams')))",
+    "score = any (select unnest(array[1, 2]))",
+    "score in (values (1), (2))",
+    "exists (select from unnest(tags) t where t = 'a')",
+    "exists (select from auth.uid() me where me = owner)",
+    "is_member(team)",
+    "is_member((meta ->> 'team')::int)",
+    "level_of(team) in ('admin', 'owner')",
+    "team in (select my_teams())",
+    "team in (select * from my_teams())",
+    "exists (select from teams_of(auth.uid()) t where t.team = docs.team and t.level = 'admin')",
+    "strict_same(team, score)",
+    "strict_same(team, (meta ->> 'n')::int)",
+    "pathed()",
+    "(select pathed())",
+    "exists (select from members where members.grade = 'final' and members.tags && docs.tags)",
+    "exists (select)",
+    "exists (select count(*) from members where false)",
+];
+
+/// Policies that are left to Postgres, and a part of why.
+const LEFT: &[(&str, &str)] = &[
+    ("docs is not null", "a row as a whole"),
+    ("tableoid = 5", "a system column"),
+    ("title ~ 'a'", "operator 641"),
+    ("tenant > 'm'", ""),
+    ("slowly()", "plpgsql"),
+    ("worked()", "work_mem"),
+    ("closed()", "may not execute"),
+    ("itself(score)", "calls itself"),
+    ("any_level(team) = 'x'", "several rows"),
+    ("random() > 0.5", "function 1598"),
+    ("clock_timestamp() > opens", "function 2649"),
+    ("current_setting('app.x', true) = 'y'", "app.x"),
+    ("session_user = 'x'", "session_user"),
+    ("'abc'::short = tenant", "domain"),
+    ("greatest(score, 1) = 2", "MINMAXEXPR"),
+    ("tags[1] = 'a'", "SUBSCRIPTINGREF"),
+    ("exists (select from away where away.id = docs.id)", "no publication"),
+    ("exists (select from seen where seen.team = docs.team)", "it is not followed"),
+    ("exists (select from secrets where secrets.id = docs.id)", "may not read"),
+    ("exists (select from parent where parent.id = docs.id)", "inherit"),
+    ("exists (select from docs d where d.id = docs.score)", "infinite recursion"),
+    ("exists (select from ring where ring.id = docs.score)", "infinite recursion"),
+    ("exists (select from members m left join teams t on t.id = m.team where t.org = 1)", "an outer join"),
+    ("team in (select team from members group by team)", "GROUP BY"),
+    ("exists (select from members having count(*) > 1)", "HAVING"),
+    ("team in (select team from members order by team limit 2)", "LIMIT"),
+    ("team in (select team from members intersect select id from teams)", "INTERSECT"),
+    ("team in (with recursive r as (select 1 as n union select n + 1 from r) select n from r)", "RECURSIVE"),
+    ("team in (select row_number() over () from members)", "window"),
+    ("(team, owner) not in (select team, who from members)", "comparison of rows"),
+    ("(select level from members limit 1) = 'x'", "first"),
+    ("(select count(distinct team) from members) = 1", "DISTINCT in an aggregate"),
+    ("(select string_agg(level, ',') from members) = 'x'", "an aggregate"),
+    ("exists (select from members offset 1)", "OFFSET"),
+    ("exists (select from members for share)", "FOR UPDATE"),
+    ("exists (select from members tablesample system (1))", "tablesample"),
+];
+
+struct Zoo {
+    ground: Ground,
+    catalog: Catalog,
+}
+
+impl Zoo {
+    async fn new(sql: &str) -> Zoo {
+        let ground = Ground::new(&format!("{TABLES}{sql}")).await;
+        ground.execute("revoke select on secrets from anon, authenticated, owner").await;
+        let mut catalog = ground.catalog().await;
+        let session = SessionFacts {
+            bodies: bodies(&ground).await,
+            time_zone: "UTC".into(),
+            date_style: "ISO, MDY".into(),
+            interval_style: "postgres".into(),
+            is_utf8: true,
+        };
+        catalog.session = Arc::new(session);
+        follow(&mut catalog);
+        Zoo { ground, catalog }
+    }
+
+    fn table(&self, name: &str) -> &Arc<Relation> {
+        self.catalog.relations.values().find(|relation| relation.name == name).expect("a table")
+    }
+
+    /// The program of the one policy for `authenticated`.
+    fn compile(&self, policy: &str) -> Result<Program, NotCompiled> {
+        let mut relation = Relation::clone(self.table("docs"));
+        relation.policies.retain(|known| known.name == policy);
+        assert_eq!(relation.policies.len(), 1, "{policy}");
+        compile(&self.catalog, &Arc::new(relation), self.catalog.roles.get("authenticated").expect("a role"))
+    }
+}
+
+/// Everything is followed but `away`; `parent` has a child.
+fn follow(catalog: &mut Catalog) {
+    for relation in catalog.relations.values_mut() {
+        let mut followed = Relation::clone(relation);
+        followed.followed = if followed.name == "away" { Followed::No } else { Followed::Whole };
+        if followed.name == "parent" {
+            followed.leaves = vec![followed.id];
+        }
+        *relation = Arc::new(followed);
+    }
+}
+
+/// What a session would say of the bodies of `auth`: they are strings.
+async fn bodies(ground: &Ground) -> std::collections::HashMap<u32, Result<Arc<str>, String>> {
+    let twins = "create schema twin;
+        create function twin.uid() returns uuid language sql stable begin atomic
+          select (nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'sub')::uuid; end;
+        create function twin.role() returns text language sql stable begin atomic
+          select nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'role'; end;
+        create function twin.jwt() returns jsonb language sql stable begin atomic
+          select nullif(current_setting('request.jwt.claims', true), '')::jsonb; end";
+    ground.execute(twins).await;
+    let sql = "select format('auth.%I()', t.proname)::regprocedure::oid, t.prosqlbody::text
+               from pg_proc t where t.pronamespace = 'twin'::regnamespace";
+    let rows = ground.database.client.query(sql, &[]).await.expect("bodies");
+    rows.iter().map(|row| (row.get(0), Ok(row.get::<_, &str>(1).into()))).collect()
+}
+
+fn policies<'a>(expressions: impl Iterator<Item = &'a str>) -> String {
+    let policy = |(n, expression): (usize, &str)| format!("create policy p{n} on docs using ({expression});\n");
+    expressions.enumerate().map(policy).collect()
+}
+
+#[tokio::test]
+async fn common_policies_are_compiled() {
+    let zoo = Zoo::new(&policies(COMPILED.iter().copied())).await;
+    let mut refused = Vec::new();
+    for (n, expression) in COMPILED.iter().enumerate() {
+        if let Err(why) = zoo.compile(&format!("p{n}")) {
+            refused.push(format!("{expression}: {why}"));
+        }
+    }
+    assert!(refused.is_empty(), "{}", refused.join("\n"));
+}
+
+#[tokio::test]
+async fn what_is_not_known_is_left_to_postgres_with_a_reason() {
+    let zoo = Zoo::new(&policies(LEFT.iter().map(|(expression, _)| *expression))).await;
+    let mut wrong = Vec::new();
+    for (n, (expression, part)) in LEFT.iter().enumerate() {
+        match zoo.compile(&format!("p{n}")) {
+            Err(why) if why.to_string().contains(part) => {}
+            other => wrong.push(format!("{expression}: {:?}", other.map_err(|why| why.to_string()))),
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// The program's tables with the columns that they are looked up by; `None`: all rows are gone through.
+fn access(zoo: &Zoo, expr: &Expr) -> Vec<(String, Option<Vec<String>>)> {
+    let query = match expr {
+        Expr::Exists(query) | Expr::Scalar(query) | Expr::AnyQuery { query, .. } => query,
+        other => panic!("no sub-query: {other:?}"),
+    };
+    let table = |source: &Source| {
+        let Source::Table { relation, access } = source else { return None };
+        let relation = &zoo.catalog.relations[relation];
+        let columns = match access {
+            Access::Lookup { columns, .. } => {
+                Some(columns.iter().map(|column| relation.column(*column).name.clone()).collect())
+            }
+            Access::Scan => None,
+        };
+        Some((relation.name.clone(), columns))
+    };
+    query.sources.iter().filter_map(table).collect()
+}
+
+#[tokio::test]
+async fn tables_are_looked_up_by_what_the_policy_compares() {
+    let cases: &[(&str, &[(&str, Option<&[&str]>)])] = &[
+        (
+            "exists (select from members m where m.team = docs.team and auth.uid() = m.who)",
+            &[("members", Some(&["team", "who"]))],
+        ),
+        ("team in (select team from members where who = auth.uid())", &[("members", Some(&["team", "who"]))]),
+        ("team = any (array(select team from members where who = auth.uid()))", &[("members", Some(&["team", "who"]))]),
+        ("not team in (select team from members where who = auth.uid())", &[("members", Some(&["who"]))]),
+        (
+            "exists (select from members m join teams t on t.id = m.team where t.org = docs.score and m.who = auth.uid())",
+            &[("members", Some(&["who"])), ("teams", Some(&["id", "org"]))],
+        ),
+        (
+            "exists (select from teams t, members m where t.id = m.team and t.id = docs.team and m.level = 'x')",
+            &[("teams", Some(&["id"])), ("members", Some(&["team", "level"]))],
+        ),
+        ("exists (select from members m where m.tags = docs.tags)", &[("members", None)]),
+        ("exists (select from own_members o where o.team = docs.team)", &[("own_members", Some(&["team", "who"]))]),
+        ("is_member(team)", &[("secrets", Some(&["id", "who"]))]),
+        ("exists (select from members m where m.team > docs.team)", &[("members", None)]),
+    ];
+    let zoo = Zoo::new(&policies(cases.iter().map(|(expression, _)| *expression))).await;
+    for (n, (expression, wanted)) in cases.iter().enumerate() {
+        let program = zoo.compile(&format!("p{n}")).unwrap_or_else(|why| panic!("{expression}: {why}"));
+        let mut using = &program.clauses[0].using;
+        while let Expr::Not(arg) | Expr::Apply { body: arg, .. } = using {
+            using = arg;
+        }
+        let owned = |columns: &[&str]| columns.iter().map(|column| column.to_string()).collect();
+        let wanted: Vec<_> = wanted.iter().map(|(table, by)| (table.to_string(), by.map(owned))).collect();
+        assert_eq!(access(&zoo, using), wanted, "{expression}");
+        let needs: Vec<_> = program.needs.iter().map(|need| need.relation).collect();
+        let read = tables_read(&zoo.catalog, zoo.table("docs"), zoo.catalog.roles.get("authenticated").unwrap());
+        assert!(needs.iter().all(|need| read.contains(need)), "{expression}");
+    }
+}
+
+#[tokio::test]
+async fn what_depends_on_the_person_alone_is_worked_out_once() {
+    let cases = [
+        ("owner = auth.uid()", 1, 1),
+        ("owner = (select auth.uid())", 1, 0),
+        ("owner = auth.uid() or (title = 'x' and auth.uid() = owner)", 1, 1),
+        ("case when owner = auth.uid() then true end", 1, 0),
+        ("auth.role() = 'x'", 1, 0),
+        ("tenant = any (array(select jsonb_array_elements_text(auth.jwt() -> 'teams')))", 1, 0),
+        ("exists (select from members m where m.team = docs.team and m.who = auth.uid())", 1, 1),
+        ("is_member(team)", 1, 0),
+        ("opens < now()", 0, 0),
+    ];
+    let zoo = Zoo::new(&policies(cases.iter().map(|(expression, ..)| *expression))).await;
+    for (n, (expression, slots, eager)) in cases.into_iter().enumerate() {
+        let program = zoo.compile(&format!("p{n}")).unwrap_or_else(|why| panic!("{expression}: {why}"));
+        assert_eq!((program.slots.len(), program.eager.len()), (slots, eager), "{expression}: {program:#?}");
+        assert_eq!(program.uses_now, expression.contains("now()"));
+    }
+}
+
+#[tokio::test]
+async fn settings_that_change_values_leave_them_to_postgres() {
+    let cases = [("day > current_date", "TimeZone"), ("(meta ->> 'd')::timestamptz < now()", "TimeZone")];
+    let mut zoo = Zoo::new(&policies(cases.iter().map(|(expression, _)| *expression))).await;
+    for zone in ["", "Europe/Berlin"] {
+        zoo.catalog.session =
+            Arc::new(SessionFacts { time_zone: zone.into(), ..SessionFacts::clone(&zoo.catalog.session) });
+        for (n, (expression, setting)) in cases.iter().enumerate() {
+            let why = zoo.compile(&format!("p{n}")).expect_err(expression).to_string();
+            assert!(why.contains(setting), "{expression}: {why}");
+        }
+    }
+}
