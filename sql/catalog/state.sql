@@ -320,6 +320,9 @@ type_oid(oid) as (
         select a.atttypid from pg_attribute a
         where t.typtype = 'c' and a.attrelid = t.typrelid and a.attnum > 0 and not a.attisdropped
         union all
+        -- Policies compare columns of an enum with arrays of it.
+        select t.typarray where t.typtype = 'e' and t.typarray <> 0
+        union all
         select r.rngsubtype from pg_range r where t.oid = r.rngtypid
         union all
         select r.rngtypid from pg_range r where t.oid = r.rngmultitypid

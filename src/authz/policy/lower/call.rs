@@ -2,7 +2,7 @@
 
 use super::super::builtin::{Builtin, Depends};
 use super::super::tree::{Node, Tree};
-use super::super::{Expr, NotCompiled, Value, builtin};
+use super::super::{DatumType, Expr, NotCompiled, Value, builtin};
 use super::scope::Env;
 use super::types::{BOOL, NAME};
 use super::{Lowering, known, slots, sub_query, unknown};
@@ -38,7 +38,7 @@ impl Lowering<'_> {
     pub(super) fn operator(&mut self, node: &Node, env: &Env) -> Result<Expr, NotCompiled> {
         let function = self.operator_of(node, &OPERATOR)?;
         let args = self.list(node.list("args")?, &env.operand())?;
-        self.collation_fits(function, node.oid("inputcollid")?)?;
+        self.collation_fits(function, node)?;
         let args: Box<[Expr]> = match <[Expr; 2]>::try_from(args) {
             Ok(two) if node.oid("opresulttype")? == BOOL => self.estimate(Box::new(two), env),
             Ok(two) => Box::new(two),
@@ -64,7 +64,7 @@ impl Lowering<'_> {
     ) -> Result<(&'static Builtin, Box<[Expr; 2]>), NotCompiled> {
         let function = self.operator_of(node, &OPERATOR)?;
         let args = self.list(node.list("args")?, &env.operand())?;
-        self.collation_fits(function, node.oid("inputcollid")?)?;
+        self.collation_fits(function, node)?;
         let args = args.try_into().map_err(|_| unknown(node.name, "args"))?;
         Ok((function, Box::new(args)))
     }
@@ -82,7 +82,7 @@ impl Lowering<'_> {
             Some(query) => self.array_query(query, super::scope::Rows::Set, &env.operand())?,
             None => self.expr(right, &env.operand())?,
         };
-        self.collation_fits(function, node.oid("inputcollid")?)?;
+        self.collation_fits(function, node)?;
         Ok(Expr::AnyArray { function, all, args: self.estimate(Box::new([left, right]), env) })
     }
 
@@ -101,10 +101,15 @@ impl Lowering<'_> {
     }
 
     /// Whether text compares here as the function compares it.
-    pub(super) fn collation_fits(&self, function: &Builtin, collation: Oid) -> Result<(), NotCompiled> {
+    pub(super) fn collation_fits(&self, function: &Builtin, node: &Node) -> Result<(), NotCompiled> {
+        let collation = node.oid("inputcollid")?;
         let known = self.collations.get(&collation);
         let fits = match function.depends {
             Depends::Nothing => true,
+            // Of types without collation, or of text whose collations are in conflict: that is an error.
+            Depends::DeterministicCollation | Depends::CCollation if collation == 0 => {
+                node.list("args")?.iter().all(|arg| self.has_no_collation(arg))
+            }
             Depends::DeterministicCollation => {
                 collation == DEFAULT_COLLATION
                     || C_COLLATIONS.contains(&collation)
@@ -114,6 +119,18 @@ impl Lowering<'_> {
             Depends::Utc => return self.needs_utc(),
         };
         if fits { Ok(()) } else { Err(NotCompiled::Collation) }
+    }
+
+    fn has_no_collation(&self, arg: &Tree) -> bool {
+        fn is_text(datum_type: &DatumType) -> bool {
+            match datum_type {
+                DatumType::Text | DatumType::Bpchar => true,
+                DatumType::Array(element) => is_text(element),
+                _ => false,
+            }
+        }
+        let datum_type = self.type_of(arg).and_then(|oid| self.datum_type(oid));
+        datum_type.is_ok_and(|datum_type| !is_text(&datum_type))
     }
 
     pub(super) fn function_call(&mut self, node: &Node, env: &Env) -> Result<Expr, NotCompiled> {
@@ -136,7 +153,7 @@ impl Lowering<'_> {
         }
         let function = builtin::function(oid).ok_or(NotCompiled::Function(oid))?;
         let args = self.list(args, &env.operand())?;
-        self.collation_fits(function, node.oid("inputcollid")?)?;
+        self.collation_fits(function, node)?;
         Ok(Expr::Call { function, args: args.into() })
     }
 

@@ -126,7 +126,10 @@ impl Lowering<'_> {
     }
 
     fn null_test(&mut self, node: &Node, env: &Env) -> Result<Expr, NotCompiled> {
-        known(node, &["arg", "nulltesttype", "location"])?;
+        known(node, &["arg", "nulltesttype", "argisrow", "location"])?;
+        if node.flag("argisrow")? {
+            return Err(NotCompiled::Node("a row as a whole".to_owned()));
+        }
         let is_null = Expr::IsNull(Box::new(self.field(node, "arg", &env.operand())?));
         match node.int("nulltesttype")? {
             0 => Ok(is_null),

@@ -99,7 +99,7 @@ impl Lowering<'_> {
             let inside = Env { depth: env.depth + 1, sub_select: Some(&output), ..env.operand() };
             draft.output = vec![self.expr(right, &inside)?];
         }
-        self.collation_fits(function, test.oid("inputcollid")?)?;
+        self.collation_fits(function, test)?;
         Ok(Expr::AnyQuery { function, all, left: Box::new(left), query: Arc::new(self.finish(drafts)) })
     }
 
@@ -123,7 +123,7 @@ impl Lowering<'_> {
             draft.output.clear();
             draft.conditions.push(Expr::Call { function, args });
         }
-        self.collation_fits(function, node.oid("inputcollid")?)?;
+        self.collation_fits(function, node)?;
         Ok(self.one_of(drafts, env))
     }
 

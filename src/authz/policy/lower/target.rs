@@ -71,7 +71,7 @@ impl Lowering<'_> {
         }
         let function = builtin::set_function(oid).ok_or(NotCompiled::Function(oid))?;
         let args = self.list(args, &env)?;
-        self.collation_fits(function, node.oid("inputcollid")?)?;
+        self.collation_fits(function, node)?;
         let array = match <[Expr; 1]>::try_from(args) {
             // `unnest` gives back its argument.
             Ok([array]) if oid == 2331 => array,

@@ -58,7 +58,37 @@ impl Lowering<'_> {
                 let targets = super::target::targets(node.node("subselect")?)?;
                 self.type_of(targets.first().ok_or_else(|| in_query("no column"))?)
             }
+            6 => {
+                let targets = super::target::targets(node.node("subselect")?)?;
+                let element = self.type_of(targets.first().ok_or_else(|| in_query("no column"))?)?;
+                let known = self.catalog.types.values().find_map(|known| match known.kind {
+                    TypeKind::Array { element: of, .. } if of == element => Some(known.oid),
+                    _ => None,
+                });
+                known.or_else(|| array_of(element)).ok_or(NotCompiled::Type(element))
+            }
             _ => Err(NotCompiled::Node("the type of a SUBLINK".to_owned())),
         }
     }
+}
+
+/// The fixed OIDs of arrays of built-in types.
+fn array_of(element: Oid) -> Option<Oid> {
+    Some(match element {
+        16 => 1000,
+        21 => 1005,
+        23 => 1007,
+        20 => 1016,
+        26 => 1028,
+        25 => 1009,
+        1043 => 1015,
+        1042 => 1014,
+        2950 => 2951,
+        1700 => 1231,
+        1082 => 1182,
+        1114 => 1115,
+        1184 => 1185,
+        3802 => 3807,
+        _ => return None,
+    })
 }
