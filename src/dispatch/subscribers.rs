@@ -154,6 +154,11 @@ impl Subscribers {
         self.audiences.get(&relation).map_or(&[], |audience| audience)
     }
 
+    /// Who subscribes to what: tables and roles.
+    pub fn audiences(&self) -> impl Iterator<Item = (RelationId, RoleKey)> {
+        self.audiences.iter().flat_map(|(relation, audience)| audience.iter().map(|(role, _)| (*relation, *role)))
+    }
+
     /// Whether anybody wants anything of a table.
     pub fn want(&self, relation: RelationId) -> bool {
         self.index.has_relation(relation) || self.by_policy.has_relation(relation)

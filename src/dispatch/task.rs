@@ -39,7 +39,6 @@ use super::tracking::Tracking;
 use super::unseen::{Release, Unseen};
 use super::updates::Updates;
 use crate::authz::Oracle;
-use crate::authz::tracked::Tables;
 use crate::catalog::watcher::{CatalogUpdate, WatcherHandle};
 use crate::catalog::{Catalog, ColumnSet, Relation};
 use crate::change::assembler::{DdlLog, Error as StreamFault};
@@ -93,7 +92,6 @@ pub struct Dispatch {
     catalog: Arc<Catalog>,
     subscribers: Subscribers,
     access: AccessTable,
-    tables: Tables,
     assembler: Assembler,
     relations: Relations,
     layouts: HashMap<RelationId, KnownLayout, RandomState>,
@@ -180,7 +178,6 @@ impl Dispatch {
             catalog,
             subscribers: Subscribers::default(),
             access: AccessTable::default(),
-            tables: Tables::default(),
             relations: Relations::default(),
             layouts: HashMap::default(),
             phase: Phase::Reading,
@@ -301,6 +298,7 @@ impl Dispatch {
             self.announced.send_replace(self.position);
         }
         self.metrics.pending_bytes.set(self.budget.load(Ordering::Relaxed) as i64);
+        self.track_needs();
     }
 
     /// Reads frames up to the next Commit; `false`: there are none.
@@ -488,7 +486,7 @@ impl Dispatch {
             subscribers: &self.subscribers,
             budget: &self.budget,
             columns_asked: &known.columns_asked,
-            tables: &self.tables,
+            tables: self.tracking.tables(),
             xid: work.transaction.header.xid,
             sequence: work.transaction.sequence,
         };

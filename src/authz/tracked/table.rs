@@ -168,10 +168,6 @@ impl Table {
         Some(Rows { table: self, places: Places::Chain(index, next), moment })
     }
 
-    pub fn rows(&self) -> usize {
-        self.rows.len()
-    }
-
     pub fn scan(&self, moment: Moment) -> Rows<'_> {
         Rows { table: self, places: Places::All(self.rows.iter()), moment }
     }

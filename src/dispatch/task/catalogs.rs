@@ -106,6 +106,12 @@ impl Dispatch {
         catalog.version = self.catalog.version + 1;
         let previous = std::mem::replace(&mut self.catalog, Arc::new(catalog));
         self.access.clear();
+        // All plans that are in use at once: from them is known what other tables are needed.
+        for (relation, role) in self.subscribers.audiences() {
+            if let Some(relation) = self.catalog.relation(relation) {
+                self.access.access(&self.catalog, relation, role);
+            }
+        }
         self.layouts.clear();
         self.track_catalog();
         self.handle.catalog.store(Arc::clone(&self.catalog));

@@ -4,8 +4,8 @@ use futures_util::FutureExt;
 use tokio::time::Instant;
 
 use super::Dispatch;
-use crate::authz::policy::Need;
 use crate::authz::tracked::LoaderHandle;
+use crate::catalog::ColumnSet;
 use crate::change::Transaction;
 use crate::dispatch::tracking::{Event, Since};
 
@@ -15,9 +15,14 @@ impl Dispatch {
         self.tracking.set_loader(loader);
     }
 
-    /// What all compiled programs need from now on, in place of what they needed.
-    pub fn want_tracked<'a>(&mut self, needs: impl IntoIterator<Item = &'a Need>) {
-        self.tracking.want(needs, &self.catalog, Instant::now());
+    /// If plans were made, what all of them need from now on, in place of what they needed.
+    pub(super) fn track_needs(&mut self) {
+        let Some(mut needs) = self.access.take_needs() else { return };
+        needs.extend(self.tracking.delete_needs(&self.catalog, |_| ColumnSet::default()));
+        if needs.is_empty() && self.tracking.is_empty() {
+            return;
+        }
+        self.tracking.want(&needs, &self.catalog, Instant::now());
         self.assembler.track(self.tracking.members());
     }
 

@@ -166,6 +166,7 @@ impl<'c> Lowering<'c> {
             Followed::NoIdentity => {
                 Some("it has no replica identity, so that updates do not say which row they change")
             }
+            Followed::Inherited => Some("other tables inherit from it"),
             Followed::NotLogged => Some("it is a view, a foreign table or unlogged: the WAL has no rows of it"),
         };
         if let Some(why) = why {
