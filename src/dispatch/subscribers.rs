@@ -2,7 +2,6 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use foldhash::fast::RandomState;
@@ -13,7 +12,7 @@ use super::access::{AccessTable, RoleKey};
 use super::pending::Queued;
 use crate::authz::Identity;
 use crate::catalog::{Catalog, ColumnSet};
-use crate::channels::outbox::Outbox;
+use crate::channels::outbox::ChannelOutbox;
 use crate::channels::phoenix::Address;
 use crate::channels::subscribe::{ChannelId, EventShapeKind, Subscribe};
 use crate::routing::{
@@ -28,8 +27,7 @@ pub struct Subscriber {
     pub shape: EventShapeKind,
     pub identity: Arc<Identity>,
     pub role: RoleKey,
-    pub outbox: Outbox,
-    alive: Arc<AtomicBool>,
+    pub outbox: ChannelOutbox,
     bindings: Vec<(u32, Result<Binding, BindingError>)>,
     casts: Arc<Casts>,
     number: u64,
@@ -46,8 +44,6 @@ pub struct Subscriber {
 
 /// Frames that open a channel, and what its `system` message says.
 pub struct Held {
-    /// What it waits for: a place in the table may be another channel's by the time an answer is here.
-    pub barrier: u64,
     pub on_active: Vec<Bytes>,
     pub message: Option<String>,
     pub hint: Option<String>,
@@ -60,12 +56,6 @@ pub enum NotShown {
     Undecided,
     /// The row could not be turned to JSON.
     NotEncoded,
-}
-
-impl Subscriber {
-    pub fn is_alive(&self) -> bool {
-        self.alive.load(Ordering::Relaxed)
-    }
 }
 
 /// One bound subscription.
@@ -189,7 +179,6 @@ impl Subscribers {
             identity,
             role,
             outbox: subscribe.outbox,
-            alive: subscribe.alive,
             bindings: subscribe.bindings,
             casts,
             number,
@@ -217,6 +206,10 @@ impl Subscribers {
             }
         };
         Inserted::At(place, on_active)
+    }
+
+    pub fn place_of(&self, channel: ChannelId) -> Option<usize> {
+        self.by_channel.get(&channel).copied()
     }
 
     /// What came for a channel before its join did.
@@ -331,7 +324,6 @@ impl Subscribers {
             bindings: subscriber.bindings.clone(),
             outbox: subscriber.outbox.clone(),
             on_active: Vec::new(),
-            alive: Arc::clone(&subscriber.alive),
         };
         (again, subscriber.number)
     }

@@ -1,7 +1,6 @@
 //! Sessions told as transcripts: what the client sends, what it gets. Recorded frames of the original, both versions.
 
 use std::sync::Mutex;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, UNIX_EPOCH};
 
 use super::*;
@@ -242,13 +241,13 @@ fn a_second_join_with_bindings_closes_the_first_between_its_reply_and_subscribed
         )
     };
     client.send(&join("1"));
-    let first = client.subscribes[0].alive.clone();
+    let first = client.subscribes[0].outbox.clone();
     let frames = client.send(&join("2"));
     assert!(frames[0].starts_with(r#"["2","2","realtime:d","phx_reply",{"status":"ok""#));
     assert_eq!(frames[1], r#"["1","1","realtime:d","phx_close",{}]"#);
     assert!(frames[2].contains("Subscribed to PostgreSQL"));
     assert_eq!(client.told(), ["subscribe as anon", "unsubscribe", "subscribe as anon"]);
-    assert!(!first.load(Ordering::Relaxed));
+    assert!(!first.is_open());
     assert_ne!(client.subscribes[0].channel, client.subscribes[1].channel);
 }
 
@@ -272,10 +271,10 @@ fn bindings_are_told_to_dispatch_with_the_reply() {
     let subscribe = &client.subscribes[0];
     assert_eq!(subscribe.identity.role, "authenticated");
     assert_eq!(subscribe.shape, EventShapeKind::Standard);
-    assert!(subscribe.alive.load(Ordering::Relaxed));
+    assert!(subscribe.outbox.is_open());
     client.give(Input::Gone);
     assert_eq!(client.told(), ["subscribe as authenticated", "unsubscribe"]);
-    assert!(!client.subscribes[0].alive.load(Ordering::Relaxed));
+    assert!(!client.subscribes[0].outbox.is_open());
 }
 
 #[test]

@@ -62,7 +62,7 @@ impl Dispatch {
     /// Delivers at once where nothing of the channel waits before it; else it waits its turn.
     fn offer(&mut self, place: usize, delivery: Delivery) {
         let Some(subscriber) = self.subscribers.get_mut(place) else { return };
-        if !subscriber.is_alive() {
+        if !subscriber.outbox.is_open() {
             // Its unsubscribe is on the way.
             return subscriber.queue.clear();
         }
@@ -148,7 +148,7 @@ impl Dispatch {
     /// Queues what `perform` has gathered for the channel.
     fn finish_run(&mut self, place: usize) {
         let frames = self.run.frames();
-        let Some(subscriber) = self.subscribers.get(place).filter(|subscriber| subscriber.is_alive()) else {
+        let Some(subscriber) = self.subscribers.get(place).filter(|subscriber| subscriber.outbox.is_open()) else {
             return self.run.discard();
         };
         if frames == 0 {
@@ -180,7 +180,7 @@ impl Dispatch {
 
     /// Tells a client, once per table and subscription, that something is not shown. `true`: it was the first time.
     fn tell(&mut self, place: usize, relation: &Relation, what: NotShown) -> bool {
-        let Some(subscriber) = self.subscribers.get_mut(place).filter(|subscriber| subscriber.is_alive()) else {
+        let Some(subscriber) = self.subscribers.get_mut(place).filter(|subscriber| subscriber.outbox.is_open()) else {
             return false;
         };
         if subscriber.told.contains(&(relation.id, what)) {
