@@ -177,6 +177,7 @@ fn catalog() -> Catalog {
     Catalog {
         relations: HashMap::from([(relation.id, Arc::new(relation))]),
         types: types.into_iter().map(|pg_type| (pg_type.oid, Arc::new(pg_type))).collect(),
+        schemas: HashMap::from([("public".into(), vec![AclItem { grantee: 0 }])]),
         roles: Arc::new(Roles { by_name: HashMap::from([("anon".into(), Arc::new(role))]), ..Roles::default() }),
         ..Catalog::default()
     }

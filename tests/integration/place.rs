@@ -98,6 +98,47 @@ async fn a_grant_holds_from_its_commit_and_so_does_its_revocation() {
     assert_eq!(client.next_change().await.record(), &json!({ "id": 4, "body": "b", "secret": "s" }));
 }
 
+/// A SELECT names the schema before the table.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn usage_of_the_schema_holds_from_its_commit_and_so_does_its_revocation() {
+    let scene = Scene::new(
+        "create schema app; grant usage on schema app to anon;
+         create table app.notes (id int primary key, body text default 'b');
+         grant select on app.notes to anon;
+         alter publication supabase_realtime add table app.notes;",
+    )
+    .await;
+    let notes = json!([{ "event": "*", "schema": "app", "table": "notes" }]);
+    let mut client = Client::connect(&scene.relay, &anon()).await;
+    client.subscribe("notes", notes.clone()).await;
+    scene
+        .execute_each(&[
+            "insert into app.notes values (1)",
+            "revoke usage on schema app from anon",
+            "insert into app.notes values (2)",
+            "delete from app.notes where id = 1",
+            "grant usage on schema app to anon",
+            "insert into app.notes values (3)",
+        ])
+        .await;
+
+    assert_eq!(client.next_change().await.record(), &json!({ "id": 1, "body": "b" }));
+    let unauthorized = client.next_change().await;
+    assert_eq!(unauthorized.data["errors"], json!(["Error 401: Unauthorized"]));
+    assert_eq!(unauthorized.record(), &json!({}));
+    let deleted = client.next_change().await;
+    assert_eq!((&deleted.data["old_record"], &deleted.data["columns"]), (&json!({}), &json!([])));
+    assert_eq!(client.next_change().await.record(), &json!({ "id": 3, "body": "b" }));
+
+    // Nor may a filter find out what the table holds.
+    scene.execute("revoke usage on schema app from anon").await;
+    let filtered = json!([{ "event": "*", "schema": "app", "table": "notes", "filter": "id=eq.3" }]);
+    client.subscribe("again", notes).await;
+    client.join("filtered", filtered).await;
+    let told = client.expect_system("filtered", "error", "invalid column for filter id").await;
+    assert_eq!(told["status"], "error");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn columns_that_change_in_the_middle_of_a_transaction_are_those_of_each_row() {
     let scene = Scene::new(
