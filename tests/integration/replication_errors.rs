@@ -64,6 +64,32 @@ async fn a_missing_own_publication_is_done_without_until_it_is_there() {
     replica.stop().await.unwrap();
 }
 
+/// Whoever owns the log could forge states of the catalog.
+#[tokio::test]
+async fn an_own_publication_that_a_stranger_made_is_not_read() {
+    let Database { client, url, name } = published().await;
+    let mut config = config(&url, &name);
+    config.own_publication = Some("walcast".to_owned());
+    client
+        .batch_execute(&format!(
+            "create role {name}_stranger; grant create on database {name} to {name}_stranger;
+             set role {name}_stranger; create schema walcast; create table walcast.ddl_log (id int);
+             create publication walcast for table walcast.ddl_log; reset role"
+        ))
+        .await
+        .unwrap();
+    let mut replica = Replica::streaming(config).await;
+    assert!(!replica.streams[0].own_publication);
+    for (what, own) in [("publication walcast", false), ("table walcast.ddl_log", false), ("schema walcast", true)] {
+        client.batch_execute(&format!("alter {what} owner to current_user")).await.unwrap();
+        replica.handle.reconnect();
+        let streams = replica.streams.len() + 1;
+        replica.until(|replica| replica.streams.len() == streams).await;
+        assert_eq!(replica.streams.last().unwrap().own_publication, own, "{what}");
+    }
+    replica.stop().await.unwrap();
+}
+
 #[tokio::test]
 async fn a_login_without_replication_is_told_how_to_get_it() {
     let Database { client, url, name } = published().await;

@@ -347,3 +347,27 @@ async fn an_owner_who_is_no_superuser_gets_what_is_possible_and_is_told_the_rest
     assert_eq!(again.notes().count(), 0, "{again}");
     assert!(again.url.unwrap().contains(":PASSWORD@"));
 }
+
+/// What setup runs in the schema, it would run for its owner.
+#[tokio::test]
+async fn a_schema_that_a_stranger_made_is_not_touched() {
+    let cluster = cluster();
+    let mut database = Database::create_in(&cluster).await;
+    let sql = format!(
+        "create role mallory; grant create on database {} to mallory; set role mallory; create schema walcast;
+         create function walcast.pwn() returns text language plpgsql as
+           'begin create role pwned superuser; return 1; end';
+         create view walcast.oracle_login as select walcast.pwn() as login, '' as password;
+         create view walcast.installation as select array[walcast.pwn()] as created; reset role",
+        database.name
+    );
+    database.client.batch_execute(&sql).await.unwrap();
+    let error = setup::run(&mut database.client, &config(&cluster)).await.expect_err("a stranger's").to_string();
+    assert!(error.contains("the schema walcast belongs to mallory"), "{error}");
+    assert!(setup::remove(&mut database.client, &config(&cluster)).await.is_err());
+    assert_eq!(setup::oracle_login(&database.client).await.unwrap(), None);
+    let pwned = "select exists (select from pg_roles where rolname = 'pwned')";
+    assert!(!database.client.query_one(pwned, &[]).await.unwrap().get::<_, bool>(0));
+    database.client.batch_execute("drop schema walcast cascade").await.unwrap();
+    set_up(&mut database, &config(&cluster)).await;
+}
