@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::support::client::{Client, all_of};
 use crate::support::people::{alice, anon};
-use crate::support::scene::Scene;
+use crate::support::scene::{ROOMS, Scene};
 
 const NOTES: &str = "
     create table notes (id int primary key, secret boolean not null default false);
@@ -12,6 +12,19 @@ const NOTES: &str = "
     create policy readable on notes for select to authenticated using (true);
     grant select on notes to authenticated;
     alter publication supabase_realtime add table notes;";
+
+/// A table that anon may read, and follows.
+async fn open_notes(columns: &str) -> (Scene, Client) {
+    let scene = Scene::new(&format!(
+        "create table notes ({columns});
+         grant select on notes to anon;
+         alter publication supabase_realtime add table notes;"
+    ))
+    .await;
+    let mut client = Client::connect(&scene.relay, &anon()).await;
+    client.subscribe("notes", json!([all_of("notes")])).await;
+    (scene, client)
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_policy_holds_from_the_commit_that_changes_it() {
@@ -47,14 +60,7 @@ async fn a_policy_holds_from_the_commit_that_changes_it() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn row_level_security_holds_from_the_commit_that_enables_it() {
-    let scene = Scene::new(
-        "create table notes (id int primary key);
-         grant select on notes to anon;
-         alter publication supabase_realtime add table notes;",
-    )
-    .await;
-    let mut client = Client::connect(&scene.relay, &anon()).await;
-    client.subscribe("notes", json!([all_of("notes")])).await;
+    let (scene, mut client) = open_notes("id int primary key").await;
     scene
         .execute_each(&[
             "insert into notes values (1)",
@@ -70,14 +76,7 @@ async fn row_level_security_holds_from_the_commit_that_enables_it() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_grant_holds_from_its_commit_and_so_does_its_revocation() {
-    let scene = Scene::new(
-        "create table notes (id int primary key, body text default 'b', secret text default 's');
-         grant select on notes to anon;
-         alter publication supabase_realtime add table notes;",
-    )
-    .await;
-    let mut client = Client::connect(&scene.relay, &anon()).await;
-    client.subscribe("notes", json!([all_of("notes")])).await;
+    let (scene, mut client) = open_notes("id int primary key, body text default 'b', secret text default 's'").await;
     scene
         .execute_each(&[
             "insert into notes values (1)",
@@ -141,14 +140,7 @@ async fn usage_of_the_schema_holds_from_its_commit_and_so_does_its_revocation() 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn columns_that_change_in_the_middle_of_a_transaction_are_those_of_each_row() {
-    let scene = Scene::new(
-        "create table notes (id int primary key, body text);
-         grant select on notes to anon;
-         alter publication supabase_realtime add table notes;",
-    )
-    .await;
-    let mut client = Client::connect(&scene.relay, &anon()).await;
-    client.subscribe("notes", json!([all_of("notes")])).await;
+    let (scene, mut client) = open_notes("id int primary key, body text").await;
     scene
         .execute_each(&[
             "begin",
@@ -176,16 +168,7 @@ async fn columns_that_change_in_the_middle_of_a_transaction_are_those_of_each_ro
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_membership_holds_from_its_commit() {
-    let scene = Scene::new(
-        "create table members (room int, member uuid, primary key (room, member));
-         create table posts (id int primary key, room int not null);
-         alter table posts enable row level security;
-         create policy member on posts for select to authenticated
-           using (exists (select from members m where m.room = posts.room and m.member = auth.uid()));
-         grant select on posts, members to authenticated;
-         alter publication supabase_realtime add table posts;",
-    )
-    .await;
+    let scene = Scene::new(ROOMS).await;
     let mut client = Client::connect(&scene.relay, &alice()).await;
     client.subscribe("posts", json!([all_of("posts")])).await;
     for round in 0..10 {

@@ -6,17 +6,11 @@ use walcast::demo::postgres::{Cluster, ClusterOptions};
 use walcast::wal::slot::SlotMode;
 use walcast::wal::{Error, ReaderState, slot};
 
-use crate::support::database::{Database, connect, eventually};
+use crate::support::database::{Database, connect, eventually, shared_cluster};
 use crate::support::replica::{Replica, config};
 
 async fn published() -> Database {
-    let database = Database::create().await;
-    database
-        .client
-        .batch_execute("create table t (id int primary key); create publication app for table t")
-        .await
-        .unwrap();
-    database
+    published_in(shared_cluster()).await
 }
 
 async fn published_in(cluster: &Cluster) -> Database {
