@@ -64,7 +64,8 @@ insert into zoo_slack.user_roles values (1, zoo.id(3), 'admin'), (2, zoo.id(2), 
 insert into zoo_slack.role_permissions values (1, 'admin', 'rooms.delete'), (2, 'admin', 'posts.delete'), (3, 'moderator', 'posts.delete');
 insert into zoo_slack.deletable_posts select n, 'post ' || n, zoo.id(1 + n % 4) from generate_series(1, 12) n;
 select zoo.expose('zoo_slack');
-grant usage on schema zoo_slack to supabase_auth_admin;
+-- On Supabase the role owns the schema of auth.uid().
+grant usage on schema auth, zoo_slack to supabase_auth_admin;
 grant all on zoo_slack.user_roles to supabase_auth_admin;
 revoke all on zoo_slack.user_roles from anon, authenticated;
 comment on table zoo_slack.user_roles is 'lopsided: only the auth server may read it';
