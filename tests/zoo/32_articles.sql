@@ -14,11 +14,11 @@ alter table zoo_articles.by_setting enable row level security;
 alter table zoo_articles.by_token enable row level security;
 alter table zoo_articles.by_owner enable row level security;
 
--- [153] current_setting of the claims: json (not jsonb) of request.jwt.claims, in a function of the source's own; no claims at all are an error.
+-- [153] current_setting of the claims: json (not jsonb) of request.jwt.claims, in a function of the source's own; no claims at all are an error (the file has the function; the policy is the one that it is made for).
 -- bmorrisondev/quillmate: supabase/migrations/20250120193115_add_requesting_user_function.sql
 create policy "own by setting" on zoo_articles.by_setting for select using (owner_id = zoo_articles.requesting_user_id());
 -- [154] text of the user's id: the user as the token spells it.
--- bmorrisondev/quillmate: supabase/migrations/20250326211952_support_clerk_orgs.sql
+-- bmorrisondev/quillmate: supabase/migrations/20250326211805_start_fresh.sql
 create policy "own by token" on zoo_articles.by_token for select using (owner_id = (auth.jwt() ->> 'sub')::text);
 -- [155] own helpers of claims: the organization, or else the user.
 -- bmorrisondev/quillmate: supabase/migrations/20250326211952_support_clerk_orgs.sql
