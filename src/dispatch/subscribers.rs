@@ -277,7 +277,7 @@ impl Subscribers {
                 position,
             };
             let entry = self.entries.insert(entry);
-            let id = SubscriptionId(entry as u64);
+            let id = SubscriptionId(entry as u32);
             list.push(id);
             self.index.insert(id, &BoundSubscription { relation, event, predicate, select });
             self.channels[place].entries.push(entry);
@@ -288,7 +288,7 @@ impl Subscribers {
     /// The channel has no bindings any more; what is on its way to it arrives.
     pub fn unbind(&mut self, place: usize) {
         for entry in std::mem::take(&mut self.channels[place].entries) {
-            self.index.remove(SubscriptionId(entry as u64));
+            self.index.remove(SubscriptionId(entry as u32));
             let entry = self.entries.remove(entry);
             self.leave_audience(&entry);
         }
