@@ -225,6 +225,14 @@ impl OutboxReader {
         self.outbox.0.lock().waiting = Waiting::Trouble(context.waker().clone());
     }
 
+    /// All that is to be written next, if it is one piece.
+    pub fn single(&self) -> Option<&[u8]> {
+        match self.writing.front() {
+            Some(chunk) if self.writing.len() == 1 => Some(&chunk.bytes),
+            _ => None,
+        }
+    }
+
     /// What is to be written next, as far as one vectored write takes it.
     pub fn slices<'a, const N: usize>(&'a self, slices: &mut [IoSlice<'a>; N]) -> usize {
         let mut count = 0;

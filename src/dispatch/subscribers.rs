@@ -1,6 +1,7 @@
 //! Who is subscribed to what.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::hash::Hash;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -103,6 +104,8 @@ pub struct Subscribers {
     by_channel: HashMap<ChannelId, usize, RandomState>,
     entries: Slab<Entry>,
     identities: HashSet<Arc<Identity>, RandomState>,
+    /// Channels of one topic have the same one, so that equal frames are told by its address.
+    topics: HashSet<Arc<str>, RandomState>,
     early: HashMap<ChannelId, (Subscribe, Arc<Casts>, u64), RandomState>,
     audiences: HashMap<RelationId, Audience, RandomState>,
     pub index: SubscriptionIndex,
@@ -170,11 +173,12 @@ impl Subscribers {
             }
             _ => {}
         }
-        let identity = self.intern(subscribe.identity);
+        let identity = intern(&mut self.identities, subscribe.identity);
+        let topic = intern(&mut self.topics, subscribe.address.topic);
         let role = access.role(&identity.role);
         let mut subscriber = Subscriber {
             channel: subscribe.channel,
-            address: subscribe.address,
+            address: Address { topic, ..subscribe.address },
             shape: subscribe.shape,
             identity,
             role,
@@ -225,19 +229,6 @@ impl Subscribers {
         }
     }
 
-    /// Equal identities are one question: keep one of each.
-    fn intern(&mut self, identity: Arc<Identity>) -> Arc<Identity> {
-        if let Some(known) = self.identities.get(&identity) {
-            return Arc::clone(known);
-        }
-        // Now and then the ones that nobody has any more are let go; doubling keeps that linear overall.
-        if self.identities.len() == self.identities.capacity() {
-            self.identities.retain(|identity| Arc::strong_count(identity) > 1);
-        }
-        self.identities.insert(Arc::clone(&identity));
-        identity
-    }
-
     /// Binds a channel's items to a catalog, without changing anything.
     pub fn bind(&self, place: usize, catalog: &Catalog) -> Bind {
         let subscriber = &self.channels[place];
@@ -270,7 +261,7 @@ impl Subscribers {
                 position,
             };
             let entry = self.entries.insert(entry);
-            let id = SubscriptionId(entry as u64);
+            let id = SubscriptionId(entry as u32);
             list.push(id);
             self.index.insert(id, &BoundSubscription { relation, event, predicate, select });
             self.channels[place].entries.push(entry);
@@ -281,7 +272,7 @@ impl Subscribers {
     /// The channel has no bindings any more; what is on its way to it arrives.
     pub fn unbind(&mut self, place: usize) {
         for entry in std::mem::take(&mut self.channels[place].entries) {
-            self.index.remove(SubscriptionId(entry as u64));
+            self.index.remove(SubscriptionId(entry as u32));
             let entry = self.entries.remove(entry);
             self.leave_audience(&entry);
         }
@@ -331,6 +322,19 @@ impl Subscribers {
     pub fn bindings(&self, place: usize) -> usize {
         self.channels[place].bindings.len()
     }
+}
+
+/// Equal identities are one question, equal topics one frame: keep one of each.
+fn intern<T: Eq + Hash + ?Sized>(all: &mut HashSet<Arc<T>, RandomState>, value: Arc<T>) -> Arc<T> {
+    if let Some(known) = all.get(&value) {
+        return Arc::clone(known);
+    }
+    // Now and then the ones that nobody has any more are let go; doubling keeps that linear overall.
+    if all.len() == all.capacity() {
+        all.retain(|value| Arc::strong_count(value) > 1);
+    }
+    all.insert(Arc::clone(&value));
+    value
 }
 
 /// Binds all items of a channel, or none.
