@@ -4,10 +4,12 @@
 //! variable of each test, with a default that suits every day.
 
 mod authorization;
+mod builtins;
 mod filter_questions;
 mod filters;
 mod json_of_values;
 mod pg_types;
+mod policy_values;
 mod random_json;
 mod random_values;
 

@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use bigdecimal::BigDecimal;
+
 use super::calendar::{Civil, MICROSECONDS_PER_DAY, MICROSECONDS_PER_SECOND};
 use super::decode::numeric_text;
 use super::value::Interval;
@@ -14,8 +16,8 @@ pub fn encode(of: &DatumType, value: &Value) -> Result<String, Failure> {
     Ok(match (of, value) {
         (_, Value::Bool(value)) => if *value { "t" } else { "f" }.to_owned(),
         (_, Value::Int(value)) => value.to_string(),
-        (DatumType::Float4, Value::Float(bits)) => float(f64::from_bits(*bits), true),
-        (_, Value::Float(bits)) => float(f64::from_bits(*bits), false),
+        (DatumType::Float4, Value::Float(bits)) => float(f64::from_bits(*bits), true)?,
+        (_, Value::Float(bits)) => float(f64::from_bits(*bits), false)?,
         (_, Value::Numeric(number)) => numeric_text(number),
         (_, Value::Text(text) | Value::Json(text)) => text.to_string(),
         (_, Value::Uuid(bytes)) => uuid(bytes),
@@ -35,19 +37,43 @@ pub fn encode(of: &DatumType, value: &Value) -> Result<String, Failure> {
 }
 
 /// The shortest digits that read back as the same value, with an exponent where `float8out` has one.
-fn float(value: f64, is_float4: bool) -> String {
+fn float(value: f64, is_float4: bool) -> Result<String, Failure> {
     if !value.is_finite() {
         let word = if value.is_nan() { "NaN" } else { "Infinity" };
-        return format!("{}{word}", if value < 0.0 { "-" } else { "" });
+        return Ok(format!("{}{word}", if value < 0.0 { "-" } else { "" }));
     }
     let scientific = if is_float4 { format!("{:e}", value as f32) } else { format!("{value:e}") };
-    let Some((digits, exponent)) = scientific.split_once('e') else { return scientific };
+    if is_between_two(value, is_float4, &scientific) || is_half_way(value, &scientific) {
+        return Err(Failure::undecided("the text of a float"));
+    }
+    let Some((digits, exponent)) = scientific.split_once('e') else { return Ok(scientific) };
     let exponent: i32 = exponent.parse().unwrap_or(0);
     let plain_digits = if is_float4 { 6 } else { 15 };
-    if (-4..plain_digits).contains(&exponent) {
-        return if is_float4 { format!("{}", value as f32) } else { format!("{value}") };
-    }
-    format!("{digits}e{}{:02}", if exponent < 0 { '-' } else { '+' }, exponent.abs())
+    Ok(if (-4..plain_digits).contains(&exponent) {
+        if is_float4 { format!("{}", value as f32) } else { format!("{value}") }
+    } else {
+        format!("{digits}e{}{:02}", if exponent < 0 { '-' } else { '+' }, exponent.abs())
+    })
+}
+
+/// Whether the digits lie exactly between two floats, and read back as the right one only because its last bit is
+/// even: Postgres then writes one more.
+fn is_between_two(value: f64, is_float4: bool, digits: &str) -> bool {
+    let (Ok(written), Ok(exact)) = (digits.parse::<BigDecimal>(), BigDecimal::try_from(value)) else { return true };
+    let distance = |other: f64| BigDecimal::try_from(other).map(|other| (other - &exact).abs());
+    let neighbours = match is_float4 {
+        true => [(value as f32).next_up().into(), (value as f32).next_down().into()],
+        false => [value.next_up(), value.next_down()],
+    };
+    let off = (written - &exact).abs() * 2;
+    neighbours.into_iter().any(|other| distance(other).is_ok_and(|distance| distance == off))
+}
+
+/// Whether the value lies exactly between the digits and their neighbour: which one is taken is a matter of taste.
+pub(super) fn is_half_way(value: f64, digits: &str) -> bool {
+    let (Ok(written), Ok(exact)) = (digits.parse::<BigDecimal>(), BigDecimal::try_from(value)) else { return true };
+    let (_, scale) = written.as_bigint_and_exponent();
+    (written - exact).abs() * 2 == BigDecimal::new(1.into(), scale)
 }
 
 pub(super) fn uuid(bytes: &[u8; 16]) -> String {
@@ -172,10 +198,11 @@ mod tests {
             (-0.0, "-0"),
             (f64::NEG_INFINITY, "-Infinity"),
         ] {
-            assert_eq!(float(value, false), expected);
+            assert_eq!(float(value, false).as_deref(), Ok(expected));
         }
-        assert_eq!(float(1e6, true), "1e+06");
-        assert_eq!(float(f64::from(0.1f32), true), "0.1");
+        assert_eq!(float(1e6, true).as_deref(), Ok("1e+06"));
+        assert_eq!(float(f64::from(0.1f32), true).as_deref(), Ok("0.1"));
+        assert!(float(4_611_686_016_279_904_256.0, false).is_err());
     }
 
     #[test]

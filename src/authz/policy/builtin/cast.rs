@@ -3,6 +3,7 @@
 use super::numeric::to_integer;
 use super::{Builtin, error, unexpected};
 use crate::authz::policy::decode::{self, numeric_text};
+use crate::authz::policy::encode::is_half_way;
 use crate::authz::policy::json::Json;
 use crate::authz::policy::{Failure, Value};
 
@@ -71,6 +72,9 @@ fn numeric(args: &[Value], digits: usize) -> Result<Value, Failure> {
                 return Err(Failure::undecided("a numeric that is no number"));
             }
             let text = format!("{value:.*e}", digits - 1);
+            if is_half_way(value, &text) {
+                return Err(Failure::undecided("the digits of a float"));
+            }
             // `%g` writes no zeros behind the last digit.
             let (mantissa, exponent) = text.split_once('e').unwrap_or((&text, "0"));
             let mantissa = mantissa.trim_end_matches('0').trim_end_matches('.');

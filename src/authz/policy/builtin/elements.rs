@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::Depends::DeterministicCollation;
 use super::{Builtin, error, unexpected};
 use crate::authz::policy::json::{Json, elements, members, scalar_text};
 use crate::authz::policy::{Failure, Value};
@@ -51,7 +52,17 @@ fn json_keys(args: &[Value]) -> Result<Value, Failure> {
     }
 }
 
+/// An array that is NULL has no rows.
+fn string_to_table(args: &[Value]) -> Result<Value, Failure> {
+    match super::text::string_to_array(args)? {
+        Value::Null => Ok(Value::Array([].into())),
+        array => Ok(array),
+    }
+}
+
 pub(super) const TABLE: &[Builtin] = &[
+    Builtin::total(6160, "string_to_table", string_to_table).not_strict().depends(DeterministicCollation),
+    Builtin::total(6161, "string_to_table", string_to_table).not_strict().depends(DeterministicCollation),
     Builtin::total(2331, "unnest", unnest),
     Builtin::new(3219, "jsonb_array_elements", |args| {
         jsonb_elements(args, |json| Value::Jsonb(Arc::new(json.clone())))

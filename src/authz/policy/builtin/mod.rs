@@ -85,7 +85,7 @@ impl std::fmt::Debug for Builtin {
     }
 }
 
-const TABLES: [&[Builtin]; 9] = [
+const TABLES: [&[Builtin]; 10] = [
     compare::TABLE,
     arithmetic::TABLE,
     numeric::TABLE,
@@ -95,28 +95,21 @@ const TABLES: [&[Builtin]; 9] = [
     cast::TABLE,
     json::TABLE,
     jsonb::TABLE,
+    elements::TABLE,
 ];
 
 static FUNCTIONS: LazyLock<HashMap<Oid, &'static Builtin, RandomState>> =
     LazyLock::new(|| all().map(|function| (function.oid, function)).collect());
-
-static ELEMENTS: LazyLock<HashMap<Oid, &'static Builtin, RandomState>> =
-    LazyLock::new(|| elements::TABLE.iter().map(|function| (function.oid, function)).collect());
 
 static OPERATORS: LazyLock<HashMap<Oid, &'static Builtin, RandomState>> = LazyLock::new(|| {
     let known = |(operator, code): &(Oid, Oid)| Some((*operator, *FUNCTIONS.get(code)?));
     operators::TABLE.iter().filter_map(known).collect()
 });
 
-/// The function of this OID, if it is known. None that returns a set.
+/// The function of this OID, if it is known. One that returns a set gives its rows as an array, which is what
+/// [`Source::Elements`](super::Source) takes: whoever compiles looks at `funcretset`.
 pub fn function(oid: Oid) -> Option<&'static Builtin> {
     FUNCTIONS.get(&oid).copied()
-}
-
-/// The set-returning function of this OID, if it is known: `eval` gives its rows as an array, which is what a
-/// [`Source::Elements`](super::Source) or a [`ArrayOf`](super::Expr) takes.
-pub fn set_function(oid: Oid) -> Option<&'static Builtin> {
-    ELEMENTS.get(&oid).copied()
 }
 
 /// The function of the operator of this OID (`pg_operator.dat`), if it is known.
@@ -124,7 +117,7 @@ pub fn operator(oid: Oid) -> Option<&'static Builtin> {
     OPERATORS.get(&oid).copied()
 }
 
-/// All functions that are known, those that return sets apart.
+/// All functions that are known.
 pub fn all() -> impl Iterator<Item = &'static Builtin> {
     TABLES.into_iter().flatten()
 }
@@ -146,7 +139,6 @@ mod tests {
     #[test]
     fn no_function_is_listed_twice() {
         assert_eq!(FUNCTIONS.len(), all().count());
-        assert_eq!(ELEMENTS.len(), elements::TABLE.len());
     }
 
     #[test]

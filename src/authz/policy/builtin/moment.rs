@@ -81,7 +81,8 @@ fn between(args: &[Value]) -> Result<Value, Failure> {
     if is_infinite(a) || is_infinite(b) {
         return Err(Failure::undecided("a span that is not finite"));
     }
-    let span = a.checked_sub(b).ok_or_else(|| Failure::Error("interval out of range".into()))?;
+    // It is an error of newer versions only.
+    let span = a.checked_sub(b).ok_or_else(|| Failure::undecided("a span out of range"))?;
     let (days, microseconds) = (span / MICROSECONDS_PER_DAY, span % MICROSECONDS_PER_DAY);
     Ok(Value::Interval(Interval { months: 0, days: days as i32, microseconds }))
 }
@@ -237,19 +238,21 @@ fn extracted(name: &str, value: &Value) -> Result<(i128, i64), Failure> {
             _ => Err(unknown()),
         };
     }
-    let is_date = matches!(value, Value::Date(_));
-    if is_date && matches!(name, "hour" | "minute" | "second") {
-        return Err(unknown());
+    if let Value::Date(days) = value {
+        return match (name, *days) {
+            (_, i32::MIN | i32::MAX) | ("hour" | "minute" | "second", _) => Err(unknown()),
+            ("epoch", days) => Ok(((i128::from(days) + i128::from(DAYS_1970_TO_2000)) * 86_400, 0)),
+            (_, days) => Ok((part(&Civil::of(days.into()), 0, name).ok_or_else(unknown)?.into(), 0)),
+        };
     }
     let at = microseconds(value)?;
     if is_infinite(at) {
         return Err(unknown());
     }
     let (date, time) = civil(at);
-    let since_1970 = i128::from(at) + i128::from(DAYS_1970_TO_2000) * i128::from(MICROSECONDS_PER_DAY);
     match name {
-        "epoch" if is_date => Ok((since_1970 / 1_000_000, 0)),
-        "epoch" => Ok((since_1970, 6)),
+        // Where that does not fit, Postgres calculates otherwise.
+        "epoch" => Ok((at.checked_add(DAYS_1970_TO_2000 * MICROSECONDS_PER_DAY).ok_or_else(unknown)?.into(), 6)),
         "second" => Ok(((time % MINUTE).into(), 6)),
         _ => Ok((part(&date, time, name).ok_or_else(unknown)?.into(), 0)),
     }

@@ -81,6 +81,10 @@ fn left(args: &[Value]) -> Result<Value, Failure> {
 
 fn right(args: &[Value]) -> Result<Value, Failure> {
     let [Value::Text(text), Value::Int(length)] = args else { return unexpected() };
+    // Has no positive counterpart in an `int4`.
+    if *length == i64::from(i32::MIN) {
+        return Err(Failure::undecided("the least of all lengths"));
+    }
     let skipped = if *length < 0 { -length } else { text.chars().count() as i64 - length };
     whole(text.chars().skip(skipped.max(0) as usize).collect())
 }
@@ -124,7 +128,7 @@ fn split_part(args: &[Value]) -> Result<Value, Failure> {
 }
 
 /// `string_to_array(text, delimiter [, null_string])`.
-fn string_to_array(args: &[Value]) -> Result<Value, Failure> {
+pub(super) fn string_to_array(args: &[Value]) -> Result<Value, Failure> {
     let (text, delimiter, null) = match args {
         [Value::Null, ..] => return Ok(Value::Null),
         [Value::Text(text), delimiter] => (text, delimiter, &Value::Null),

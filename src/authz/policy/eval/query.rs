@@ -229,7 +229,7 @@ fn members(query: &Query, env: Env<'_>, output: bool, emit: &mut Emit<'_>) -> Re
     let here = Env { level: Some(&level), ..env };
     if query.sources.is_empty() {
         for (_, condition) in &query.conditions {
-            if truth(condition, here)? != Some(true) {
+            if truth(condition, here).map_err(|failure| among_rows(query, failure))? != Some(true) {
                 return Ok(Flow::GoOn);
             }
         }
@@ -249,11 +249,21 @@ fn emit_row(query: &Query, env: Env<'_>, output: bool, emit: &mut Emit<'_>) -> R
     emit(&row)
 }
 
-/// An error that Postgres raises only if it gets to this row.
+/// An error that Postgres raises only if it gets to this row, and before another condition rules it out.
 fn among_rows(query: &Query, failure: Failure) -> Failure {
+    let for_sure = query.conditions.len() <= 1 && has_one_row(query);
     match failure {
-        Failure::Error(_) if !query.sources.is_empty() => Failure::undecided("an error within a sub-query"),
+        Failure::Error(_) if !for_sure => Failure::undecided("an error within a sub-query"),
         other => other,
+    }
+}
+
+/// No source but, perhaps, a made-up one for the condition to stand at.
+fn has_one_row(query: &Query) -> bool {
+    match &*query.sources {
+        [] => true,
+        [Source::Elements { array: Expr::Const(Value::Array(elements)) }] => elements.len() == 1,
+        _ => false,
     }
 }
 
