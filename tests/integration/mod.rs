@@ -7,6 +7,7 @@ mod chat_script;
 mod check;
 mod delivery;
 mod followed;
+mod function_bodies;
 mod hostile;
 mod joins;
 mod mistakes;
