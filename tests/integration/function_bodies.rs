@@ -1,7 +1,11 @@
 //! Trees of functions with string bodies, read on the oracle's login.
 
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
 use walcast::authz::oracle::PlainConnect;
-use walcast::authz::read_session_facts;
+use walcast::authz::{SessionFactsTask, read_session_facts};
 use walcast::catalog::{Catalog, SessionFacts};
 
 use crate::support::database::connect;
@@ -254,6 +258,32 @@ async fn names_are_those_that_everybody_who_runs_the_function_finds() {
     let (reading, again) = read_session_facts(&connect_as, &catalog).await.unwrap();
     let by_owner = catalog.functions.values().find(|function| function.name == "by_owner").unwrap();
     assert!(again && reading.facts.bodies[&by_owner.oid].is_err());
+}
+
+#[tokio::test]
+async fn every_state_of_the_catalog_gets_a_reading_of_its_own() {
+    let ground = ground("create function f() returns boolean language sql as 'select true'").await;
+    let mut catalog = ground.catalog().await;
+    let (states, catalogs) = watch::channel(Arc::new(catalog.clone()));
+    let (readings, mut read) = mpsc::channel(1);
+    let connect = Arc::new(PlainConnect(cluster().url("oracle", &ground.database.name).parse().unwrap()));
+    let task = SessionFactsTask { connect, catalogs, readings };
+    let running = tokio::spawn(task.run(CancellationToken::new()));
+    let first = read.recv().await.expect("a reading");
+    assert_eq!((first.version, first.facts.bodies.len()), (0, catalog.functions.len()));
+    let sql = "select pg_current_wal_flush_lsn()::text";
+    let now: walcast::wal::Lsn =
+        ground.database.client.query_one(sql, &[]).await.unwrap().get::<_, &str>(0).parse().unwrap();
+    assert!(first.lsn <= now, "the stream will get there");
+
+    catalog.version = 7;
+    catalog.functions.clear();
+    states.send_replace(Arc::new(catalog));
+    let second = read.recv().await.expect("another reading");
+    assert_eq!((second.version, second.facts.bodies.len()), (7, 0));
+    assert!(second.lsn >= first.lsn);
+    drop(states);
+    running.await.expect("it ends with dispatch");
 }
 
 #[tokio::test]

@@ -18,6 +18,7 @@ mod replication_errors;
 mod replication_login;
 mod replication_shutdown;
 mod setup;
+mod tracking;
 mod watcher;
 mod websocket;
 
