@@ -24,6 +24,8 @@ select concat_ws(
         from pg_class
         where relkind in ('r', 'p') and oid >= 16384
     ),
+    -- Partitions, and tables that inherit.
+    (select concat(count(*), ':', sum(hashtext(inhrelid || ',' || inhparent || ':' || xmin)::int8)) from pg_inherits),
     (
         -- Column grants, renames. Those of temporary and system tables do not matter, but cost little.
         select concat(count(*), ':', sum(hashtext(attrelid || ',' || attnum || ':' || xmin)::int8))

@@ -9,10 +9,14 @@
 -- search_path = pg_catalog, pg_temp: then every other name is printed with its schema, and no temporary table can
 -- stand in for a catalog. Needs no privileges but to read the catalogs. Roles are not here: see roles.sql.
 with recursive
+-- Those that subscribers read, and walcast's own: together they are what the stream carries.
 pub as (
-    select p.oid, p.pubname, p.pubinsert, p.pubupdate, p.pubdelete, p.pubtruncate, p.pubviaroot, p.puballtables
+    select
+        p.oid, p.pubname, p.pubinsert, p.pubupdate, p.pubdelete, p.pubtruncate, p.pubviaroot, p.puballtables,
+        p.pubname = any ($1::text[]) as is_users,
+        p.pubinsert and p.pubupdate and p.pubdelete and p.pubtruncate as has_every_operation
     from pg_publication p
-    where p.pubname = any ($1::text[])
+    where p.pubname = any ($1::text[]) or p.pubname = 'walcast'
 ),
 -- What pg_publication_tables shows. The view itself waits behind ACCESS EXCLUSIVE locks from 16 on.
 member as (
@@ -32,22 +36,30 @@ member as (
     from pub
     join pg_class c on pub.puballtables and c.relkind in ('r', 'p') and pg_relation_is_publishable(c.oid)
 ),
+-- Every leaf with every partitioned table above it.
+leaf as materialized (
+    select a.relid as root, c.oid, c.relkind
+    from pg_class c
+    cross join lateral pg_partition_ancestors(c.oid) a
+    where c.relispartition and c.relkind in ('r', 'f') and a.relid <> c.oid
+),
 published(puboid, oid) as (
     select puboid, oid from member where relkind = 'r' or pubviaroot
     union
     select m.puboid, leaf.oid
     from member m
-    join pg_class leaf on leaf.relispartition and leaf.relkind = 'r'
-    where m.relkind = 'p' and not m.pubviaroot and m.oid in (select a.relid from pg_partition_ancestors(leaf.oid) a)
+    join leaf on leaf.root = m.oid and leaf.relkind = 'r'
+    where m.relkind = 'p' and not m.pubviaroot
 ),
 listed as (
     select published.oid, bool_or(pub.pubinsert) as ins, bool_or(pub.pubupdate) as upd, bool_or(pub.pubdelete) as del
     from published
     join pub on pub.oid = published.puboid
+    where pub.is_users
     group by published.oid
 ),
-rel as (
-    select c.*, n.nspname, listed.ins, listed.upd, listed.del
+subscribable as (
+    select c.oid
     from listed
     join pg_class c on c.oid = listed.oid
     join pg_namespace n on n.oid = c.relnamespace
@@ -58,6 +70,137 @@ rel as (
         select from pg_partition_ancestors(c.oid) a
         where a.relid <> c.oid and a.relid in (select oid from listed)
     )
+),
+-- What policies for SELECT read and call: tables, types, functions; what the policies of those tables do; what the
+-- functions do. Dependencies tell it but for functions whose body is a string: there every word counts that is
+-- something's name. That is too much rather than too little, and what it misses is asked of Postgres.
+reached(classid, oid) as (
+    select 'pg_class'::regclass::oid, subscribable.oid from subscribable
+    union
+    select 'pg_class'::regclass::oid, member.oid
+    from member
+    join pub on pub.oid = member.puboid and not pub.is_users
+    union
+    select next.classid, next.oid
+    from reached
+    cross join lateral (
+        select d.refclassid as classid, d.refobjid as oid
+        from pg_policy p
+        join pg_depend d on d.classid = 'pg_policy'::regclass and d.objid = p.oid
+        where reached.classid = 'pg_class'::regclass and p.polrelid = reached.oid and p.polcmd in ('*', 'r')
+            and d.refclassid in ('pg_class'::regclass, 'pg_proc'::regclass, 'pg_type'::regclass)
+        union all
+        select d.refclassid, d.refobjid
+        from pg_depend d
+        where reached.classid = 'pg_proc'::regclass and d.classid = 'pg_proc'::regclass and d.objid = reached.oid
+            and d.refclassid in ('pg_class'::regclass, 'pg_proc'::regclass, 'pg_type'::regclass)
+        union all
+        select named.classid, named.oid
+        from pg_proc f
+        join pg_language l on l.oid = f.prolang and l.lanname in ('sql', 'plpgsql')
+        cross join lateral (
+            -- Runs of letters, digits, _ and $, and of whatever is not ASCII.
+            select regexp_split_to_table(lower(f.prosrc), '[\x01-\x23\x25-\x2f\x3a-\x5e\x60\x7b-\x7f]+')
+            union
+            select replace(m[1], '""', '"') from regexp_matches(f.prosrc, '"((?:[^"]|"")+)"', 'g') m
+        ) word(text)
+        cross join lateral (
+            select 'pg_class'::regclass::oid as classid, c.oid
+            from pg_class c
+            where c.relname = word.text and c.relkind in ('r', 'p', 'v', 'm', 'f') and c.relpersistence <> 't'
+                and c.oid >= 16384
+            union all
+            select 'pg_proc'::regclass, g.oid
+            from pg_proc g
+            where g.proname = word.text and g.prokind = 'f' and g.oid >= 16384
+                and g.pronamespace <> pg_my_temp_schema() and not pg_is_other_temp_schema(g.pronamespace)
+        ) named
+        -- Of PL/pgSQL only what returns an expression is ever read.
+        where reached.classid = 'pg_proc'::regclass and f.oid = reached.oid and f.prokind = 'f'
+            and to_jsonb(f) ->> 'prosqlbody' is null
+            and (l.lanname = 'sql' or (f.prosrc ~* '\mreturn\M' and length(f.prosrc) <= 4096))
+    ) next
+),
+rel as (
+    select
+        c.*, n.nspname, s.oid is not null as is_published,
+        coalesce(listed.ins, false) as ins, coalesce(listed.upd, false) as upd, coalesce(listed.del, false) as del
+    from pg_class c
+    join pg_namespace n on n.oid = c.relnamespace
+    left join subscribable s on s.oid = c.oid
+    left join listed on listed.oid = s.oid
+    -- Here and below by an array: the planner takes a recursive result for millions of rows.
+    where c.oid = any (array(select oid from reached where classid = 'pg_class'::regclass))
+        and c.relkind in ('r', 'p', 'v', 'm', 'f') and n.nspname <> 'walcast'
+),
+-- Whether the stream carries a table whole; of partitions, each by itself.
+carried as (
+    select
+        c.oid,
+        case
+            when c.relkind <> 'r' or c.relpersistence <> 'p' then 'not_logged'
+            when c.relhassubclass and exists (select from pg_inherits i where i.inhparent = c.oid) then 'inherited'
+            when case c.relreplident
+                when 'f' then false
+                when 'n' then true
+                else not exists (
+                    select from pg_index i
+                    where i.indrelid = c.oid and i.indisvalid and i.indimmediate
+                        and case c.relreplident when 'd' then i.indisprimary else i.indisreplident end
+                )
+            end then 'no_identity'
+            -- The stream names a table above it, and does not say when a leaf there is emptied.
+            when exists (
+                select from leaf join published on published.oid = leaf.root where leaf.oid = c.oid
+            ) then 'in_part'
+            when exists (
+                select
+                from published
+                join pub on pub.oid = published.puboid and pub.has_every_operation
+                where published.oid = c.oid and not exists (
+                    -- 14 has neither.
+                    select from pg_publication_rel r
+                    where r.prpubid = pub.oid and r.prrelid = c.oid
+                        and coalesce(to_jsonb(r) ->> 'prqual', to_jsonb(r) ->> 'prattrs') is not null
+                )
+            ) then 'whole'
+            when c.oid in (select oid from published) then 'in_part'
+            else 'no'
+        end as followed
+    from pg_class c
+    where c.oid in (
+        select oid from rel where relkind <> 'p'
+        union all
+        select leaf.oid from leaf join rel on rel.oid = leaf.root
+    )
+),
+-- A partitioned table is followed as the worst of its leaves is.
+followed as (
+    select oid, followed from carried where oid in (select oid from rel)
+    union all
+    select
+        rel.oid,
+        case
+            when rel.oid in (select oid from published) then 'in_part'
+            else coalesce(
+                (
+                    select carried.followed
+                    from leaf join carried on carried.oid = leaf.oid
+                    where leaf.root = rel.oid
+                    order by array_position('{not_logged, inherited, no_identity, no, in_part, whole}', carried.followed)
+                    limit 1
+                ),
+                -- Without any leaf: as the next one will be.
+                case when exists (
+                    select
+                    from member
+                    join pub on pub.oid = member.puboid and pub.has_every_operation and not pub.pubviaroot
+                    where member.oid in (select a.relid from pg_partition_ancestors(rel.oid) a)
+                ) then 'whole' else 'no' end
+            )
+        end
+    from rel
+    where rel.relkind = 'p'
 ),
 att as (
     select a.*, pg_attrdef.adbin
@@ -92,6 +235,7 @@ policy as (
     select
         p.*,
         p.polqual::text as tree,
+        rel.is_published,
         -- The deparser opens the table itself and those of sub-queries.
         not exists (
             select from locked
@@ -103,7 +247,8 @@ policy as (
                 )
         ) as can_be_deparsed
     from pg_policy p
-    where p.polrelid in (select oid from rel)
+    join rel on rel.oid = p.polrelid
+    where rel.is_published or p.polcmd in ('*', 'r')
 ),
 -- Grouped here and joined below: looked up table by table, a thousand tables would cost a million rows.
 cols as (
@@ -114,7 +259,8 @@ cols as (
         'modifier', att.atttypmod,
         'generated', att.attgenerated,
         'expression', case
-            when $2::boolean and att.attrelid not in (select oid from locked)
+            when $2::boolean and att.attrelid in (select oid from rel where is_published)
+                and att.attrelid not in (select oid from locked)
                 then pg_get_expr(att.adbin, att.attrelid)
         end,
         'collation', case
@@ -141,7 +287,10 @@ pols as (
         'command', p.polcmd,
         'roles', to_jsonb(p.polroles::int8[]),
         'tree', p.tree,
-        'text', case when $2::boolean and p.can_be_deparsed then pg_get_expr(p.polqual, p.polrelid) end,
+        -- Postgres is asked about subscribers' tables alone; what those refer to it knows by itself.
+        'text', case
+            when $2::boolean and p.is_published and p.can_be_deparsed then pg_get_expr(p.polqual, p.polrelid)
+        end,
         -- pg_depend counts the columns of WITH CHECK too, the tree those of other tables: what is in both is what
         -- USING reads, or a little more. Whole rows and system columns: not known.
         'columns', case when p.tree !~ ':varattno (0|-)' then coalesce((
@@ -156,7 +305,9 @@ pols as (
     group by p.polrelid
 ),
 type_oid(oid) as (
-    select atttypid from att
+    select unnest(array(
+        select atttypid from att union select oid from reached where classid = 'pg_type'::regclass
+    ))
     union
     select part.oid
     from type_oid
@@ -177,45 +328,11 @@ type_oid(oid) as (
         select r.rngtypid from pg_range r where t.oid = r.rngmultitypid
     ) part
 ),
-fn(oid) as (
-    -- Functions of extensions and users that policies call, and those that SQL-standard bodies call in turn.
-    -- Built-in ones leave no trace in pg_depend.
-    select d.refobjid
-    from pg_depend d
-    join policy p on d.classid = 'pg_policy'::regclass and d.objid = p.oid
-    where d.refclassid = 'pg_proc'::regclass
-    union
-    select d.refobjid
-    from fn
-    join pg_depend d on d.classid = 'pg_proc'::regclass and d.objid = fn.oid and d.refclassid = 'pg_proc'::regclass
-)
-select jsonb_build_object(
-    'format', 1,
-    'wanted', to_jsonb($1::text[]),
-    'server_version', current_setting('server_version_num')::int,
-    'with_texts', $2::boolean
-        and not exists (select from policy where not can_be_deparsed)
-        and not exists (select from att where attgenerated <> '' and attrelid in (select oid from locked)),
-    'publications', coalesce((
-        select jsonb_agg(jsonb_build_object(
-            'name', pubname, 'insert', pubinsert, 'update', pubupdate, 'delete', pubdelete, 'via_root', pubviaroot
-        ) order by pubname)
-        from pub
-    ), '[]'),
-    'schemas', coalesce((
-        select jsonb_agg(jsonb_build_object(
-            'name', n.nspname,
-            'usage', coalesce((
-                select jsonb_agg(distinct x.grantee::int8)
-                from aclexplode(coalesce(n.nspacl, acldefault('n', n.nspowner))) x
-                where x.privilege_type = 'USAGE'
-            ), '[]')
-        ) order by n.nspname)
-        from pg_namespace n
-        where n.oid in (select relnamespace from rel)
-    ), '[]'),
-    'relations', coalesce((
-        select jsonb_agg(jsonb_build_object(
+document as (
+    select
+        rel.oid,
+        rel.is_published,
+        jsonb_build_object(
             'oid', rel.oid::int8,
             'schema', rel.nspname,
             'name', rel.relname,
@@ -249,12 +366,57 @@ select jsonb_build_object(
                         else false
                     end
             ),
-            'policies', coalesce(pols.list, '[]')
-        ) order by rel.oid)
-        from rel
-        left join cols on cols.attrelid = rel.oid
-        left join pols on pols.polrelid = rel.oid
+            'policies', coalesce(pols.list, '[]'),
+            'followed', followed.followed,
+            -- What the stream names in its place, unless it names the table itself.
+            'leaves', case
+                when rel.relkind = 'p' and rel.oid not in (select oid from published) then coalesce(
+                    (select jsonb_agg(leaf.oid::int8 order by leaf.oid) from leaf where leaf.root = rel.oid), '[]'
+                )
+                else '[]'
+            end
+        ) as j
+    from rel
+    join followed on followed.oid = rel.oid
+    left join cols on cols.attrelid = rel.oid
+    left join pols on pols.polrelid = rel.oid
+)
+select jsonb_build_object(
+    'format', 2,
+    'wanted', to_jsonb($1::text[]),
+    'server_version', current_setting('server_version_num')::int,
+    'with_texts', $2::boolean
+        and not exists (select from policy where is_published and not can_be_deparsed)
+        and not exists (
+            select from att
+            where attgenerated <> '' and attrelid in (select oid from locked)
+                and attrelid in (select oid from rel where is_published)
+        ),
+    'publications', coalesce((
+        select jsonb_agg(jsonb_build_object(
+            'name', pubname, 'insert', pubinsert, 'update', pubupdate, 'delete', pubdelete, 'via_root', pubviaroot
+        ) order by pubname)
+        from pub
+        where is_users
     ), '[]'),
+    'schemas', coalesce((
+        select jsonb_agg(jsonb_build_object(
+            'name', n.nspname,
+            'usage', coalesce((
+                select jsonb_agg(distinct x.grantee::int8)
+                from aclexplode(coalesce(n.nspacl, acldefault('n', n.nspowner))) x
+                where x.privilege_type = 'USAGE'
+            ), '[]')
+        ) order by n.nspname)
+        from pg_namespace n
+        where n.oid in (select relnamespace from rel)
+            or n.oid in (
+                select f.pronamespace from pg_proc f
+                where f.oid = any (array(select oid from reached where classid = 'pg_proc'::regclass))
+            )
+    ), '[]'),
+    'relations', coalesce((select jsonb_agg(j order by oid) from document where is_published), '[]'),
+    'referenced', coalesce((select jsonb_agg(j order by oid) from document where not is_published), '[]'),
     'types', coalesce((
         select jsonb_agg(jsonb_build_object(
             'oid', t.oid::int8,
@@ -309,9 +471,9 @@ select jsonb_build_object(
                 where x.privilege_type = 'EXECUTE'
             ), '[]')
         ) order by f.oid)
-        from fn
-        join pg_proc f on f.oid = fn.oid
+        from pg_proc f
         join pg_namespace n on n.oid = f.pronamespace
         join pg_language l on l.oid = f.prolang
+        where f.oid = any (array(select oid from reached where classid = 'pg_proc'::regclass))
     ), '[]')
 )

@@ -21,6 +21,7 @@ language sql stable
 set search_path = pg_catalog, pg_temp
 set jit = off
 set quote_all_identifiers = off
+set standard_conforming_strings = on
 as $state$
 --{sql/catalog/state.sql}
 $state$;

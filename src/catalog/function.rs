@@ -2,8 +2,8 @@
 
 use super::{AclItem, Oid};
 
-/// A row of `pg_proc`. Only functions of users and extensions that a published table's policies call, directly or
-/// from a SQL-standard body, are in the catalog: built-in ones have fixed OIDs.
+/// A row of `pg_proc`. Only functions of users and extensions that policies call, directly or from other functions,
+/// are in the catalog: built-in ones have fixed OIDs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Function {
     pub oid: Oid,

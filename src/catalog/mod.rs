@@ -29,7 +29,7 @@ pub use relation::{
     ReplicaIdentity, quote_identifier,
 };
 pub use role::{Role, Roles};
-pub use session_facts::SessionFacts;
+pub use session_facts::{SessionFacts, SessionReading};
 pub use snapshot::Snapshot;
 pub use state::{State, StateError};
 pub use watcher::{CatalogUpdate, Watcher, WatcherHandle};
@@ -52,15 +52,17 @@ pub struct Catalog {
     /// Every table of the user's publication (the root where `publish_via_partition_root` says so), by OID.
     pub relations: HashMap<RelationId, Arc<Relation>>,
     pub types: HashMap<Oid, Arc<PgType>>,
-    /// Functions that the relations' policies call, apart from built-in ones.
+    /// Functions that policies call, directly or from other functions, apart from built-in ones. Of functions whose body
+    /// is a string all that its words may name.
     pub functions: HashMap<Oid, Arc<Function>>,
-    /// `USAGE` on the schemas of the relations.
+    /// `USAGE` on the schemas of `relations`, `referenced` and `functions`.
     pub schemas: HashMap<String, Vec<AclItem>>,
     /// `false`: a lock was in the way when expressions were deparsed, so that their texts are missing. The watcher
     /// follows it up with a complete one.
     pub complete: bool,
     pub roles: Arc<Roles>,
-    /// Tables that policies read and that are not among `relations`.
+    /// Tables that policies or the functions they call read, or may read, that are not among `relations`; and what else is in
+    /// walcast's own publication.
     pub referenced: HashMap<RelationId, Arc<Relation>>,
     /// What only a session of the oracle's login can say.
     pub session: Arc<SessionFacts>,
@@ -93,6 +95,7 @@ impl Catalog {
             }
         }
         share(&mut self.relations, &earlier.relations);
+        share(&mut self.referenced, &earlier.referenced);
         share(&mut self.types, &earlier.types);
         share(&mut self.functions, &earlier.functions);
         if *self.roles == *earlier.roles {

@@ -25,7 +25,8 @@ pub struct Policy {
     /// shows nothing where it is permissive, and hides nothing where it is restrictive.
     pub using_tree: Option<String>,
     /// `pg_get_expr(polqual, polrelid)` under an empty search_path. `None` with a tree present: it could not be
-    /// deparsed at that moment (a lock was in the way), and nothing can be asked with this policy.
+    /// deparsed at that moment (a lock was in the way), and nothing can be asked with this policy; or the table is not
+    /// published, so that nothing ever is.
     pub using_text: Option<String>,
     /// Columns of the table that the USING expression reads, by attribute number; `None` where it reads the whole
     /// row or system columns, or where that is not known.

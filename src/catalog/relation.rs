@@ -53,6 +53,8 @@ impl FromIterator<ColumnIndex> for ColumnSet {
 pub enum RelationKind {
     Table,
     Partitioned,
+    /// A view, a materialized view or a foreign table that a policy reads. Never published.
+    Other,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,16 +76,20 @@ pub struct Publish {
 /// Whether the stream carries what a copy of the table needs: policies that read it can then be decided here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Followed {
-    /// Every row, every column and every operation.
+    /// Every row, every operation, and every column but generated ones (before 18 they are never in the stream). What
+    /// walcast's own publication carries counts too: a stream that is read without it follows less.
     Whole,
-    /// The user's publication leaves out rows, columns or operations.
+    /// The user's publication leaves out rows, columns or operations. Or it publishes a partitioned table under the
+    /// root's name: then the stream does not say when a partition is emptied.
     InPart,
-    /// It is in none of the publications that are read.
+    /// It is in none of the publications that are read; nothing else is in the way.
     No,
     /// UPDATE and DELETE do not say which row they are about (REPLICA IDENTITY NOTHING, or no key).
     NoIdentity,
     /// Not a table with WAL of its own: a view, a foreign or an unlogged table.
     NotLogged,
+    /// Other tables inherit from it (not as partitions): a SELECT shows their rows too.
+    Inherited,
 }
 
 /// `SELECT` granted to `grantee` (0 = PUBLIC).
@@ -144,7 +150,7 @@ pub struct Relation {
     pub policies: Vec<Policy>,
     pub publish: Publish,
     pub followed: Followed,
-    /// The leaves of a partitioned table, which are what the stream of walcast's own publication names.
+    /// The leaves of a partitioned table, where the stream names them; empty where it names the table itself.
     pub leaves: Vec<RelationId>,
 }
 

@@ -7,8 +7,8 @@ use serde::Deserialize;
 
 use super::function::Volatility;
 use super::{
-    AclItem, Catalog, Collation, Column, ColumnIndex, Function, Generated, Oid, PgType, Policy, PolicyCommand, Publish,
-    Relation, RelationKind, ReplicaIdentity, Roles, TypeKind,
+    AclItem, Catalog, Collation, Column, ColumnIndex, Followed, Function, Generated, Oid, PgType, Policy,
+    PolicyCommand, Publish, Relation, RelationKind, ReplicaIdentity, Roles, TypeKind,
 };
 use crate::wal::pgoutput::RelationId;
 
@@ -16,7 +16,7 @@ use crate::wal::pgoutput::RelationId;
 pub const STATE_SQL: &str = include_str!("../../sql/catalog/state.sql");
 
 /// Counts up when the document's meaning changes, so that a row written by another version's trigger is not misread.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// Why a document gives no catalog.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +44,7 @@ pub struct State {
     publications: Vec<PublicationState>,
     schemas: Vec<SchemaState>,
     relations: Vec<RelationState>,
+    referenced: Vec<RelationState>,
     types: Vec<TypeState>,
     functions: Vec<FunctionState>,
 }
@@ -80,6 +81,8 @@ struct RelationState {
     primary_key: Vec<i16>,
     identity_index: Option<Vec<i16>>,
     policies: Vec<PolicyState>,
+    followed: String,
+    leaves: Vec<Oid>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -209,6 +212,9 @@ impl Catalog {
         for relation in state.relations {
             catalog.relations.insert(RelationId(relation.oid), Arc::new(relation.build()?));
         }
+        for relation in state.referenced {
+            catalog.referenced.insert(RelationId(relation.oid), Arc::new(relation.build()?));
+        }
         for pg_type in state.types {
             catalog.types.insert(pg_type.oid, Arc::new(pg_type.build()?));
         }
@@ -224,6 +230,7 @@ impl RelationState {
         let kind = match self.kind.as_str() {
             "r" => RelationKind::Table,
             "p" => RelationKind::Partitioned,
+            "v" | "m" | "f" => RelationKind::Other,
             _ => return Err(unknown("kind of table", self.kind)),
         };
         let replica_identity = match self.replica_identity.as_str() {
@@ -232,6 +239,15 @@ impl RelationState {
             "f" => ReplicaIdentity::Full,
             "i" => ReplicaIdentity::Index,
             _ => return Err(unknown("replica identity", self.replica_identity)),
+        };
+        let followed = match self.followed.as_str() {
+            "whole" => Followed::Whole,
+            "in_part" => Followed::InPart,
+            "no" => Followed::No,
+            "no_identity" => Followed::NoIdentity,
+            "not_logged" => Followed::NotLogged,
+            "inherited" => Followed::Inherited,
+            _ => return Err(unknown("way of following", self.followed)),
         };
         if u16::try_from(self.columns.len()).is_err() {
             return Err(StateError::TooManyColumns(self.name));
@@ -266,8 +282,8 @@ impl RelationState {
             acl: acl(self.acl),
             policies,
             publish: Publish { insert: self.publish.insert, update: self.publish.update, delete: self.publish.delete },
-            followed: super::Followed::No,
-            leaves: Vec::new(),
+            followed,
+            leaves: self.leaves.into_iter().map(RelationId).collect(),
         })
     }
 }

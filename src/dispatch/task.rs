@@ -27,6 +27,7 @@ use tokio_util::task::TaskTracker;
 use super::Config;
 use super::access::AccessTable;
 use super::delivery::{Chunk, Context};
+use super::facts::Facts;
 use super::handle::{Command, Handle};
 use super::metrics::DispatchMetrics;
 use super::pending::{Ticket, Tickets};
@@ -38,7 +39,7 @@ use super::unseen::{Release, Unseen};
 use super::updates::Updates;
 use crate::authz::Oracle;
 use crate::catalog::watcher::{CatalogUpdate, WatcherHandle};
-use crate::catalog::{Catalog, ColumnSet, Relation};
+use crate::catalog::{Catalog, ColumnSet, Relation, SessionReading};
 use crate::change::assembler::Error as StreamFault;
 use crate::change::{Assembler, Change, Layout, OldRow, Operation, Relations, Row, Transaction};
 use crate::channels::outbox::Burst;
@@ -53,6 +54,7 @@ use crate::wal::{Lsn, Progress};
 pub struct Inputs {
     pub frames: mpsc::Receiver<Batch>,
     pub catalogs: mpsc::Receiver<CatalogUpdate>,
+    pub readings: mpsc::Receiver<SessionReading>,
     pub commands: mpsc::UnboundedReceiver<Command>,
 }
 
@@ -98,6 +100,9 @@ pub struct Dispatch {
     questions: Questions,
     unseen: Unseen,
     updates: Updates,
+    facts: Facts,
+    /// For whoever reads what a session says of it: the catalog without that.
+    catalogs: watch::Sender<Arc<Catalog>>,
     /// Everything committed before it has been read.
     position: Lsn,
     /// The same, for joins that wait until the stream has come as far as the database.
@@ -168,6 +173,8 @@ impl Dispatch {
             config,
             metrics,
             progress,
+            facts: Facts::new(catalog.version),
+            catalogs: watch::Sender::new(Arc::clone(&catalog)),
             handle: handle.clone(),
             unseen: Unseen::new(watcher.clone()),
             watcher,
@@ -193,6 +200,11 @@ impl Dispatch {
             buffer: Vec::new(),
         };
         (dispatch, receiver, handle)
+    }
+
+    /// The catalogs as they come into force.
+    pub fn catalogs(&self) -> watch::Receiver<Arc<Catalog>> {
+        self.catalogs.subscribe()
     }
 
     /// Runs until the reader has ended and what it had read is delivered, or until `abandon`. Order of the inputs:
@@ -241,6 +253,7 @@ impl Dispatch {
                     continue;
                 }
                 Some(update) = inputs.catalogs.recv() => self.polled(update),
+                Some(reading) = inputs.readings.recv() => self.session_read(reading),
                 update = wait_for_catalog(&mut self.phase) => self.catalog_arrived(update)?,
                 () = sleep_until(pause), if self.paused_until.is_some() => self.paused_until = None,
                 batch = inputs.frames.recv(), if reading => match batch {
@@ -262,6 +275,9 @@ impl Dispatch {
         }
         while let Ok(update) = inputs.catalogs.try_recv() {
             self.polled(update);
+        }
+        while let Ok(reading) = inputs.readings.try_recv() {
+            self.session_read(reading);
         }
         while let Some(answered) = self.questions.next().now_or_never() {
             self.answered(answered);

@@ -6,6 +6,8 @@ mod chat_example;
 mod chat_script;
 mod check;
 mod delivery;
+mod followed;
+mod function_bodies;
 mod hostile;
 mod joins;
 mod mistakes;
@@ -17,6 +19,7 @@ mod replication_errors;
 mod replication_login;
 mod replication_shutdown;
 mod setup;
+mod tracking;
 mod watcher;
 mod websocket;
 
