@@ -58,6 +58,9 @@ pub struct SetupArgs {
     /// Give the logins new passwords although they have one.
     #[arg(long)]
     pub new_passwords: bool,
+    /// Leave walcast's own publication as it is: tables that policies read are not put into it.
+    #[arg(long)]
+    pub no_track: bool,
     /// Take everything away again.
     #[arg(long, conflicts_with = "with_auth")]
     pub remove: bool,
@@ -220,15 +223,25 @@ async fn setup(args: SetupArgs) -> Result<(), BoxError> {
         slot: args.database.slot.clone(),
         with_auth: args.with_auth,
         new_passwords: args.new_passwords,
+        track: !args.no_track,
+        conninfo: Some(conninfo.clone()),
         authority: conninfo.address(),
         ..setup::Config::default()
     };
     if args.dry_run {
         let facts = setup::facts(&client, &config).await?;
-        let steps = match args.remove {
+        let mut steps = match args.remove {
             true => setup::removal(&facts, &config),
             false => setup::plan(&facts, &config, &setup::Secrets::generate()),
         };
+        if config.track && !args.remove {
+            // As far as it can be told before the rest is there.
+            let tracking = setup::track(&mut client, &config).await?;
+            steps.extend(tracking.steps);
+            for (title, note) in tracking.left {
+                println!("-- {title}\n--   {}", note.replace('\n', "\n--   "));
+            }
+        }
         print!("{}", setup::script(&steps));
         return Ok(());
     }

@@ -21,8 +21,9 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::authz::oracle::Connect;
 use crate::authz::tracked::Loader;
-use crate::authz::{AuthzMetrics, Oracle, OracleConfig, OracleTask, Verifier, VerifierConfig};
+use crate::authz::{AuthzMetrics, Oracle, OracleConfig, OracleTask, SessionFactsTask, Verifier, VerifierConfig};
 use crate::catalog::loader;
 use crate::catalog::watcher::Watcher;
 use crate::causes::with_causes;
@@ -106,9 +107,10 @@ impl Relay {
         // Named even where it is missing: it may be made while the relay runs.
         wal_config.own_publication = Some(OWN_PUBLICATION.to_owned());
         let (oracle, oracle_task) = oracle(&config, &client, authz_metrics).await?;
-        if let Some(task) = oracle_task {
+        let oracle_connect = oracle_task.map(|(task, connect)| {
             supervise(&stream, &failed, "oracle", &abandon, forever(task.run(abandon.clone())));
-        }
+            connect
+        });
         drop(client);
 
         let (slot, upkeep_metrics) = (wal_config.slot.name.clone(), Arc::clone(&wal_metrics));
@@ -143,7 +145,12 @@ impl Relay {
             stream.clone(),
         );
         dispatch.track_with(tables);
-        let inputs = Inputs { frames, catalogs, commands };
+        let (readings, readings_out) = mpsc::channel(1);
+        if let Some(connect) = oracle_connect {
+            let task = SessionFactsTask { connect, catalogs: dispatch.catalogs(), readings };
+            supervise(&stream, &failed, "function bodies", &stop, forever(task.run(abandon.clone())));
+        }
+        let inputs = Inputs { frames, catalogs, readings: readings_out, commands };
         supervise(&core, &failed, "dispatch", &stop, dispatch.run(inputs, abandon.clone()));
         let mut state = reader_handle.state();
         supervise(&core, &failed, "replication", &stop, reader.run(stop.clone()));
@@ -286,7 +293,7 @@ async fn oracle(
     config: &Config,
     client: &tokio_postgres::Client,
     metrics: Arc<AuthzMetrics>,
-) -> Result<(Oracle, Option<OracleTask>), BoxError> {
+) -> Result<(Oracle, Option<(OracleTask, Arc<dyn Connect>)>), BoxError> {
     let conninfo = match &config.oracle_conninfo {
         Some(conninfo) => Some(conninfo.clone()),
         None => crate::setup::oracle_login(client)
@@ -301,8 +308,9 @@ async fn oracle(
         return Ok((Oracle::absent(), None));
     };
     let conninfo = conninfo.with_application_name("walcast oracle");
-    let (oracle, task) = Oracle::new(&config.oracle, Arc::new(conninfo), metrics);
-    Ok((oracle, Some(task)))
+    let connect: Arc<dyn Connect> = Arc::new(conninfo);
+    let (oracle, task) = Oracle::new(&config.oracle, Arc::clone(&connect), metrics);
+    Ok((oracle, Some((task, connect))))
 }
 
 /// A listener, or what to do about its absence.

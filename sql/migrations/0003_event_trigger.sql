@@ -71,6 +71,19 @@ begin
                             or s.refobjid = c.relnamespace
                             or r.prrelid in (select a.relid from pg_partition_ancestors(c.oid) a)
                             or c.oid in (select a.relid from pg_partition_ancestors(r.prrelid) a)
+                            -- A partition in the schema, or a table that this one is a partition of.
+                            or exists (
+                                select
+                                from pg_class part
+                                where part.relispartition and part.relnamespace = s.refobjid
+                                    and c.oid in (select a.relid from pg_partition_ancestors(part.oid) a)
+                            )
+                            or exists (
+                                select
+                                from pg_partition_ancestors(c.oid) a
+                                join pg_class above on above.oid = a.relid
+                                where above.relnamespace = s.refobjid
+                            )
                         )
                 )
         loop

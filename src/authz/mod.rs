@@ -5,6 +5,7 @@
 //! thousand subscribers of one identity are one question. Whatever cannot be decided is an error, and denies.
 
 pub mod claims;
+mod function_bodies;
 pub mod identity;
 pub mod jwks;
 pub mod jwks_source;
@@ -15,6 +16,7 @@ pub mod plan;
 pub mod policy;
 mod policy_reads;
 pub mod row_text;
+pub mod session_facts;
 pub mod tracked;
 
 pub use claims::{Claims, TokenError};
@@ -27,3 +29,4 @@ pub use oracle::{
 };
 pub use plan::{CompiledPlan, DeniedReason, OraclePlan, Plan, plan};
 pub use row_text::{RowText, row_text};
+pub use session_facts::{SessionFactsError, SessionFactsTask, read_session_facts};

@@ -145,7 +145,7 @@ pub async fn snapshot(client: &Client) -> Result<Snapshot, LoadError> {
 /// A commit with `synchronous_commit = off` is visible before it is flushed; the WAL writer flushes it within three times
 /// `wal_writer_delay` (manual 30.4). So it is waited until all of the WAL is flushed, or for that long: the rest then
 /// belongs to transactions that are still open, and on a quiet server nobody flushes it for them.
-pub(super) async fn flushed_past_everything_seen(client: &Client) -> Result<Lsn, LoadError> {
+pub(crate) async fn flushed_past_everything_seen(client: &Client) -> Result<Lsn, LoadError> {
     // At a page's edge the insert position lies behind a header (24 or 40 bytes) that nobody writes before there is a
     // record to follow it.
     let wanted = "select (case when off <= 40 then lsn - off else lsn end)::text, \

@@ -29,7 +29,7 @@ pub use relation::{
     ReplicaIdentity, quote_identifier,
 };
 pub use role::{Role, Roles};
-pub use session_facts::SessionFacts;
+pub use session_facts::{SessionFacts, SessionReading};
 pub use snapshot::Snapshot;
 pub use state::{State, StateError};
 pub use watcher::{CatalogUpdate, Watcher, WatcherHandle};

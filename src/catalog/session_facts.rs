@@ -1,9 +1,10 @@
 //! What a session of the oracle's login says of the catalog: how names in function bodies resolve, and its settings.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::Oid;
+use crate::wal::Lsn;
 
 /// Read anew after every change of the catalog; empty until then, so that policies which need it are asked of Postgres.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -11,10 +12,24 @@ pub struct SessionFacts {
     /// By function: the tree of a string body, as Postgres reads it when it is asked to store the body as a SQL-standard
     /// one. `Err`: Postgres refused, and why.
     pub bodies: HashMap<Oid, Result<Arc<str>, String>>,
+    /// The roles that `bodies` hold for, and owners of SECURITY DEFINER functions besides. Another role may find other
+    /// things under the same names: with it, no body is known.
+    pub roles: HashSet<Oid>,
     /// The session's TimeZone, DateStyle and IntervalStyle; empty where unknown.
     pub time_zone: String,
     pub date_style: String,
     pub interval_style: String,
     /// `server_encoding` is UTF8.
     pub is_utf8: bool,
+}
+
+/// Facts, and when they hold.
+#[derive(Clone, Debug)]
+pub struct SessionReading {
+    /// The catalog that they were read for, by its version.
+    pub version: u64,
+    /// Everything that the reading saw was committed before: once the stream is here and has told of no change, nothing
+    /// lies between the catalog and what names meant at the reading.
+    pub lsn: Lsn,
+    pub facts: Arc<SessionFacts>,
 }

@@ -10,6 +10,7 @@ mod installation;
 mod publication;
 mod server;
 mod slot;
+mod tracked;
 
 use tokio_postgres::Client;
 
@@ -44,16 +45,22 @@ pub async fn run(conninfo: &Conninfo, config: &Config) -> Report {
     report.could_not_ask("the slot", result);
     let result = installation::look(&client, conninfo, config, &mut report).await;
     report.could_not_ask("what setup installed", result);
-    let result = tables(&mut client, config, &mut report).await;
+    let result = tables(&mut client, conninfo, config, &mut report).await;
     report.could_not_ask("the published tables", result);
     report
 }
 
-async fn tables(client: &mut Client, config: &Config, report: &mut Report) -> Result<(), loader::LoadError> {
+async fn tables(
+    client: &mut Client,
+    conninfo: &Conninfo,
+    config: &Config,
+    report: &mut Report,
+) -> Result<(), loader::LoadError> {
     let loaded = loader::load(client, &config.publications, None).await?;
     let api_roles = setup::api_roles(client).await?;
     publication::look(client, config, &loaded, report).await?;
     access::look(client, &loaded.catalog, &api_roles, report).await?;
+    tracked::look(client, conninfo, config, report).await?;
     Ok(())
 }
 

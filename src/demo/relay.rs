@@ -55,7 +55,12 @@ where
 async fn set_up(conninfo: &Conninfo) -> Result<(), BoxError> {
     let (mut client, connection) = conninfo.connect().await?;
     let connection = tokio::spawn(connection);
-    let config = setup::Config { with_auth: true, authority: conninfo.address(), ..setup::Config::default() };
+    let config = setup::Config {
+        with_auth: true,
+        conninfo: Some(conninfo.clone()),
+        authority: conninfo.address(),
+        ..setup::Config::default()
+    };
     setup::run(&mut client, &config).await?;
     drop(client);
     let _ = connection.await;

@@ -11,12 +11,13 @@
 //! * [`unseen`]: what a join's reply waits for;
 //! * [`delivery`]: one change to the channels that it matches;
 //! * [`tracking`]: tables that policies read, kept current;
-//! * [`updates`]: catalog states until the stream has come as far;
+//! * [`updates`], [`facts`]: catalog states, and what a session says of them, until the stream has come as far;
 //! * [`run`], [`pressure`]: what goes to many outboxes, and how full they are.
 
 pub mod access;
 pub mod by_policy;
 pub mod delivery;
+pub mod facts;
 pub mod handle;
 mod hint;
 pub mod judging;

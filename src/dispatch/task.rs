@@ -28,6 +28,7 @@ use tokio_util::task::TaskTracker;
 use super::Config;
 use super::access::AccessTable;
 use super::delivery::{Chunk, Context};
+use super::facts::Facts;
 use super::handle::{Command, Handle};
 use super::metrics::DispatchMetrics;
 use super::pending::{Ticket, Tickets};
@@ -40,7 +41,7 @@ use super::unseen::{Release, Unseen};
 use super::updates::Updates;
 use crate::authz::Oracle;
 use crate::catalog::watcher::{CatalogUpdate, WatcherHandle};
-use crate::catalog::{Catalog, ColumnSet, Relation};
+use crate::catalog::{Catalog, ColumnSet, Relation, SessionReading};
 use crate::change::assembler::{DdlLog, Error as StreamFault};
 use crate::change::{Assembler, Change, Layout, OldRow, Operation, Relations, Row, Transaction};
 use crate::channels::outbox::Burst;
@@ -56,6 +57,7 @@ use crate::wal::{Lsn, Progress};
 pub struct Inputs {
     pub frames: mpsc::Receiver<Batch>,
     pub catalogs: mpsc::Receiver<CatalogUpdate>,
+    pub readings: mpsc::Receiver<SessionReading>,
     pub commands: mpsc::UnboundedReceiver<Command>,
 }
 
@@ -102,6 +104,9 @@ pub struct Dispatch {
     unseen: Unseen,
     updates: Updates,
     tracking: Tracking,
+    facts: Facts,
+    /// For whoever reads what a session says of it: the catalog without that.
+    catalogs: watch::Sender<Arc<Catalog>>,
     /// Everything committed before it has been read.
     position: Lsn,
     /// The same, for joins that wait until the stream has come as far as the database.
@@ -173,6 +178,8 @@ impl Dispatch {
             config,
             metrics,
             progress,
+            facts: Facts::new(catalog.version),
+            catalogs: watch::Sender::new(Arc::clone(&catalog)),
             handle: handle.clone(),
             unseen: Unseen::new(watcher.clone()),
             watcher,
@@ -198,6 +205,11 @@ impl Dispatch {
             buffer: Vec::new(),
         };
         (dispatch, receiver, handle)
+    }
+
+    /// The catalogs as they come into force.
+    pub fn catalogs(&self) -> watch::Receiver<Arc<Catalog>> {
+        self.catalogs.subscribe()
     }
 
     /// Runs until the reader has ended and what it had read is delivered, or until `abandon`. Order of the inputs:
@@ -247,6 +259,7 @@ impl Dispatch {
                     continue;
                 }
                 Some(update) = inputs.catalogs.recv() => self.polled(update),
+                Some(reading) = inputs.readings.recv() => self.session_read(reading),
                 update = wait_for_catalog(&mut self.phase) => self.catalog_arrived(update)?,
                 () = sleep_until(pause), if self.paused_until.is_some() => self.paused_until = None,
                 batch = inputs.frames.recv(), if reading => match batch {
@@ -268,6 +281,9 @@ impl Dispatch {
         }
         while let Ok(update) = inputs.catalogs.try_recv() {
             self.polled(update);
+        }
+        while let Ok(reading) = inputs.readings.try_recv() {
+            self.session_read(reading);
         }
         while let Some(answered) = self.questions.next().now_or_never() {
             self.answered(answered);

@@ -8,11 +8,15 @@ mod facts;
 mod plan;
 mod remove;
 mod run;
+pub mod tracking;
 
 pub use facts::{ApiRole, Facts, api_roles};
 pub use plan::{Secrets, plan};
 pub use remove::removal;
 pub use run::{Outcome, Report, SetupError, automatic, facts, oracle_login, remove, run};
+pub use tracking::{Tracking, track};
+
+use crate::wal::Conninfo;
 
 /// The publication that is walcast's own: `walcast.ddl_log`, and what it tracks.
 pub const OWN_PUBLICATION: &str = "walcast";
@@ -32,6 +36,10 @@ pub struct Config {
     pub with_auth: bool,
     /// Give the two logins new passwords although they have one.
     pub new_passwords: bool,
+    /// Put the tables that policies read into walcast's own publication.
+    pub track: bool,
+    /// Where the oracle's login reads the bodies of functions; without it their tables are not known.
+    pub conninfo: Option<Conninfo>,
     /// `host:port` for the URL that is printed at the end.
     pub authority: String,
 }
@@ -45,6 +53,8 @@ impl Default for Config {
             oracle_login: "walcast_oracle".into(),
             with_auth: false,
             new_passwords: false,
+            track: true,
+            conninfo: None,
             authority: "localhost:5432".into(),
         }
     }

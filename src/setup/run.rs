@@ -7,7 +7,8 @@ use tokio_postgres::{Client, Transaction};
 use crate::wal::Conninfo;
 use crate::wal::publication::Own;
 
-use super::{Config, Facts, Otherwise, Secrets, Step, plan, removal};
+use super::{Config, Facts, Otherwise, Secrets, Step, Tracking, plan, removal, track};
+use crate::catalog::LoadError;
 
 /// Why nothing was changed.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +22,8 @@ pub enum SetupError {
     Strangers(String),
     #[error("{title} {message}{}; nothing was changed", hint.as_ref().map(|h| format!(" ({h})")).unwrap_or_default())]
     Required { title: String, message: String, hint: Option<String> },
+    #[error("setup is done, but for the tables that policies read: {0}")]
+    Tracking(#[from] LoadError),
 }
 
 /// What became of a step.
@@ -28,6 +31,8 @@ pub enum SetupError {
 pub enum Outcome {
     Done,
     DoneBut(String),
+    /// It was not tried, and why.
+    Left(String),
     /// Postgres' message, and what it means.
     NotDone {
         message: String,
@@ -48,7 +53,7 @@ impl Report {
     pub fn notes(&self) -> impl Iterator<Item = &str> {
         self.steps.iter().filter_map(|(_, outcome)| match outcome {
             Outcome::Done => None,
-            Outcome::DoneBut(note) | Outcome::NotDone { note, .. } => Some(note.as_str()),
+            Outcome::DoneBut(note) | Outcome::Left(note) | Outcome::NotDone { note, .. } => Some(note.as_str()),
         })
     }
 }
@@ -59,6 +64,7 @@ impl fmt::Display for Report {
             match outcome {
                 Outcome::Done => writeln!(f, "done      {title}")?,
                 Outcome::DoneBut(note) => writeln!(f, "done      {title}\n          {note}")?,
+                Outcome::Left(note) => writeln!(f, "NOT DONE  {title}\n          {note}")?,
                 Outcome::NotDone { message, note } => {
                     writeln!(f, "NOT DONE  {title}\n          Postgres says: {message}\n          {note}")?;
                 }
@@ -76,6 +82,14 @@ pub async fn run(client: &mut Client, config: &Config) -> Result<Report, SetupEr
     let facts = facts(client, config).await?;
     let secrets = Secrets::generate();
     let mut report = carry_out(client, &plan(&facts, config, &secrets)).await?;
+    if config.track {
+        // In a transaction of its own: what functions read is found out on the oracle's login, which has to be there.
+        let Tracking { steps, left } = track(client, config).await?;
+        if !steps.is_empty() {
+            report.steps.extend(carry_out(client, &steps).await?.steps);
+        }
+        report.steps.extend(left.into_iter().map(|(title, note)| (title, Outcome::Left(note))));
+    }
     let known = facts.stream_login.is_none() || config.new_passwords;
     let password = if known { secrets.stream.as_str() } else { "PASSWORD" };
     report.url = Some(format!(
@@ -92,13 +106,17 @@ pub async fn run(client: &mut Client, config: &Config) -> Result<Report, SetupEr
 pub async fn automatic(conninfo: &Conninfo, publication: &str) -> Result<(), AutomaticError> {
     let (mut client, connection) = conninfo.connect().await?;
     let connection = tokio::spawn(connection);
-    let config =
-        Config { publications: vec![publication.to_owned()], authority: conninfo.address(), ..Config::default() };
+    let config = Config {
+        publications: vec![publication.to_owned()],
+        authority: conninfo.address(),
+        conninfo: Some(conninfo.clone()),
+        ..Config::default()
+    };
     let report = run(&mut client, &config).await?;
     for (title, outcome) in &report.steps {
         match outcome {
             Outcome::Done => tracing::debug!("setup: {title}"),
-            Outcome::DoneBut(note) => tracing::warn!("setup: {title} {note}"),
+            Outcome::DoneBut(note) | Outcome::Left(note) => tracing::warn!("setup: {title} {note}"),
             Outcome::NotDone { message, note } => tracing::warn!("setup: {title} Postgres says: {message}. {note}"),
         }
     }

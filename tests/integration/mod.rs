@@ -8,6 +8,7 @@ mod check;
 mod ddl_log;
 mod delivery;
 mod followed;
+mod function_bodies;
 mod hostile;
 mod joins;
 mod mistakes;
@@ -19,6 +20,7 @@ mod replication_errors;
 mod replication_login;
 mod replication_shutdown;
 mod setup;
+mod tracking;
 mod watcher;
 mod websocket;
 

@@ -47,7 +47,7 @@ fn watch(database: &Database) -> Watched {
 }
 
 const TABLES: &str =
-    "create role someone; create table t (id int primary key, a int); create table u (id int primary key);
+    "create role someone; create table t (id int primary key, a int); create table u (id int primary key, b int);
     create policy p on t using (true); create type mood as enum ('a'); create publication pub for table t";
 
 #[tokio::test]
@@ -78,6 +78,9 @@ async fn whatever_changes_is_noticed_within_a_second_or_two() {
         "alter publication pub add table u",
         "alter publication pub drop table u",
         "alter publication pub set (publish = 'insert')",
+        "alter table u inherit t",
+        "create publication walcast",
+        "alter publication walcast add table u",
         "alter table t owner to someone",
         "reassign owned by someone to other",
         "update pg_class set relforcerowsecurity = true where oid = 't'::regclass",

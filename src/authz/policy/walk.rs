@@ -139,3 +139,10 @@ pub fn uses(expr: &Expr) -> Vec<(u16, u16)> {
     });
     used
 }
+
+/// How many expressions there are in it.
+pub fn size(expr: &Expr) -> usize {
+    let mut count = 0;
+    every(expr, 0, &mut |_, _| count += 1);
+    count
+}

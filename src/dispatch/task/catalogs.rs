@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 use super::{Dispatch, Error, Phase, READ_AGAIN};
 use crate::catalog::ddl_log::{self, DdlEvent};
 use crate::catalog::watcher::CatalogUpdate;
-use crate::catalog::{Catalog, Relation};
+use crate::catalog::{Catalog, Relation, SessionReading};
 use crate::change::assembler::DdlLog;
 use crate::channels::system;
 use crate::dispatch::hint;
@@ -98,11 +98,32 @@ impl Dispatch {
                 }
             }
         }
+        if let Some(session) = self.facts.due(position) {
+            let previous = self.replace_catalog(Catalog { session, ..Catalog::clone(&self.catalog) });
+            self.rebind(&previous);
+        }
+    }
+
+    /// What a session says of the catalog in force.
+    pub(super) fn session_read(&mut self, reading: SessionReading) {
+        self.facts.read(reading);
+        self.apply_due_updates(self.position);
     }
 
     /// From here on changes are judged by this state.
     fn apply(&mut self, mut catalog: Catalog) {
         catalog.share_with(&self.catalog);
+        // Any DDL, and any grant, may give a name in a function's body another meaning.
+        catalog.session = Arc::default();
+        let previous = self.replace_catalog(catalog);
+        self.layouts.clear();
+        self.facts.catalog_changed(self.catalog.version);
+        self.catalogs.send_replace(Arc::clone(&self.catalog));
+        self.rebind(&previous);
+    }
+
+    /// Gives the previous one. Whatever depends on the catalog alone is worked out anew.
+    fn replace_catalog(&mut self, mut catalog: Catalog) -> Arc<Catalog> {
         catalog.version = self.catalog.version + 1;
         let previous = std::mem::replace(&mut self.catalog, Arc::new(catalog));
         self.access.clear();
@@ -116,7 +137,7 @@ impl Dispatch {
         self.track_catalog();
         self.handle.catalog.store(Arc::clone(&self.catalog));
         self.metrics.catalog_version.set(self.catalog.version as i64);
-        self.rebind(&previous);
+        previous
     }
 
     /// Binds again what could come out otherwise. After a change of the publication's tables every channel is told so,

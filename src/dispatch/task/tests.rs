@@ -5,13 +5,15 @@ use std::time::Duration;
 use super::*;
 use crate::authz::oracle::ByHand;
 use crate::authz::{Answer, Asked, OracleError, Question, Verdict};
-use crate::catalog::Role;
+use crate::catalog::{Role, SessionFacts};
 use crate::channels::subscribe::SubscriptionSink;
 use crate::dispatch::sample::*;
 
 pub(super) struct House {
     frames: mpsc::Sender<Batch>,
     catalogs: mpsc::Sender<CatalogUpdate>,
+    readings: mpsc::Sender<SessionReading>,
+    in_force: watch::Receiver<Arc<Catalog>>,
     pub(super) handle: Handle,
     progress: Arc<Progress>,
     questions: mpsc::UnboundedReceiver<ByHand>,
@@ -26,6 +28,7 @@ impl House {
     pub(super) fn watched(catalog: Catalog, watcher: Option<WatcherHandle>) -> House {
         let (frames, frames_out) = mpsc::channel(16);
         let (catalogs, catalogs_out) = mpsc::channel(16);
+        let (readings, readings_out) = mpsc::channel(1);
         let (oracle, questions) = Oracle::by_hand();
         let progress = Arc::new(Progress::default());
         progress.received_to(Lsn(u64::MAX >> 1));
@@ -34,9 +37,10 @@ impl House {
         let tracker = TaskTracker::new();
         let (dispatch, commands, handle) =
             Dispatch::new(config, metrics, oracle, Arc::clone(&progress), watcher, Arc::new(catalog), tracker);
-        let inputs = Inputs { frames: frames_out, catalogs: catalogs_out, commands };
+        let in_force = dispatch.catalogs();
+        let inputs = Inputs { frames: frames_out, catalogs: catalogs_out, readings: readings_out, commands };
         let running = tokio::spawn(dispatch.run(inputs, CancellationToken::new()));
-        House { frames, catalogs, handle, progress, questions, running }
+        House { frames, catalogs, readings, in_force, handle, progress, questions, running }
     }
 
     pub(super) async fn settled(&self) {
@@ -77,6 +81,17 @@ impl House {
         let snapshot = "1000000:1000000:".parse().unwrap();
         self.catalogs.send(CatalogUpdate { catalog, snapshot, flush_lsn: Lsn(flush_lsn) }).await.unwrap();
         self.settled().await;
+    }
+
+    /// A session's reading for that version of the catalog, and its time zone by which it is told apart.
+    async fn read(&self, version: u64, lsn: u64, time_zone: &str) {
+        let facts = SessionFacts { time_zone: time_zone.into(), ..SessionFacts::default() };
+        self.readings.send(SessionReading { version, lsn: Lsn(lsn), facts: Arc::new(facts) }).await.unwrap();
+        self.settled().await;
+    }
+
+    fn session(&self) -> String {
+        self.handle.catalog.load().session.time_zone.clone()
     }
 
     fn question(&mut self) -> ByHand {
@@ -232,6 +247,35 @@ async fn roles_hold_at_once_and_are_not_brought_back_by_an_older_state() {
     // Now the first state is due, with the roles of its time.
     house.stream(transaction(60, &[(SECURED, "2")])).await;
     assert!(client.rows().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_session_says_holds_from_its_place_until_the_catalog_changes() {
+    let (house, _client) = joined(catalog(), &["open"]).await;
+    let version = || house.in_force.borrow().version;
+    let first = version();
+    house.read(first, 50, "UTC").await;
+    house.stream(transaction(40, &[(OPEN, "1")])).await;
+    assert_eq!(house.session(), "", "the stream may yet tell of a change");
+    house.stream(transaction(60, &[(OPEN, "2")])).await;
+    assert_eq!(house.session(), "UTC");
+    assert_eq!(version(), first, "nobody has to read it again");
+    house.read(first, 55, "CET").await;
+    assert_eq!(house.session(), "CET", "settings have changed");
+
+    // A change takes them away, and readings that were made before it.
+    house.poll(altered(OPEN, |relation| relation.row_security = true), 62).await;
+    house.stream(transaction(70, &[(OPEN, "3")])).await;
+    assert_eq!((house.session().as_str(), version() > first), ("", true));
+    house.read(first, 65, "UTC").await;
+    assert_eq!(house.session(), "");
+    house.read(version(), 65, "UTC").await;
+    assert_eq!(house.session(), "UTC");
+    // Roles change what names mean, too.
+    let mut other = Catalog::clone(&house.handle.catalog.load());
+    other.roles = Arc::default();
+    house.poll(other, 1000).await;
+    assert_eq!(house.session(), "");
 }
 
 #[tokio::test(start_paused = true)]

@@ -2,8 +2,8 @@
 
 use super::super::expr::Truth;
 use super::super::tree::{Node, Tree};
-use super::super::{DatumType, Expr, NotCompiled, Value, builtin};
-use super::scope::{Bound, Entry, Env, Scope};
+use super::super::{DatumType, Expr, NotCompiled, Value, builtin, walk};
+use super::scope::{BOUND_SIZE_MAX, Bound, Entry, Env, Scope};
 use super::{Lowering, known, unknown};
 use crate::catalog::{ColumnIndex, Oid, Relation};
 
@@ -160,6 +160,9 @@ impl Lowering<'_> {
             None | Some(Tree::Null) => None,
             Some(arg) => Some(Bound { expr: self.expr(arg, &env.operand())?, depth: env.depth }),
         };
+        if value.as_ref().is_some_and(|value| walk::size(&value.expr) > BOUND_SIZE_MAX) {
+            return Err(NotCompiled::Node("CASE of a large expression".to_owned()));
+        }
         let condition = Env { filter: true, estimated: false, case_value: value.as_ref().or(env.case_value), ..*env };
         let result = Env { estimated: false, ..*env };
         let mut branches = Vec::new();

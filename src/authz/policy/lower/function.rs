@@ -7,7 +7,7 @@ use super::super::expr::{Query, Source};
 use super::super::tree::{self, Node, Tree};
 use super::super::{Expr, NotCompiled, walk};
 use super::query::limit;
-use super::scope::{Bound, Env, Rows};
+use super::scope::{BOUND_SIZE_MAX, Bound, Env, Rows};
 use super::types::RECORD;
 use super::{Lowering, slots, target};
 use crate::catalog::{Function, Oid, Role, quote_identifier};
@@ -59,7 +59,12 @@ impl<'c> Lowering<'c> {
         let runs_as = self.runs_as(function, env)?;
         // Otherwise it is called, with its arguments worked out first, and its body is planned then.
         let in_place = is_expression(query) && !function.security_definer && function.settings.is_empty();
-        let exprs = self.list(args, &Env { targets: None, ..env.operand() })?;
+        let mut exprs = self.list(args, &Env { targets: None, ..env.operand() })?;
+        for expr in &mut exprs {
+            if walk::size(expr) > BOUND_SIZE_MAX && slots::is_personal(expr) {
+                *expr = self.slot(expr.clone());
+            }
+        }
         let strict = function.strict && exprs.iter().any(|expr| !matches!(expr, Expr::Const(c) if !c.is_null()));
         let must_apply = |expr: &Expr| !is_as_good_as_its_name(expr) || (!in_place && slots::may_fail(expr));
         let applied = strict || exprs.iter().any(must_apply);
@@ -110,18 +115,18 @@ impl<'c> Lowering<'c> {
             self.result_is(function, query, function.result)?;
         }
         let runs_as = self.runs_as(function, env)?;
+        let rows = env.scope.map_or(Rows::All, |scope| if scope.rows == Rows::All { Rows::All } else { Rows::Set });
         let args = self.list(args, &env.operand())?;
         if function.strict && !args.iter().all(|arg| matches!(arg, Expr::Const(value) if !value.is_null())) {
             return Err(refused(function, "it is STRICT and returns a set"));
         }
         // Each argument that takes work is a source before the rows: worked out once, and whatever they need of it.
-        let worked_out = args.iter().filter(|arg| slots::may_fail(arg)).count();
-        if worked_out > 0 {
-            return self.rows_of_worked_out(function, query, args, types, &runs_as, env);
+        if args.iter().any(takes_work) {
+            return self.rows_of_worked_out(function, query, args, types, rows, &Env { runs_as: &runs_as, ..*env });
         }
         let bound: Vec<Bound> = args.into_iter().map(|expr| Bound { expr, depth: env.depth }).collect();
         let inside = within(function, &bound, &runs_as, env);
-        let rows = self.calling(function, |lowering| lowering.query(query, Rows::Set, &inside))?;
+        let rows = self.calling(function, |lowering| lowering.query(query, rows, &inside))?;
         Ok((rows, types))
     }
 
@@ -132,23 +137,23 @@ impl<'c> Lowering<'c> {
         query: &Node,
         args: Vec<Expr>,
         types: Vec<Oid>,
-        runs_as: &Role,
+        rows: Rows,
         env: &Env,
     ) -> Result<(Query, Vec<Oid>), NotCompiled> {
         let mut sources = Vec::new();
         let mut bound = Vec::new();
         for mut expr in args {
             walk::shift(&mut expr, 1);
-            if slots::may_fail(&expr) {
+            if takes_work(&expr) {
                 let source = sources.len() as u16;
                 sources.push(Source::Elements { array: Expr::Array([expr].into()) });
                 expr = Expr::Inner { levels: 0, source, column: 0 };
             }
             bound.push(Bound { expr, depth: env.depth + 1 });
         }
-        let inside = within(function, &bound, runs_as, env);
+        let inside = within(function, &bound, env.runs_as, env);
         let inside = Env { depth: env.depth + 1, ..inside };
-        let rows = self.calling(function, |lowering| lowering.query(query, Rows::Set, &inside))?;
+        let rows = self.calling(function, |lowering| lowering.query(query, rows, &inside))?;
         let source = sources.len() as u16;
         sources.push(Source::Query(Arc::new(rows)));
         let output = (0..types.len() as u16).map(|column| Expr::Inner { levels: 0, source, column });
@@ -195,7 +200,15 @@ impl<'c> Lowering<'c> {
             return Err(refused(function, format!("it sets {other}")));
         }
         let catalog = self.catalog;
+        let by_name = function.body.is_none();
+        if env.by_name && !catalog.may_use_schema(env.runs_as, &function.schema) {
+            return Err(refused(function, format!("role {:?} may not use its schema", env.runs_as.name)));
+        }
         if let Some(body) = catalog.session.bodies.get(&function.oid) {
+            // Another role may find other things under the names in a string.
+            if by_name && !function.security_definer && !catalog.session.roles.contains(&env.runs_as.oid) {
+                return Err(refused(function, "what its names mean to the role is not known"));
+            }
             return match body {
                 Ok(tree) => Ok(Cow::Borrowed(&**tree)),
                 Err(why) => Err(refused(function, why.clone())),
@@ -249,6 +262,11 @@ fn within<'e>(function: &Function, bound: &'e [Bound], runs_as: &'e Role, env: &
 fn is_as_good_as_its_name(expr: &Expr) -> bool {
     matches!(expr, Expr::Const(_) | Expr::Column(_) | Expr::Inner { .. } | Expr::Param(_) | Expr::Now)
         || slots::is_personal(expr)
+}
+
+/// Whether a set-returning function's argument is worked out before the function is.
+fn takes_work(expr: &Expr) -> bool {
+    slots::may_fail(expr) || walk::size(expr) > BOUND_SIZE_MAX
 }
 
 fn has_param(expr: &Expr) -> bool {

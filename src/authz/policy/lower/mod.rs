@@ -138,3 +138,6 @@ fn known(node: &tree::Node, fields: &[&str]) -> Result<(), NotCompiled> {
 fn in_query(part: &'static str) -> NotCompiled {
     NotCompiled::Query(part.into())
 }
+
+#[cfg(test)]
+mod tests;

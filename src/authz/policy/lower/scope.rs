@@ -54,6 +54,9 @@ pub(super) enum Rows {
     All,
 }
 
+/// How large an expression may be that is written out wherever its name stands: expressions of expressions multiply.
+pub(super) const BOUND_SIZE_MAX: usize = 100;
+
 /// A value that is known by a name in a tree: an argument, or the value that CASE compares.
 pub(super) struct Bound {
     pub expr: Expr,

@@ -68,16 +68,16 @@ impl<'c> Lowering<'c> {
             1 => {
                 known(entry, &[&ENTRY[..], &["subquery"]].concat())?;
                 let subquery = entry.node("subquery")?;
-                self.from_query(subquery, rows, draft, &inside)
+                self.query_source(subquery, rows, draft, &inside)
             }
-            3 => self.from_function(entry, draft, &inside),
-            5 => self.from_values(entry, draft, &inside),
-            6 => self.from_cte(entry, rows, draft, &inside),
+            3 => self.function_source(entry, draft, &inside),
+            5 => self.values_source(entry, draft, &inside),
+            6 => self.cte_source(entry, rows, draft, &inside),
             _ => Err(in_query("something unknown in FROM")),
         }
     }
 
-    fn from_query<'e>(
+    fn query_source<'e>(
         &mut self,
         query: &Node,
         rows: Rows,
@@ -91,7 +91,7 @@ impl<'c> Lowering<'c> {
         Ok(Entry::Rows { source, types })
     }
 
-    fn from_cte<'e>(
+    fn cte_source<'e>(
         &mut self,
         entry: &Node,
         rows: Rows,
@@ -111,10 +111,10 @@ impl<'c> Lowering<'c> {
         if cte.flag("cterecursive")? {
             return Err(in_query("WITH RECURSIVE"));
         }
-        self.from_query(cte.node("ctequery")?, rows, draft, &Env { scope: Some(scope), ..*inside })
+        self.query_source(cte.node("ctequery")?, rows, draft, &Env { scope: Some(scope), ..*inside })
     }
 
-    fn from_function<'e>(
+    fn function_source<'e>(
         &mut self,
         entry: &'e Node<'e>,
         draft: &mut Draft,
@@ -136,7 +136,7 @@ impl<'c> Lowering<'c> {
     }
 
     /// `(VALUES (1), (2))` of one column.
-    fn from_values<'e>(&mut self, entry: &Node, draft: &mut Draft, inside: &Env) -> Result<Entry<'e>, NotCompiled> {
+    fn values_source<'e>(&mut self, entry: &Node, draft: &mut Draft, inside: &Env) -> Result<Entry<'e>, NotCompiled> {
         let columns = ["values_lists", "coltypes", "coltypmods", "colcollations"];
         known(entry, &[&ENTRY[..], &columns].concat())?;
         let mut values = Vec::new();
@@ -173,9 +173,7 @@ impl<'c> Lowering<'c> {
             return Err(table(relation, why));
         }
         match (relation.kind, entry.flag("inh")?) {
-            (RelationKind::Table, true) if !relation.leaves.is_empty() => {
-                return Err(table(relation, "other tables inherit from it"));
-            }
+            (RelationKind::Other, _) => return Err(table(relation, "it is no table")),
             (RelationKind::Partitioned, false) => return Err(table(relation, "it is read with ONLY")),
             _ => {}
         }
