@@ -21,6 +21,7 @@ mod replication_login;
 mod replication_shutdown;
 mod setup;
 mod tracking;
+mod tracked;
 mod watcher;
 mod websocket;
 
