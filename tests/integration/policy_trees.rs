@@ -167,7 +167,7 @@ const LEFT: &[(&str, &str)] = &[
     ("greatest(score, 1) = 2", "MINMAXEXPR"),
     ("tags[1] = 'a'", "SUBSCRIPTINGREF"),
     ("exists (select from away where away.id = docs.id)", "no publication"),
-    ("exists (select from seen where seen.team = docs.team)", "it is not followed"),
+    ("exists (select from seen where seen.team = docs.team)", "it is a view"),
     ("exists (select from secrets where secrets.id = docs.id)", "may not read"),
     ("exists (select from parent where parent.id = docs.id)", "inherit"),
     ("exists (select from docs d where d.id = docs.score)", "infinite recursion"),
@@ -200,6 +200,7 @@ impl Zoo {
         let mut catalog = ground.catalog().await;
         let session = SessionFacts {
             bodies: bodies(&ground).await,
+            roles: catalog.roles.by_name.values().map(|role| role.oid).collect(),
             time_zone: "UTC".into(),
             date_style: "ISO, MDY".into(),
             interval_style: "postgres".into(),
@@ -223,14 +224,15 @@ impl Zoo {
     }
 }
 
-/// Everything is followed but `away`; `parent` has a child.
+/// Everything is followed but `away` and `parent`.
 fn follow(catalog: &mut Catalog) {
     for relation in catalog.relations.values_mut() {
         let mut followed = Relation::clone(relation);
-        followed.followed = if followed.name == "away" { Followed::No } else { Followed::Whole };
-        if followed.name == "parent" {
-            followed.leaves = vec![followed.id];
-        }
+        followed.followed = match &*followed.name {
+            "away" => Followed::No,
+            "parent" => Followed::Inherited,
+            _ => Followed::Whole,
+        };
         *relation = Arc::new(followed);
     }
 }

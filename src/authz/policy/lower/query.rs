@@ -100,7 +100,7 @@ impl Lowering<'_> {
         select: impl FnOnce(&mut Self, &mut Draft, &Env) -> Result<(), NotCompiled>,
     ) -> Result<Draft, NotCompiled> {
         let mut joins = Joins::default();
-        joins.from_clause(query.node("jointree")?)?;
+        joins.clause(query.node("jointree")?)?;
         let rtable = query.list("rtable")?;
         let mut scope = Scope {
             outer: env.scope,
@@ -240,7 +240,7 @@ struct Joins<'e, 'a> {
 }
 
 impl<'e, 'a> Joins<'e, 'a> {
-    fn from_clause(&mut self, node: &'e Node<'a>) -> Result<(), NotCompiled> {
+    fn clause(&mut self, node: &'e Node<'a>) -> Result<(), NotCompiled> {
         known(node, &["fromlist", "quals"])?;
         for item in node.list("fromlist")? {
             self.item(item)?;
@@ -261,7 +261,7 @@ impl<'e, 'a> Joins<'e, 'a> {
         };
         match node.name {
             "RANGETBLREF" => self.entries.push((place(node)?, Joined::Source)),
-            "FROMEXPR" => self.from_clause(node)?,
+            "FROMEXPR" => self.clause(node)?,
             "JOINEXPR" => {
                 let fields = ["jointype", "isNatural", "larg", "rarg", "usingClause", "join_using_alias", "quals"];
                 known(node, &[&fields[..], &["alias", "rtindex"]].concat())?;

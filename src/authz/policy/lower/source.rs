@@ -166,15 +166,14 @@ impl<'c> Lowering<'c> {
             Followed::NoIdentity => {
                 Some("it has no replica identity, so that updates do not say which row they change")
             }
+            Followed::Inherited => Some("other tables inherit from it"),
             Followed::NotLogged => Some("it is a view, a foreign table or unlogged: the WAL has no rows of it"),
         };
         if let Some(why) = why {
             return Err(table(relation, why));
         }
         match (relation.kind, entry.flag("inh")?) {
-            (RelationKind::Table, true) if !relation.leaves.is_empty() => {
-                return Err(table(relation, "other tables inherit from it"));
-            }
+            (RelationKind::Other, _) => return Err(table(relation, "it is no table")),
             (RelationKind::Partitioned, false) => return Err(table(relation, "it is read with ONLY")),
             _ => {}
         }

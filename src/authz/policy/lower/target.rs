@@ -69,7 +69,7 @@ impl Lowering<'_> {
             let (query, types) = self.rows_of_function(&function, args, &env)?;
             return Ok((Source::Query(Arc::new(query)), types));
         }
-        let function = builtin::set_function(oid).ok_or(NotCompiled::Function(oid))?;
+        let function = builtin::function(oid).ok_or(NotCompiled::Function(oid))?;
         let args = self.list(args, &env)?;
         self.collation_fits(function, node)?;
         let array = match <[Expr; 1]>::try_from(args) {
