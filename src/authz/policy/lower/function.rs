@@ -206,7 +206,7 @@ impl<'c> Lowering<'c> {
         }
         if let Some(body) = catalog.session.bodies.get(&function.oid) {
             // Another role may find other things under the names in a string.
-            if by_name && !function.security_definer && !catalog.session.roles.contains(&env.runs_as.oid) {
+            if by_name && !self.names_hold_for(function, env.runs_as) {
                 return Err(refused(function, "what its names mean to the role is not known"));
             }
             return match body {
@@ -222,6 +222,14 @@ impl<'c> Lowering<'c> {
                 Err(refused(function, format!("it is written in {}{why}", function.language)))
             }
         }
+    }
+
+    /// The trees of strings hold for these roles, and for the owners of SECURITY DEFINER functions.
+    fn names_hold_for(&self, function: &Function, role: &Role) -> bool {
+        let is_definer = |known: &Arc<Function>| known.security_definer && known.owner == role.oid;
+        function.security_definer
+            || self.catalog.session.roles.contains(&role.oid)
+            || self.catalog.functions.values().any(is_definer)
     }
 
     fn runs_as(&self, function: &Function, env: &Env) -> Result<Role, NotCompiled> {
