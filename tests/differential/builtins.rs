@@ -60,7 +60,7 @@ struct Tally {
 #[tokio::test]
 async fn builtins() {
     let (mut random, seed) = random();
-    let calls = number_from_env("WALCAST_DIFFERENTIAL_BUILTINS").unwrap_or(60) as usize;
+    let calls = number_from_env("WALCAST_DIFFERENTIAL_BUILTINS").unwrap_or(200) as usize;
     let database = Database::create().await;
     let client = &database.client;
     client.batch_execute(SESSION).await.unwrap();
@@ -148,7 +148,7 @@ impl Declared {
                 args.push(format!("null::{type_name}"));
                 continue;
             }
-            let text = literal(random, &self.name, place, &type_name);
+            let text = literal(random, &self.name, &self.args, place, &type_name);
             values.push(decode(&datum_type(&type_name), &text).ok()?);
             args.push(format!("{}::{type_name}", quoted(&text)));
         }
@@ -168,6 +168,12 @@ impl Declared {
             true => Ok(Value::Null),
             false => (self.builtin.eval)(&values),
         };
+        if let (Some(pair), [a, b]) = (self.builtin.pair, &values[..])
+            && !a.is_null()
+            && !b.is_null()
+        {
+            assert_eq!(pair(a, b), ours, "{sql} in its two ways");
+        }
         if let Err(Failure::Error(error)) = &ours {
             assert!(self.builtin.can_fail, "{sql} is an error ({error}) of what never fails");
         }
@@ -283,7 +289,7 @@ const CAST_TYPES: &[&str] = &[
 #[tokio::test]
 async fn casts_of_odd_spellings() {
     let (mut random, seed) = random();
-    let spellings = number_from_env("WALCAST_DIFFERENTIAL_BUILTINS").unwrap_or(60) as usize * 5;
+    let spellings = number_from_env("WALCAST_DIFFERENTIAL_BUILTINS").unwrap_or(200) as usize * 5;
     let database = Database::create().await;
     let client = &database.client;
     client.batch_execute(SESSION).await.unwrap();

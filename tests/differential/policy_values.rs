@@ -8,8 +8,11 @@ pub(super) const MOODS: &[&str] = &["sad", "ok", "so so"];
 
 const PARTS: &[&str] = &[
     "year", "quarter", "month", "day", "hour", "minute", "second", "epoch", "dow", "isodow", "doy", "week", "DAY",
-    "century", "nonsense",
+    "century", "nonsense", "hour", "minute", "second", "epoch",
 ];
+const PARTS_OF_DATES: &[&str] =
+    &["year", "quarter", "month", "day", "epoch", "dow", "isodow", "doy", "Month", "week", "hour"];
+const PARTS_OF_TIMES: &[&str] = &["hour", "minute", "second", "epoch", "Hour", "day"];
 const UNITS: &[&str] = &["second", "minute", "hour", "day", "week", "month", "quarter", "year", "Year", "decade"];
 const UUIDS: &[&str] = &[
     "00000000-0000-0000-0000-000000000000",
@@ -26,10 +29,14 @@ fn pick(random: &mut StdRng, items: &[&str]) -> String {
     items.choose(random).unwrap().to_string()
 }
 
-/// The text of an argument: what the function is about first, then any value of the type.
-pub(super) fn literal(random: &mut StdRng, function: &str, place: usize, type_name: &str) -> String {
+/// The text of an argument of a function of these types: what the function is about first, then any value.
+pub(super) fn literal(random: &mut StdRng, function: &str, types: &[String], place: usize, type_name: &str) -> String {
     match (function, place, type_name) {
-        ("extract" | "date_part", 0, _) => pick(random, PARTS),
+        ("extract" | "date_part", 0, _) => match types[1].as_str() {
+            "date" => pick(random, PARTS_OF_DATES),
+            "time without time zone" => pick(random, PARTS_OF_TIMES),
+            _ => pick(random, PARTS),
+        },
         ("date_trunc", 0, _) => pick(random, UNITS),
         ("timezone", 0, _) => pick(random, &["UTC", "utc", "UTC", "Europe/Berlin"]),
         ("varchar" | "bpchar", 1, _) => pick(random, &["-1", "4", "5", "7", "9", "14"]),

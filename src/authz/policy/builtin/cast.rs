@@ -22,7 +22,7 @@ fn integer(args: &[Value], width: u32) -> Result<Value, Failure> {
         [Value::Float(bits)] => {
             let value = f64::from_bits(*bits).round_ties_even();
             // 2^63 is the first that does not fit, and is exact.
-            match value >= -9_223_372_036_854_775_808.0 && value < 9_223_372_036_854_775_808.0 {
+            match (-9_223_372_036_854_775_808.0..9_223_372_036_854_775_808.0).contains(&value) {
                 true => in_range(value as i64, width),
                 false => error("integer out of range"),
             }

@@ -45,7 +45,7 @@ fn path(args: &[Value], as_text: bool) -> Result<Value, Failure> {
     let Some(steps) = steps(path)? else { return Ok(Value::Null) };
     // Equal keys and errors in a part that is passed over make a difference that is not worth telling here.
     let mut raw = text.trim_matches([' ', '\t', '\n', '\r']);
-    for step in steps {
+    for (depth, step) in steps.into_iter().enumerate() {
         let next = match raw.as_bytes().first() {
             Some(b'{') => {
                 let mut found = members(raw)?.unwrap_or_default().into_iter().filter(|(key, _)| **key == *step);
@@ -56,6 +56,8 @@ fn path(args: &[Value], as_text: bool) -> Result<Value, Failure> {
                 value
             }
             Some(b'[') => match place(step)? {
+                // Postgres counts these from the end of the first array that it meets at this depth.
+                Some(..0) if depth > 0 => return Err(Failure::undecided("a json path from the end of an inner array")),
                 Some(place) => at(raw, place)?,
                 None => None,
             },

@@ -35,7 +35,9 @@ pub struct Builtin {
     pub depends: Depends,
     /// Some arguments make it raise an error: it matters whether it is evaluated at all.
     pub can_fail: bool,
-    pub eval: fn(&[Value]) -> Result<Value, Failure>,
+    pub eval: Eval,
+    /// The same for a function that compares two, which need not be copied for it.
+    pub pair: Option<Pair>,
 }
 
 /// What whoever compiles a call has to make sure of.
@@ -50,12 +52,13 @@ pub enum Depends {
     Utc,
 }
 
-type Eval = fn(&[Value]) -> Result<Value, Failure>;
+pub type Eval = fn(&[Value]) -> Result<Value, Failure>;
+pub type Pair = fn(&Value, &Value) -> Result<Value, Failure>;
 
 impl Builtin {
     /// A strict function that depends on nothing and may fail, as most do.
     const fn new(oid: Oid, name: &'static str, eval: Eval) -> Builtin {
-        Builtin { oid, name, strict: true, depends: Depends::Nothing, can_fail: true, eval }
+        Builtin { oid, name, strict: true, depends: Depends::Nothing, can_fail: true, eval, pair: None }
     }
 
     /// Never raises an error.

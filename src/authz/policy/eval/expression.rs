@@ -167,6 +167,10 @@ fn all(args: &[Expr], env: Env<'_>) -> Result<SmallVec<[Value; 2]>, Failure> {
 }
 
 fn call<'a>(function: &'static Builtin, args: &'a [Expr], env: Env<'a>) -> Evaluated<'a> {
+    if let (Some(pair), [a, b]) = (function.pair, args) {
+        let (a, b) = (evaluate(a, env)?, evaluate(b, env)?);
+        return if a.is_null() || b.is_null() { owned(NULL) } else { owned(pair(&a, &b)?) };
+    }
     let values = all(args, env)?;
     if function.strict && values.iter().any(Value::is_null) {
         return owned(NULL);
@@ -179,7 +183,10 @@ pub(super) fn apply(function: &Builtin, a: &Value, b: &Value) -> Result<Value, F
     if function.strict && (a.is_null() || b.is_null()) {
         return Ok(NULL);
     }
-    (function.eval)(&[a.clone(), b.clone()])
+    match function.pair {
+        Some(pair) => pair(a, b),
+        None => (function.eval)(&[a.clone(), b.clone()]),
+    }
 }
 
 /// AND (`decides` false) and OR (true): up to the operand that decides.

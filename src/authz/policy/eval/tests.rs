@@ -384,17 +384,3 @@ fn people_have_their_claims_their_role_and_nothing_else() {
     assert_eq!(slots.get(7), slots.get(1));
     assert!(value(&setting("role", true)).is_err(), "a row has no person");
 }
-
-#[test]
-fn ownership_is_cheap() {
-    let (uuid, times) = (Value::Uuid([7; 16]), 1000);
-    let owner = call(2956, [Expr::Column(ColumnIndex(0)), Expr::Slot(0)]);
-    let program = program(vec![(true, owner)], vec![Expr::Const(uuid.clone())], &[]);
-    let slots = program.slots_of(Person { role: "anon", claims: "" });
-    let (row, tables) = (Columns(vec![uuid]), Tables::default());
-    let start = std::time::Instant::now();
-    for _ in 0..times {
-        assert_eq!(program.decide(std::hint::black_box(&row), &slots, &tables, Moment::After, 0), Ok(true));
-    }
-    println!("{:?} a decision", start.elapsed() / times);
-}
