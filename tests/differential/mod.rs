@@ -4,6 +4,7 @@
 //! variable of each test, with a default that suits every day.
 
 mod authorization;
+mod campaign;
 mod filter_questions;
 mod filters;
 mod json_of_values;
