@@ -5,6 +5,7 @@
 
 mod authorization;
 mod builtins;
+mod campaign;
 mod filter_questions;
 mod filters;
 mod json_of_values;

@@ -175,6 +175,15 @@ impl Relay {
         self.program.exit().await
     }
 
+    /// Stands still, with its sockets open, until [`Relay::thaw`].
+    pub fn freeze(&self) {
+        self.program.signal("-STOP");
+    }
+
+    pub fn thaw(&self) {
+        self.program.signal("-CONT");
+    }
+
     /// `kill -9`, and it is gone.
     pub async fn kill(&mut self) {
         self.program.signal("-KILL");

@@ -1,0 +1,171 @@
+//! What goes on with the relay while transactions commit: it keeps up, it lags, it is restarted, a standby is slow.
+
+use std::sync::Arc;
+
+use rand::Rng;
+use walcast::demo::postgres::Cluster;
+
+use super::audience::Audience;
+use super::history::{Taken, Transaction};
+use super::judge::{Committed, Rows, Rule, judge};
+use super::tally::{Deciders, Tally};
+use super::truth::Keys;
+use super::world::{World, new_keys};
+use crate::support::database::connect;
+use crate::support::relay::pause_between_polls;
+use crate::support::scene::{execute, until};
+
+impl World {
+    /// The relay keeps up: each transaction is judged before the next.
+    pub(super) async fn live(&mut self, transactions: usize, tally: &mut Tally) {
+        for _ in 0..transactions {
+            let transaction = self.draft(&mut Taken::default(), tally).await;
+            let committed = self.commit(transaction, async |world, sql| execute(&world.database.client, &sql).await).await;
+            self.judge_all(vec![committed], "live", tally).await;
+        }
+    }
+
+    /// The relay stands still while transactions commit, and then goes through all of them.
+    pub(super) async fn lagging(&mut self, transactions: usize, tally: &mut Tally) {
+        self.relay.freeze();
+        // In half of the lags no row is changed twice, so that later moments can be asked about it.
+        let once = self.rng.random_bool(0.5);
+        let mut taken = Taken::default();
+        let mut burst: Vec<Committed> = Vec::new();
+        for _ in 0..transactions {
+            if !once {
+                taken.clear();
+            }
+            let transaction = self.draft(&mut taken, tally).await;
+            let committed = self.commit(transaction, async |world, sql| execute(&world.database.client, &sql).await).await;
+            self.ask_again(&mut burst, &committed.transaction).await;
+            burst.push(committed);
+        }
+        self.relay.thaw();
+        self.judge_all(burst, "lagging", tally).await;
+    }
+
+    /// What is shown now of the rows of earlier transactions that are still as those left them.
+    async fn ask_again(&self, burst: &mut [Committed], transaction: &Transaction) {
+        let changed: Rows = transaction
+            .changes
+            .iter()
+            .flat_map(|change| [change.old, change.new].into_iter().flatten().map(|key| (change.table, key)))
+            .collect();
+        for earlier in burst {
+            let was = |row: &(usize, i64)| earlier.later.last().is_none_or(|(rows, _)| rows.contains(row));
+            let mut keys: Keys = new_keys(&earlier.transaction);
+            for (table, keys) in &mut keys {
+                keys.retain(|key| was(&(*table, *key)) && !changed.contains(&(*table, *key)));
+            }
+            keys.retain(|_, keys| !keys.is_empty());
+            let shown = self.truth.shown(&self.persons, &self.tables, &keys).await;
+            let rows = keys.iter().flat_map(|(table, keys)| keys.iter().map(|key| (*table, *key))).collect();
+            earlier.later.push((rows, shown));
+        }
+    }
+
+    /// The relay ends, in peace or not; DDL and rows go on without it; another one goes on from there.
+    pub(super) async fn restarted(&mut self, transactions: usize, tally: &mut Tally) {
+        if self.rng.random_bool(0.5) {
+            self.relay.terminate();
+            self.relay.exit().await;
+        } else {
+            self.relay.kill().await;
+        }
+        for _ in 0..transactions {
+            let transaction = self.draft(&mut Taken::default(), tally).await;
+            self.commit(transaction, async |world, sql| execute(&world.database.client, &sql).await).await;
+        }
+        for sql in self.put_all_back(tally) {
+            execute(&self.database.client, &sql).await;
+        }
+        tally.system_messages += self.audience.system_messages();
+        self.relay.restart().await;
+        self.deciders = Deciders::default();
+        self.audience = Audience::join(&self.relay, &self.persons, &self.tables).await;
+        // Up to this mark it is history: what of it is still delivered is for those who ask for no more than the rest.
+        let nothing = Transaction { moves_the_ground: true, ..Transaction::default() };
+        let committed = self.commit(nothing, async |world, sql| execute(&world.database.client, &sql).await).await;
+        self.audience.until(committed.mark).await;
+        self.deciders(tally).await;
+        *tally.modes.entry("restarts").or_default() += 1;
+    }
+
+    /// Commits wait for a standby: the relay has read them long before anybody can see them.
+    pub(super) async fn beside_standby(&mut self, cluster: &Cluster, transactions: usize, tally: &mut Tally) {
+        for _ in 0..transactions {
+            let transaction = self.draft(&mut Taken::default(), tally).await;
+            let admin = connect(&cluster.url("postgres", "postgres")).await;
+            wait_for_standby(&admin, "late").await;
+            let committed = self
+                .commit(transaction, async |world, sql| {
+                    let writer = Arc::clone(&world.late_writer);
+                    let commit = tokio::spawn(async move { execute(&writer, &sql).await });
+                    let waits = "select exists (select from pg_stat_activity where wait_event = 'SyncRep')";
+                    while !commit.is_finished() {
+                        if world.database.client.query_one(waits, &[]).await.expect("an answer").get(0) {
+                            world.until_streamed().await;
+                            break;
+                        }
+                        pause_between_polls().await;
+                    }
+                    wait_for_standby(&admin, "").await;
+                    commit.await.expect("the commit returns without the standby");
+                })
+                .await;
+            self.judge_all(vec![committed], "standby", tally).await;
+        }
+    }
+
+    /// Waits until all that is in the WAL was sent to the relay.
+    async fn until_streamed(&self) {
+        let postgres = &self.database.client;
+        let flushed = postgres.query_one("select pg_current_wal_flush_lsn()::text", &[]).await.expect("a position");
+        let flushed: String = flushed.get(0);
+        let sent = format!(
+            "select sent_lsn >= '{flushed}' from pg_stat_replication r join pg_replication_slots s on s.active_pid = r.pid
+             where slot_name = '{}'",
+            self.relay.slot
+        );
+        until(postgres, &sent).await;
+    }
+
+    /// A role changes: the relay's poll finds it within a second, and from then on it counts.
+    pub(super) async fn roles_change(&mut self, tally: &mut Tally) {
+        let sql = self.roles.choose(&mut self.rng);
+        let before = self.relay.metric("catalog_version").await;
+        execute(&self.database.client, sql).await;
+        let nothing = Transaction { moves_the_ground: true, ..Transaction::default() };
+        let committed = self.commit(nothing, async |world, sql| execute(&world.database.client, &sql).await).await;
+        self.judge_all(vec![committed], "roles", tally).await;
+        self.relay.until_metric("catalog_version", |version| version > before).await;
+        *tally.ddl.entry("roles").or_default() += 1;
+    }
+
+    /// What everybody was sent, against what Postgres said.
+    async fn judge_all(&mut self, transactions: Vec<Committed>, mode: &'static str, tally: &mut Tally) {
+        let mut heard = Vec::new();
+        for committed in &transactions {
+            heard.push(self.audience.until(committed.mark).await);
+        }
+        let asked = self.deciders(tally).await.asked_postgres();
+        let rule = match (asked, mode) {
+            (false, _) => Rule::AsOfCommit,
+            (true, "lagging") => Rule::AskedLater,
+            (true, _) => Rule::AskedAtOnce,
+        };
+        for (committed, heard) in transactions.iter().zip(heard) {
+            let context = format!("{}, {mode}, mark {}", self.label, committed.mark);
+            judge(committed, heard, (&self.persons, &self.tables), rule, tally, &context);
+            tally.transactions += 1;
+            *tally.modes.entry(mode).or_default() += committed.transaction.changes.len() * self.persons.len();
+        }
+    }
+}
+
+/// Whether commits wait for a standby that is not there.
+async fn wait_for_standby(admin: &tokio_postgres::Client, name: &str) {
+    execute(admin, &format!("alter system set synchronous_standby_names = '{name}'")).await;
+    execute(admin, "select pg_reload_conf()").await;
+}

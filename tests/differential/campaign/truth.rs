@@ -1,0 +1,199 @@
+//! What Postgres says: a real SELECT under `SET LOCAL ROLE` and claims.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+use tokio_postgres::{Client as Postgres, SimpleQueryMessage};
+
+use super::persons::Person;
+use super::policies::Policy;
+use super::tables::Table;
+use crate::support::database::connect;
+use crate::support::scene::execute;
+
+/// One key at a time: an error shows nothing, and must not take the other rows with it.
+pub(super) const ONE_BY_ONE: &str = "
+    create schema campaign;
+    grant usage on schema campaign to public;
+    create function campaign.shown(source text, keys bigint[]) returns setof bigint language plpgsql as $$
+    declare
+        key bigint;
+        found_key bigint;
+    begin
+        foreach key in array keys loop
+            begin
+                execute format('select id from public.%I where id = $1', source) into found_key using key;
+                if found_key is not null then
+                    return next key;
+                end if;
+            exception when others then
+            end;
+        end loop;
+    end $$;";
+
+/// Sessions of a superuser, who becomes everybody in turn.
+pub(super) struct Truth {
+    sessions: Vec<Postgres>,
+    /// For what is measured in transactions that are rolled back.
+    measuring: Postgres,
+}
+
+/// The rows that each person is shown, by table and key.
+pub(super) type Shown = Vec<HashSet<(usize, i64)>>;
+
+/// Keys by table.
+pub(super) type Keys = BTreeMap<usize, Vec<i64>>;
+
+/// The columns that each role may read, by table.
+pub(super) type Columns = Arc<HashMap<(usize, String), Vec<String>>>;
+
+impl Truth {
+    pub(super) async fn new(url: &str) -> Truth {
+        let mut sessions = Vec::new();
+        for _ in 0..3 {
+            let session = connect(url).await;
+            // By key, so that no other row is looked at.
+            execute(&session, "set enable_seqscan = off; set client_min_messages = error; set jit = off").await;
+            sessions.push(session);
+        }
+        let measuring = connect(url).await;
+        execute(&measuring, "set client_min_messages = error; set jit = off").await;
+        Truth { sessions, measuring }
+    }
+
+    /// Which of these rows a SELECT shows whom, now.
+    pub(super) async fn shown(&self, persons: &[Person], tables: &[Table], keys: &Keys) -> Shown {
+        let asked = persons.iter().enumerate().map(|(n, person)| {
+            let session = &self.sessions[n % self.sessions.len()];
+            self.shown_to(session, person, tables, keys)
+        });
+        join_all(asked).await
+    }
+
+    async fn shown_to(&self, session: &Postgres, person: &Person, tables: &[Table], keys: &Keys) -> HashSet<(usize, i64)> {
+        let select = |(table, keys): (&usize, &Vec<i64>)| {
+            format!("; select {table}, id from public.{} where id in ({})", tables[*table].name, list(keys))
+        };
+        let all: String = keys.iter().map(select).collect();
+        if all.is_empty() {
+            return HashSet::new();
+        }
+        if let Some(shown) = ask(session, person, &all).await {
+            return shown;
+        }
+        let mut shown = HashSet::new();
+        for (table, keys) in keys {
+            let name = &tables[*table].name;
+            let sql = format!("; select {table}, k from campaign.shown('{name}', '{{{}}}') as k", list(keys));
+            shown.extend(ask(session, person, &sql).await.expect("errors are caught"));
+        }
+        shown
+    }
+
+    /// Of these rows those that a filter, in SQL, matches.
+    pub(super) async fn matching(&self, tables: &[Table], keys: &Keys, condition: &str) -> HashSet<(usize, i64)> {
+        let select = |(table, keys): (&usize, &Vec<i64>)| {
+            let name = &tables[*table].name;
+            format!("select {table}, id from public.{name} where id in ({}) and ({condition})", list(keys))
+        };
+        let sql: Vec<String> = keys.iter().map(select).collect();
+        let messages = self.sessions[0].simple_query(&sql.join("; ")).await.expect("a filter in SQL");
+        messages.iter().filter_map(pair).collect()
+    }
+
+    /// How many of all rows a set of policies shows, to those persons who are not exempt and are meant.
+    pub(super) async fn measure(
+        &self,
+        policies: &[Policy],
+        persons: &[Person],
+        table: &Table,
+        is_meant: impl Fn(&Person) -> bool,
+    ) -> (usize, usize) {
+        let name = &table.name;
+        let mut sql = format!("begin; alter table {name} enable row level security; ");
+        for old in &table.policies {
+            sql += &format!("drop policy {} on {name}; ", old.name);
+        }
+        for policy in policies {
+            sql += &format!("{}; ", policy.create(name));
+        }
+        execute(&self.measuring, &sql).await;
+        let (mut shown, mut asked) = (0, 0);
+        for person in persons.iter().filter(|person| !person.is_exempt() && is_meant(person)) {
+            shown += self.count(person, table).await;
+            asked += table.live.len();
+        }
+        execute(&self.measuring, "rollback").await;
+        (shown, asked)
+    }
+
+    /// How many rows of the table the person is shown, in the transaction that is open.
+    async fn count(&self, person: &Person, table: &Table) -> usize {
+        let (name, who) = (&table.name, become_person(person));
+        let count = format!("savepoint s; {who}; select 0, count(*) from public.{name}; reset role; release s");
+        let messages = match self.measuring.simple_query(&count).await {
+            Ok(messages) => messages,
+            Err(_) => {
+                let keys = list(&table.live);
+                let sql = format!(
+                    "rollback to s; {who}; select 0, count(*) from campaign.shown('{name}', '{{{keys}}}'); reset role; release s"
+                );
+                self.measuring.simple_query(&sql).await.unwrap_or_else(|error| panic!("{error:?} in {sql}"))
+            }
+        };
+        let (_, count) = messages.iter().find_map(pair).expect("a count");
+        usize::try_from(count).expect("not negative")
+    }
+
+    /// Which columns the roles may read.
+    pub(super) async fn columns(&self, persons: &[Person], tables: &[Table]) -> Columns {
+        let roles: HashSet<String> = persons.iter().map(|person| format!("'{}'", person.role)).collect();
+        let roles = roles.into_iter().collect::<Vec<_>>().join(", ");
+        let mut columns: HashMap<(usize, String), Vec<String>> = HashMap::new();
+        for (number, table) in tables.iter().enumerate() {
+            let sql = format!(
+                "select r.rolname::text, a.attname::text from pg_roles r, pg_attribute a
+                 where r.rolname in ({roles}) and a.attrelid = 'public.{}'::regclass and a.attnum > 0
+                   and not a.attisdropped and has_column_privilege(r.oid, a.attrelid, a.attnum, 'select')
+                 order by a.attname",
+                table.name
+            );
+            for row in self.sessions[0].query(&sql, &[]).await.expect("columns") {
+                columns.entry((number, row.get(0))).or_default().push(row.get(1));
+            }
+        }
+        Arc::new(columns)
+    }
+}
+
+fn become_person(person: &Person) -> String {
+    let claims = person.claims.replace('\'', "''");
+    format!("select set_config('request.jwt.claims', '{claims}', true); set local role {}", person.role)
+}
+
+/// `None`: an error.
+async fn ask(session: &Postgres, person: &Person, selects: &str) -> Option<HashSet<(usize, i64)>> {
+    let sql = format!("rollback; begin; {}{selects}; rollback", become_person(person));
+    match session.simple_query(&sql).await {
+        Ok(messages) => Some(messages.iter().filter_map(pair).collect()),
+        Err(error) => {
+            assert!(error.code().is_some(), "not an answer: {error:?}");
+            None
+        }
+    }
+}
+
+/// Table and key; `None`: another message, or the row of `set_config`.
+fn pair(message: &SimpleQueryMessage) -> Option<(usize, i64)> {
+    let SimpleQueryMessage::Row(row) = message else { return None };
+    if row.len() != 2 {
+        return None;
+    }
+    let number = |column| row.get(column).expect("not NULL");
+    Some((number(0).parse().expect("a table"), number(1).parse().expect("a key")))
+}
+
+fn list(keys: &[i64]) -> String {
+    keys.iter().map(i64::to_string).collect::<Vec<_>>().join(",")
+}
