@@ -20,8 +20,8 @@ mod replication_errors;
 mod replication_login;
 mod replication_shutdown;
 mod setup;
-mod tracking;
 mod tracked;
+mod tracking;
 mod watcher;
 mod websocket;
 

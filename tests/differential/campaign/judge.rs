@@ -85,9 +85,8 @@ impl Judge<'_> {
         for change in &self.committed.transaction.changes {
             let table = &tables[change.table].name;
             let key = change.new.or(change.old);
-            let is_its = |event: &Event| {
-                event.table == *table && event.operation == change.operation.name() && event.key == key
-            };
+            let is_its =
+                |event: &Event| event.table == *table && event.operation == change.operation.name() && event.key == key;
             let found = events.iter().position(is_its);
             if let Some(at) = found {
                 if at < last {
@@ -99,7 +98,10 @@ impl Judge<'_> {
             self.change(change, event.as_ref(), table, tally, context);
         }
         for event in events {
-            tally.is_wrong(format!("{context}: {}: an event of no change, or a second one: {event:?}", self.person.name));
+            tally.is_wrong(format!(
+                "{context}: {}: an event of no change, or a second one: {event:?}",
+                self.person.name
+            ));
         }
     }
 

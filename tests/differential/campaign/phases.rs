@@ -20,7 +20,8 @@ impl World {
     pub(super) async fn live(&mut self, transactions: usize, tally: &mut Tally) {
         for _ in 0..transactions {
             let transaction = self.draft(&mut Taken::default(), tally).await;
-            let committed = self.commit(transaction, async |world, sql| execute(&world.database.client, &sql).await).await;
+            let committed =
+                self.commit(transaction, async |world, sql| execute(&world.database.client, &sql).await).await;
             self.judge_all(vec![committed], "live", tally).await;
         }
     }
@@ -37,7 +38,8 @@ impl World {
                 taken.clear();
             }
             let transaction = self.draft(&mut taken, tally).await;
-            let committed = self.commit(transaction, async |world, sql| execute(&world.database.client, &sql).await).await;
+            let committed =
+                self.commit(transaction, async |world, sql| execute(&world.database.client, &sql).await).await;
             self.ask_again(&mut burst, &committed.transaction).await;
             burst.push(committed);
         }

@@ -144,14 +144,21 @@ impl Tally {
         println!(
             "{} decisions in {} transactions of {} histories; {} about {counted} of {} sets of policies that said yes and no a \
              fifth of the time each, the rest apart",
-            all, self.transactions, self.histories, self.counted(), self.eras.len()
+            all,
+            self.transactions,
+            self.histories,
+            self.counted(),
+            self.eras.len()
         );
         println!("by state of the relay: {:?}; DDL between: {:?}", self.modes, self.ddl);
         println!(
             "also compared: {} by grants alone, {} old rows of updates, {} deletes without an old row",
             self.by_grants, self.old_rows, self.bounded
         );
-        println!("decided (questions, not persons x rows): {:?}; system messages: {}", self.deciders, self.system_messages);
+        println!(
+            "decided (questions, not persons x rows): {:?}; system messages: {}",
+            self.deciders, self.system_messages
+        );
         println!(
             "asked of Postgres, and right as of a moment after the commit: {}; about an image that is gone: {}; wrong: {}",
             self.late, self.unknown, self.wrongs

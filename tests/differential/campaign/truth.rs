@@ -71,7 +71,13 @@ impl Truth {
         join_all(asked).await
     }
 
-    async fn shown_to(&self, session: &Postgres, person: &Person, tables: &[Table], keys: &Keys) -> HashSet<(usize, i64)> {
+    async fn shown_to(
+        &self,
+        session: &Postgres,
+        person: &Person,
+        tables: &[Table],
+        keys: &Keys,
+    ) -> HashSet<(usize, i64)> {
         let select = |(table, keys): (&usize, &Vec<i64>)| {
             format!("; select {table}, id from public.{} where id in ({})", tables[*table].name, list(keys))
         };

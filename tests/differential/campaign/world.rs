@@ -74,7 +74,23 @@ impl World {
         let (ddl, roles, deciders) = (Ddl::default(), Roles::default(), Deciders::default());
         tally.histories += 1;
         let mark = 0;
-        World { rng, database, relay, persons, tables, truth, audience, late_writer, roles, deciders, label, ddl, users, columns, mark }
+        World {
+            rng,
+            database,
+            relay,
+            persons,
+            tables,
+            truth,
+            audience,
+            late_writer,
+            roles,
+            deciders,
+            label,
+            ddl,
+            users,
+            columns,
+            mark,
+        }
     }
 
     /// A transaction to be; `taken` are rows that it leaves alone.
@@ -153,7 +169,8 @@ impl World {
     }
 
     async fn matching(&self, keys: &Keys) -> HashMap<&'static str, Rows> {
-        let filters: HashSet<&str> = self.persons.iter().filter_map(|person| Some(person.filter.as_ref()?.sql)).collect();
+        let filters: HashSet<&str> =
+            self.persons.iter().filter_map(|person| Some(person.filter.as_ref()?.sql)).collect();
         let mut matching = HashMap::new();
         for filter in filters {
             matching.insert(filter, self.truth.matching(&self.tables, keys, filter).await);
