@@ -1,8 +1,9 @@
 //! `walcast setup`: everything that walcast needs in a database, and nothing that it does not.
 //!
 //! [`Facts`] are read from the database, [`plan`](plan::plan) turns them into [`Step`]s of plain SQL without asking
-//! anything, [`run`] carries them out in one transaction. `--dry-run` prints the same steps. Run again, it repairs what
-//! is missing and leaves the rest; `--remove` takes away what it made. Knows nothing of the relay.
+//! anything, [`run()`] carries them out in one transaction. `--dry-run` prints the same steps. Run again, it repairs what
+//! is missing and leaves the rest; `--remove` takes away what it made. What policies read is found out and [`track`]ed
+//! afterwards, in a transaction of its own. Knows nothing of the relay.
 
 mod facts;
 mod plan;

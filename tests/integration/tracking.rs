@@ -179,6 +179,20 @@ async fn what_would_break_the_application_is_left_alone_and_named() {
         house.sql("create table other.twig partition of tree for values from (10) to (20)").await;
         assert!(house.own().await.is_empty());
     }
+    if version.parse::<u32>().unwrap() >= 180_000 {
+        house
+            .sql(
+                "create table made (id int primary key, twice int generated always as (id * 2) stored);
+                 alter table made replica identity full; create policy q on messages using (exists (select from made))",
+            )
+            .await;
+        let report = house.set_up().await;
+        assert!(notes(&report).iter().any(|note| note.contains("generated columns")), "{report}");
+        house.sql("alter table made replica identity default").await;
+        house.set_up().await;
+        assert_eq!(house.own().await, ["made"]);
+        house.sql("insert into made (id) values (1); update made set id = 2; delete from made").await;
+    }
 }
 
 #[tokio::test]
