@@ -219,3 +219,52 @@ proptest! {
         prop_assert_eq!(contents(&mut transactions[0]), values);
     }
 }
+
+fn truncate(relations: &[RelationId]) -> Bytes {
+    bytes(Message::Truncate { relations: relations.into(), cascade: false, restart_identity: false })
+}
+
+/// What was gathered apart: a row's first value, or `T`.
+fn gathered(transaction: &Transaction) -> Vec<String> {
+    let change = |change: &TrackedChange| match change {
+        TrackedChange::Truncate(_) => "T".to_owned(),
+        TrackedChange::Row(relation, frame) => match pgoutput::decode(frame.clone()).unwrap() {
+            Message::Insert { relation: id, new } if id == relation.id => format!("{:?}", new.get(0)),
+            other => panic!("{other:?}"),
+        },
+    };
+    transaction.tracked.changes.iter().map(change).collect()
+}
+
+#[test]
+fn changes_of_tracked_tables_are_gathered_apart_whoever_else_wants_them() {
+    let mut assembler = assembler();
+    assembler.track([TABLE]);
+    let frames = [begin(1), relation(TABLE, "public", "t"), relation(OTHER, "public", "o"), insert(TABLE, "1")];
+    let more = [truncate(&[OTHER]), truncate(&[OTHER, TABLE]), insert(OTHER, "2"), insert(TABLE, "3"), commit(1)];
+    let mut transactions = feed(&mut assembler, frames.into_iter().chain(more));
+    assert_eq!(gathered(&transactions[0]), ["Text([49])", "T", "Text([51])"]);
+    assert_eq!(contents(&mut transactions[0]), ["R t", "R o", "1", "2", "3"]);
+    // The relation was described before; nobody else wants the row.
+    let push = |frame| assembler.push(frame, |_| false, |_| false).unwrap();
+    let mut transaction = [begin(2), insert(TABLE, "4"), commit(2)].into_iter().find_map(push).unwrap();
+    assert_eq!((gathered(&transaction), contents(&mut transaction)), (vec!["Text([52])".to_owned()], vec![]));
+    let skipped = |frame| assembler.push(frame, |_| true, |_| true).unwrap();
+    let frames = [begin(2), insert(TABLE, "4"), truncate(&[TABLE]), commit(2)];
+    assert!(frames.into_iter().find_map(skipped).unwrap().tracked.is_empty(), "it was applied before");
+}
+
+#[test]
+fn of_what_is_too_much_or_too_large_only_the_tables_are_named() {
+    let mut small = Assembler::new(Config { tracked_bytes_max: 300, ..Config::default() });
+    small.track([TABLE, OTHER]);
+    let rows = |id, count: usize| (0..count).map(move |_| insert(id, "1"));
+    let described = [begin(1), relation(TABLE, "public", "t"), relation(OTHER, "public", "o")];
+    let frames = described.into_iter().chain(rows(TABLE, 50)).chain(rows(OTHER, 1)).chain([commit(1)]);
+    let transactions = feed(&mut small, frames);
+    assert_eq!((transactions[0].tracked.missed.clone(), transactions[0].tracked.changes.len()), ([TABLE].into(), 1));
+    feed(&mut small, [begin(2), insert(OTHER, "1")]);
+    assert!(small.unread(Some(TABLE)));
+    let transactions = feed(&mut small, [commit(2)]);
+    assert_eq!((transactions[0].tracked.missed.clone(), transactions[0].tracked.changes.len()), ([TABLE].into(), 1));
+}

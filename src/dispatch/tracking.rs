@@ -526,7 +526,7 @@ impl Tracking {
         let served = self.drop_table(id);
         let Some(entry) = self.entries.get_mut(&id) else { return };
         if served || entry.reading.is_some() {
-            self.metrics.broken.inc();
+            self.metrics.broken(why);
             let relation = entry.wanted.as_ref().map(|shape| shape.sql_name().to_owned()).unwrap_or_default();
             tracing::warn!(relation, %why, "a tracked table is read again; until then its policies are left to Postgres");
         }

@@ -16,6 +16,7 @@ mod replication_errors;
 mod replication_login;
 mod replication_shutdown;
 mod setup;
+mod tracked;
 mod watcher;
 mod websocket;
 

@@ -2,6 +2,7 @@
 
 pub mod client;
 pub mod database;
+pub mod follower;
 pub mod ledger;
 pub mod people;
 pub mod policies;

@@ -23,8 +23,23 @@ pub enum Broken {
     Unread,
     #[error("it was rewritten")]
     Rewritten,
-    #[error("it was altered")]
-    Redefined,
     #[error("the stream begins anew")]
     StreamLost,
+}
+
+impl Broken {
+    /// In one word, for a metric.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Broken::RowNotFound => "row_not_found",
+            Broken::Duplicate => "duplicate",
+            Broken::Identity => "identity",
+            Broken::Missing(_) | Broken::Altered(_) => "altered",
+            Broken::Value { .. } => "value",
+            Broken::Frame(_) | Broken::Unread => "unread",
+            Broken::TooManyChanges => "too_many_changes",
+            Broken::Rewritten => "rewritten",
+            Broken::StreamLost => "stream_lost",
+        }
+    }
 }

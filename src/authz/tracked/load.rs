@@ -250,7 +250,7 @@ async fn storages(client: &Client, relations: &[RelationId]) -> Result<HashMap<R
         "with recursive tree (root, oid, pending) as (select r, r, false from unnest('{}'::oid[]) r union all \
          select t.root, i.inhrelid, i.inhdetachpending from tree t join pg_inherits i on i.inhparent = t.oid) \
          select t.root::text, (count(*) - 1)::text, string_agg(c.oid::text || ':' || c.relfilenode::text || \
-         c.relpersistence || t.pending::text, ',' order by c.oid) \
+         c.relpersistence::text || t.pending::text, ',' order by c.oid) \
          from tree t join pg_class c on c.oid = t.oid group by t.root",
         oids(relations)
     );

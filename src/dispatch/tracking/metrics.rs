@@ -6,9 +6,16 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
+use crate::authz::tracked::Broken;
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct TableLabel {
     pub table: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ReasonLabel {
+    pub reason: &'static str,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -16,7 +23,7 @@ pub struct TrackingMetrics {
     pub rows: Family<TableLabel, Gauge>,
     pub bytes: Family<TableLabel, Gauge>,
     pub loads: Counter,
-    pub broken: Counter,
+    pub broken: Family<ReasonLabel, Counter>,
 }
 
 impl TrackingMetrics {
@@ -26,6 +33,15 @@ impl TrackingMetrics {
         registry.register("tracked_loads", "Tables that were read as a whole", self.loads.clone());
         let help = "Tables that had to be read again because what was kept of them was not whole";
         registry.register("tracked_broken", help, self.broken.clone());
+    }
+
+    pub fn broken(&self, why: &Broken) {
+        self.broken.get_or_create(&ReasonLabel { reason: why.label() }).inc();
+    }
+
+    /// How often for a reason.
+    pub fn times_broken(&self, reason: &'static str) -> u64 {
+        self.broken.get_or_create(&ReasonLabel { reason }).get()
     }
 
     pub fn set(&self, table: &str, rows: usize, bytes: usize) {

@@ -239,7 +239,7 @@ async fn a_change_that_does_not_fit_hides_the_table_until_it_was_read_again() {
     house.answer(asked, "40:40:", &[7]);
     house.transaction(41, 400, &[]);
     assert_eq!(house.rows(), Some([7].into()));
-    assert_eq!(house.tracking.metrics.broken.get(), 1);
+    assert_eq!(house.tracking.metrics.times_broken("row_not_found"), 1);
     // The second time it takes longer.
     house.transaction(42, 500, &[delete("2")]);
     assert!(house.request().is_none());
