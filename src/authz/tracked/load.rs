@@ -143,7 +143,7 @@ async fn begin(
         for shape in shapes {
             // No statement before the SELECT below takes a snapshot.
             let sql = format!("lock table {} in access share mode", shape.sql_name());
-            locked.push(guarded(client, async { Ok(execute(client, &sql).await?) }).await?);
+            locked.push(guarded(client, execute(client, &sql)).await?);
         }
         let row = query(client, "select pg_current_snapshot()::text, pg_current_wal_insert_lsn()::text").await?;
         let row = row.first().ok_or(LoadError::Answer("snapshot"))?;
