@@ -24,7 +24,7 @@ use std::time::Duration;
 use foldhash::fast::RandomState;
 use tokio::time::{Instant, sleep_until};
 
-pub use deletes::{OldRow, TableName};
+pub use deletes::{KeptRow, OldRow, TableName};
 use entry::{Entry, Gathering, Serving};
 pub use metrics::TrackingMetrics;
 

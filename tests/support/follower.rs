@@ -326,7 +326,7 @@ impl Replay {
 fn values(tuple: &Tuple, old: Option<&Row>) -> Row {
     let value = |place| match tuple.get(place) {
         Datum::Text(text) => Some(String::from_utf8_lossy(text).into_owned()),
-        Datum::UnchangedToast => old.expect("an old row")[place].clone(),
+        Datum::UnchangedToast => old.and_then(|row| row[place].clone()),
         Datum::Null | Datum::Missing => None,
     };
     (0..tuple.fields.len()).map(value).collect()

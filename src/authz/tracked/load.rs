@@ -143,7 +143,7 @@ async fn begin(
         for shape in shapes {
             // No statement before the SELECT below takes a snapshot.
             let sql = format!("lock table {} in access share mode", shape.sql_name());
-            locked.push(guarded(client, async { Ok(execute(client, &sql).await?) }).await?);
+            locked.push(guarded(client, execute(client, &sql)).await?);
         }
         let row = query(client, "select pg_current_snapshot()::text, pg_current_wal_insert_lsn()::text").await?;
         let row = row.first().ok_or(LoadError::Answer("snapshot"))?;
@@ -250,7 +250,7 @@ async fn storages(client: &Client, relations: &[RelationId]) -> Result<HashMap<R
         "with recursive tree (root, oid, pending) as (select r, r, false from unnest('{}'::oid[]) r union all \
          select t.root, i.inhrelid, i.inhdetachpending from tree t join pg_inherits i on i.inhparent = t.oid) \
          select t.root::text, (count(*) - 1)::text, string_agg(c.oid::text || ':' || c.relfilenode::text || \
-         c.relpersistence || t.pending::text, ',' order by c.oid) \
+         c.relpersistence::text || t.pending::text, ',' order by c.oid) \
          from tree t join pg_class c on c.oid = t.oid group by t.root",
         oids(relations)
     );

@@ -53,7 +53,7 @@ impl Table {
 
     /// An empty table.
     pub fn of(shape: Arc<Shape>) -> Table {
-        let index = |columns: &Box<[_]>, of| Index::new(columns.clone(), &shape.columns, of);
+        let index = |columns: &[ColumnIndex], of| Index::new(columns.into(), &shape.columns, of);
         let indexes = shape.indexes.iter().map(|columns| index(columns, IndexOf::Join)).collect();
         let key = index(&shape.key, IndexOf::Key);
         Table { shape, rows: Slab::new(), indexes, key, touched: Vec::new(), value_bytes: 0 }

@@ -1,7 +1,8 @@
 //! Keys for deletes: a published table kept like one that policies read, so that a DELETE of which the stream has the
 //! bare key is judged by the row that it removed.
 
-use crate::authz::policy::{DatumType, Need};
+use crate::authz::policy::failure::Undecided;
+use crate::authz::policy::{DatumType, Failure, Need, Row, Value};
 use crate::authz::tracked::{Table, TrackedRow};
 use crate::catalog::{Catalog, ColumnIndex, ColumnSet, Relation};
 
@@ -33,6 +34,16 @@ pub enum OldRow<'a> {
     /// There was none: nobody can have seen it.
     Absent,
     Row(&'a Table, &'a TrackedRow),
+}
+
+/// A kept row, as the evaluator reads one. What is not kept is undecided.
+#[derive(Clone, Copy, Debug)]
+pub struct KeptRow<'a>(pub &'a Table, pub &'a TrackedRow);
+
+impl Row for KeptRow<'_> {
+    fn value(&self, column: ColumnIndex) -> Result<&Value, Failure> {
+        self.0.value(self.1, column).ok_or(Failure::Undecided(Undecided::ColumnMissing(column)))
+    }
 }
 
 /// The columns that judging an old row takes: those that the table's policies read, and those that filters do. What is
