@@ -10,6 +10,7 @@ mod hostile;
 mod joins;
 mod mistakes;
 mod oracle;
+mod original_wrong;
 mod place;
 mod replication;
 mod replication_errors;
