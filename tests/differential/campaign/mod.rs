@@ -63,6 +63,10 @@ async fn every_decision_of_a_random_history_is_that_of_a_select() {
             act(&mut world, &cluster, &mut tally).await;
         }
         tally.system_messages += world.audience.system_messages();
+        if tally.wrongs > 0 {
+            let log = world.relay.log();
+            log.lines().filter(|line| line.contains("WARN") || line.contains("ERROR")).for_each(|line| println!("{line}"));
+        }
     }
     tally.print();
     let all = tally.counted();

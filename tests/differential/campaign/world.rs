@@ -94,6 +94,7 @@ impl World {
             transaction.statements.push(sql);
         }
         transaction.moves_the_ground |= with_ddl;
+        transaction.has_ddl = with_ddl;
         // As the commit leaves them.
         for change in &mut transaction.changes {
             change.era = self.tables[change.table].era;
