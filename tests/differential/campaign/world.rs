@@ -17,7 +17,7 @@ use super::persons::{self, Person, user_ids};
 use super::policies;
 use super::tables::{INNER, Table, fill_inner};
 use super::tally::{Deciders, Era, Tally};
-use super::truth::{Columns, Keys, ONE_BY_ONE, Truth};
+use super::truth::{Columns, Keys, ONE_BY_ONE, Truth, by_plan};
 use crate::support::database::{Database, connect};
 use crate::support::relay::{self, Relay};
 use crate::support::scene::execute;
@@ -181,6 +181,7 @@ impl World {
             here: sample("walcast_decisions_total"),
             left_open: sample("walcast_decisions_left_open_total"),
             not_compiled: sample("walcast_decisions_not_compiled_total"),
+            undecided: sample("walcast_events_undecided_total"),
         }
     }
 }
@@ -217,6 +218,7 @@ fn schema(rng: &mut StdRng, tables: &mut [Table], users: &[String]) -> String {
     sql += &format!("{};", fill_inner(rng, users));
     for table in tables {
         sql += &table.create();
+        sql += &by_plan(&table.name);
         for _ in 0..40 {
             let (_, insert) = table.insert(rng, users);
             sql += &format!("{insert};");
