@@ -13,6 +13,7 @@ mod hostile;
 mod joins;
 mod mistakes;
 mod oracle;
+mod original_wrong;
 mod place;
 mod policy_trees;
 mod replication;

@@ -137,7 +137,7 @@ fn replace_policies(table: &mut Table, mut policies: Vec<Policy>) -> String {
 #[derive(Default)]
 pub(super) struct Roles {
     editor_left_staff: bool,
-    auditor_is_exempt: bool,
+    auditor_is_owner: bool,
 }
 
 impl Roles {
@@ -146,11 +146,11 @@ impl Roles {
             self.editor_left_staff = !self.editor_left_staff;
             if self.editor_left_staff { "revoke staff from editor" } else { "grant staff to editor" }
         } else {
-            self.auditor_is_exempt = !self.auditor_is_exempt;
-            if self.auditor_is_exempt { "alter role auditor bypassrls" } else { "alter role auditor nobypassrls" }
+            self.auditor_is_owner = !self.auditor_is_owner;
+            if self.auditor_is_owner { "grant keeper to auditor" } else { "revoke keeper from auditor" }
         }
     }
 }
 
 /// Roles are the cluster's: the next history starts with these.
-pub(super) const ROLES_AS_MADE: &str = "grant staff to editor; alter role auditor nobypassrls";
+pub(super) const ROLES_AS_MADE: &str = "grant staff to editor; revoke keeper from auditor";

@@ -48,6 +48,7 @@ pub(super) struct Transaction {
     pub changes: Vec<Change>,
     /// It changes what policies look into, or the policies.
     pub moves_the_ground: bool,
+    pub has_ddl: bool,
 }
 
 /// Keys of rows that are not to be touched again.

@@ -63,11 +63,15 @@ async fn every_decision_of_a_random_history_is_that_of_a_select() {
             act(&mut world, &cluster, &mut tally).await;
         }
         tally.system_messages += world.audience.system_messages();
+        if tally.wrongs > 0 {
+            let log = world.relay.log();
+            log.lines().filter(|line| line.contains("WARN") || line.contains("ERROR")).for_each(|line| println!("{line}"));
+        }
     }
     tally.print();
     let all = tally.counted();
     println!("{:.0} counted decisions/s", all as f64 / start.elapsed().as_secs_f64());
-    assert_eq!(tally.wrongs, 0, "wrong:\n{}", tally.wrong.join("\n"));
+    assert!(tally.wrongs == 0, "{} wrong:\n{}", tally.wrongs, tally.wrong.join("\n"));
 }
 
 /// A while of each kind; a restart only now and then, since it takes seconds.

@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 use crate::support::relay::JWT_SECRET;
 
 /// Made once per cluster. `editor` inherits `authenticated` and sometimes `staff`, `guest` is a member without
-/// inheritance, `auditor` is sometimes exempt from row-level security, `keeper` owns a table.
+/// inheritance, `keeper` owns tables, and `auditor` is sometimes a member of it. None is ever exempt by an attribute: the
+/// oracle, who may become each of them, would refuse to work.
 pub(super) const ROLES: &str = "
     create role anon nologin;
     create role authenticated nologin;

@@ -151,7 +151,8 @@ impl World {
         for committed in &transactions {
             heard.push(self.audience.until(committed.mark).await);
         }
-        let asked = self.deciders(tally).await.asked_postgres();
+        let deciders = self.deciders(tally).await;
+        let (asked, undecided) = (deciders.asked_postgres(), deciders.undecided > 0.0);
         let rule = match (asked, mode) {
             (false, _) => Rule::AsOfCommit,
             (true, "lagging") => Rule::AskedLater,
@@ -159,7 +160,7 @@ impl World {
         };
         for (committed, heard) in transactions.iter().zip(heard) {
             let context = format!("{}, {mode}, mark {}", self.label, committed.mark);
-            judge(committed, heard, (&self.persons, &self.tables), rule, tally, &context);
+            judge(committed, heard, (&self.persons, &self.tables), (rule, undecided), tally, &context);
             tally.transactions += 1;
             *tally.modes.entry(mode).or_default() += committed.transaction.changes.len() * self.persons.len();
         }

@@ -1,0 +1,130 @@
+//! What the original gets wrong by asking about the table as it is when it gets to a change: the later transaction has
+//! always committed when the first one is judged, since the relay stands still until both have.
+
+use serde_json::json;
+
+use crate::support::client::{Client, all_of};
+use crate::support::people::{ALICE, BOB, alice, bob};
+use crate::support::relay::set_up;
+use crate::support::scene::Scene;
+
+const ROOMS: &str = "
+    create table members (room int, member uuid, primary key (room, member));
+    create table posts (id int primary key, room int not null, text text);
+    alter table posts enable row level security;
+    alter table posts replica identity full;
+    create policy member on posts for select to authenticated
+        using (exists (select from members m where m.room = posts.room and m.member = auth.uid()));
+    grant select on posts, members to authenticated;
+    create table marks (id int primary key);
+    grant select on marks to authenticated;
+    alter publication supabase_realtime add table posts, marks;";
+
+async fn scene() -> Scene {
+    let scene = Scene::new("").await;
+    let members =
+        format!("insert into members values (1, '{ALICE}'), (2, '{BOB}'); insert into posts values (1, 1, 'one');");
+    scene.execute(&format!("{ROOMS} {members}")).await;
+    // The membership table is followed from here on.
+    set_up(&scene.database.url).await;
+    scene
+}
+
+async fn at_posts(scene: &Scene) -> (Client, Client) {
+    let mut clients = [Client::connect(&scene.relay, &alice()).await, Client::connect(&scene.relay, &bob()).await];
+    for client in &mut clients {
+        client.subscribe("posts", json!([all_of("posts"), all_of("marks")])).await;
+    }
+    clients.into()
+}
+
+/// Commits these one after the other while the relay stands still, and a mark.
+async fn behind_its_back(scene: &Scene, transactions: &[&str]) {
+    scene.relay.freeze();
+    scene.execute_each(transactions).await;
+    scene.execute("insert into marks values (1)").await;
+    scene.relay.thaw();
+}
+
+/// Operation and key of everything up to the mark.
+async fn events(client: &mut Client) -> Vec<String> {
+    let mut events = Vec::new();
+    loop {
+        let change = client.next_change().await;
+        if change.table() == "marks" {
+            return events;
+        }
+        let row = if change.operation() == "DELETE" { change.old_record() } else { change.record() };
+        events.push(format!("{} {}", change.operation(), row["id"]));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_that_is_deleted_at_once_is_still_inserted_for_whoever_could_see_it() {
+    let scene = scene().await;
+    let (mut alice, mut bob) = at_posts(&scene).await;
+    behind_its_back(&scene, &["insert into posts values (2, 1, 'short')", "delete from posts where id = 2"]).await;
+    assert_eq!(events(&mut alice).await, ["INSERT 2", "DELETE 2"]);
+    assert_eq!(events(&mut bob).await, [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_that_is_moved_out_of_view_later_is_shown_as_it_was() {
+    let scene = scene().await;
+    let (mut alice, mut bob) = at_posts(&scene).await;
+    behind_its_back(&scene, &["update posts set text = 'eins' where id = 1", "update posts set room = 2 where id = 1"])
+        .await;
+    assert_eq!(events(&mut alice).await, ["UPDATE 1"]);
+    assert_eq!(events(&mut bob).await, ["UPDATE 1"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_membership_that_is_revoked_right_after_a_change_still_counts_for_it() {
+    let scene = scene().await;
+    let (mut alice, mut bob) = at_posts(&scene).await;
+    let revoke = format!("delete from members where member = '{ALICE}'");
+    let grant = format!("insert into members values (1, '{BOB}')");
+    let transactions = ["insert into posts values (2, 1, 'for Alice')", &revoke, &grant, "insert into posts values (3, 1, 'for Bob')"];
+    behind_its_back(&scene, &transactions).await;
+    assert_eq!(events(&mut alice).await, ["INSERT 2"]);
+    assert_eq!(events(&mut bob).await, ["INSERT 3"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_delete_is_not_heard_by_whoever_could_never_see_the_row() {
+    let scene = scene().await;
+    let (mut alice, mut bob) = at_posts(&scene).await;
+    // The second one takes away what the first is judged by.
+    behind_its_back(&scene, &["delete from posts where id = 1", "delete from members"]).await;
+    assert_eq!(events(&mut alice).await, ["DELETE 1"]);
+    assert_eq!(events(&mut bob).await, [""; 0]);
+}
+
+/// `now()` is the commit's, however late the relay comes to it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_window_is_open_or_shut_as_of_the_commit_a_second_to_either_side() {
+    let scene = Scene::new(
+        "create table offers (id int primary key, expires timestamptz not null);
+         alter table offers enable row level security;
+         create policy open on offers for select to authenticated using (expires > now());
+         grant select on offers to authenticated;
+         create table marks (id int primary key);
+         grant select on marks to authenticated;
+         alter publication supabase_realtime add table offers, marks;",
+    )
+    .await;
+    let mut client = Client::connect(&scene.relay, &alice()).await;
+    client.subscribe("offers", json!([all_of("offers"), all_of("marks")])).await;
+    scene.relay.freeze();
+    // clock_timestamp(): the commit is hardly later than the statement.
+    scene
+        .execute(
+            "insert into offers values (1, clock_timestamp() - interval '1 second'), \
+             (2, clock_timestamp() + interval '1 second')",
+        )
+        .await;
+    scene.execute("select pg_sleep(1.2)").await;
+    scene.execute("insert into marks values (1)").await;
+    scene.relay.thaw();
+    assert_eq!(events(&mut client).await, ["INSERT 2"]);
+}
