@@ -65,7 +65,9 @@ async fn every_decision_of_a_random_history_is_that_of_a_select() {
         tally.system_messages += world.audience.system_messages();
         if tally.wrongs > 0 {
             let log = world.relay.log();
-            log.lines().filter(|line| line.contains("WARN") || line.contains("ERROR")).for_each(|line| println!("{line}"));
+            log.lines()
+                .filter(|line| line.contains("WARN") || line.contains("ERROR"))
+                .for_each(|line| println!("{line}"));
         }
     }
     tally.print();
