@@ -69,6 +69,11 @@ impl AccessTable {
         self.has_news = true;
     }
 
+    /// What is needed of tables is to be worked out again.
+    pub fn needs_changed(&mut self) {
+        self.has_news = true;
+    }
+
     /// What the plans made so far read of other tables; `None`: nothing has changed since the last call.
     pub fn take_needs(&mut self) -> Option<Vec<Need>> {
         if !std::mem::take(&mut self.has_news) {

@@ -143,7 +143,7 @@ impl ByPolicy {
 impl OfRole {
     fn find(&self, change: &Change, tables: &Tables, found: &mut Vec<SubscriptionId>) {
         let (row, fallback, moment) = match (change.operation, &change.old) {
-            (Operation::Delete, old) => (old.row(), None, Moment::Before),
+            (Operation::Delete, _) => (change.known_old(), None, Moment::Before),
             (_, OldRow::Full(old)) => (change.new.as_ref(), Some(old), Moment::After),
             _ => (change.new.as_ref(), None, Moment::After),
         };

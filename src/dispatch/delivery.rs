@@ -401,7 +401,7 @@ impl Texts {
         let (row, fallback): (Option<&Row>, Option<&Row>) = match (image, &change.old) {
             (Image::New, OldRow::Full(old)) => (change.new.as_ref(), Some(old)),
             (Image::New, _) => (change.new.as_ref(), None),
-            (Image::Old, old) => (old.row(), None),
+            (Image::Old, _) => (change.known_old(), None),
         };
         let row = row?;
         Some(self.known[image as usize].get_or_insert_with(|| row_text(row, fallback)).clone())

@@ -65,7 +65,7 @@ impl<'a> Judging<'a> {
         let (row, fallback) = match (image, &change.old) {
             (Image::New, OldRow::Full(old)) => (change.new.as_ref(), Some(old)),
             (Image::New, _) => (change.new.as_ref(), None),
-            (Image::Old, old) => (old.row(), None),
+            (Image::Old, _) => (change.known_old(), None),
         };
         let cell = &self.values[image as usize];
         cell.get_or_init(|| row.map(|row| RowValues::new(types, row, fallback))).as_ref()
@@ -133,7 +133,7 @@ impl Chunk {
         };
         let image = if is_delete { Image::Old } else { Image::New };
         let decided = match compiled {
-            Some(plan) if !is_delete || change.old.row().is_some() => {
+            Some(plan) if !is_delete || change.known_old().is_some() => {
                 Some(judging.decide(plan, image, place, people, context))
             }
             _ => None,
@@ -194,10 +194,10 @@ impl Chunk {
         texts: &mut Texts,
         context: &Context<'_>,
     ) -> Verdict {
-        let judged = match &change.old {
-            OldRow::Absent => None,
-            OldRow::Full(_) => texts.get(change, Image::Old),
-            OldRow::Key(row) => {
+        let judged = match (&change.old, change.known_old()) {
+            (_, None) => None,
+            (OldRow::Full(_), _) => texts.get(change, Image::Old),
+            (_, Some(row)) => {
                 let reads_key_only = plan.columns.as_ref().is_some_and(|columns| {
                     columns.iter().all(|column| row.layout.is_key.get(usize::from(column.0)).copied().unwrap_or(false))
                 });

@@ -7,7 +7,15 @@ fn change() -> Change {
     let relation = Arc::clone(&catalog().relations[&SECURED]);
     let layout = Arc::new(Layout::identity(Arc::clone(&relation)));
     let new = Some(Row { layout, tuple: Tuple::from_values([Some(&b"1"[..]), None]), key_only: false });
-    Change { relation, operation: Operation::Insert, new, old: OldRow::Absent, index: 0, commit_timestamp: 0 }
+    Change {
+        relation,
+        operation: Operation::Insert,
+        new,
+        old: OldRow::Absent,
+        kept: None,
+        index: 0,
+        commit_timestamp: 0,
+    }
 }
 
 fn pending(computed: ComputedRows) -> Arc<PendingChange> {

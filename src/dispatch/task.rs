@@ -480,6 +480,10 @@ impl Dispatch {
         if !self.know_layout(relation)? {
             return Ok(());
         }
+        let kept = match (&operation, &old) {
+            (Operation::Delete, OldTuple::Key(key)) => self.kept_row(relation, key)?,
+            _ => None,
+        };
         let known = &self.layouts[&relation];
         if !is_published(&known.layout.relation, operation) {
             return Ok(());
@@ -494,6 +498,7 @@ impl Dispatch {
                 OldTuple::Key(tuple) => OldRow::Key(row(tuple, true)),
                 OldTuple::Full(tuple) => OldRow::Full(row(tuple, false)),
             },
+            kept,
             index,
             commit_timestamp: work.transaction.header.commit_timestamp,
         };

@@ -108,6 +108,7 @@ async fn matches(case: &Case<'_>, filter: &str, row: &Row) -> Result<bool, Strin
         operation: Operation::Insert,
         new: Some(row.clone()),
         old: OldRow::Absent,
+        kept: None,
         index: 0,
         commit_timestamp: 0,
     };
