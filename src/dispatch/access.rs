@@ -135,8 +135,14 @@ fn work_out(catalog: &Catalog, relation: &Arc<Relation>, role: &str) -> Access {
         };
     };
     let visible = catalog.visible_columns(role, relation);
+    let plan = authz::plan(catalog, relation, role);
+    if let Plan::Oracle(plan) = &plan
+        && let Some(why) = &plan.not_compiled
+    {
+        tracing::debug!(relation = %relation.sql_name(), role = role.name, %why, "policies are left to Postgres");
+    }
     Access {
-        plan: authz::plan(catalog, relation, role),
+        plan,
         row_security: relation.row_security_active(role),
         no_primary_key: relation.primary_key.is_empty(),
         unauthorized: !relation.primary_key.iter().all(|column| visible.contains(*column)),

@@ -316,6 +316,9 @@ impl Dispatch {
         }
         self.metrics.pending_bytes.set(self.budget.load(Ordering::Relaxed) as i64);
         self.track_needs();
+        if !self.tracking.is_empty() {
+            self.metrics.tracking.serving.set(self.tracking.tables().serving() as i64);
+        }
     }
 
     /// Reads frames up to the next Commit; `false`: there are none.

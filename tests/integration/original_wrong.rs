@@ -35,6 +35,8 @@ async fn at_posts(scene: &Scene) -> (Client, Client) {
     for client in &mut clients {
         client.subscribe("posts", json!([all_of("posts"), all_of("marks")])).await;
     }
+    // What is asked of Postgres until then is answered as of now.
+    scene.relay.until_metric("tracked_serving", |tables| tables == 1.0).await;
     clients.into()
 }
 
