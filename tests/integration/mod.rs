@@ -10,6 +10,8 @@ mod hostile;
 mod joins;
 mod mistakes;
 mod oracle;
+mod oracle_columns;
+mod oracle_merging;
 mod place;
 mod replication;
 mod replication_errors;
