@@ -382,10 +382,12 @@ impl State {
         self.merged_rows.get(key).copied().unwrap_or(MERGED_ROWS_MAX)
     }
 
-    /// The group whose turn it is has become slow while it waited.
+    /// The group whose turn it is has become silent while it waited. One that is merely slow may stay: under load that
+    /// says little, and the slow lane has few sessions.
     fn leaves_the_lane(&mut self, key: &GroupKey) -> bool {
         let Some(group) = self.groups.get_mut(key) else { return false };
-        let is_slow = group.jobs.front().is_some_and(|first| self.known_slow.contains_key(&first.key));
+        let is_silent = |key| self.known_slow.get(key).is_some_and(|slowness| slowness.silent);
+        let is_slow = group.jobs.front().is_some_and(|first| is_silent(&first.key));
         if is_slow {
             group.has_turn = false;
             let jobs = std::mem::take(&mut group.jobs);

@@ -261,13 +261,13 @@ async fn what_is_asked_alone_is_in_no_group() {
 }
 
 #[tokio::test]
-async fn a_table_that_has_become_slow_takes_what_waits_along() {
+async fn a_table_that_has_become_silent_takes_what_waits_along() {
     let queue = queue(1000);
     let mut answers = vec![ask(&queue, 1, policy("ann", "x"))];
     let (mut jobs, hold) = queue.take(Lane::Fast, false).unwrap().into_parts();
     answers.extend((2..4).map(|xid| ask(&queue, xid, policy("ann", "x"))));
     let first = jobs.pop().unwrap();
-    queue.mark_slow(&first.key.clone(), false);
+    queue.mark_slow(&first.key.clone(), true);
     queue.push_again(first);
     drop(hold);
     assert!(queue.take(Lane::Fast, false).is_none());
