@@ -186,7 +186,7 @@ async fn setup(args: SetupArgs) -> Result<(), BoxError> {
         ..setup::Config::default()
     };
     if args.dry_run {
-        let facts = setup::Facts::read(&client, &config).await?;
+        let facts = setup::facts(&client, &config).await?;
         let steps = match args.remove {
             true => setup::removal(&facts, &config),
             false => setup::plan(&facts, &config, &setup::Secrets::generate()),

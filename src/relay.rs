@@ -30,6 +30,7 @@ use crate::dispatch::{self, Dispatch, DispatchMetrics, Inputs};
 use crate::server;
 use crate::setup::OWN_PUBLICATION;
 use crate::upkeep::Upkeep;
+use crate::wal::publication::Own;
 use crate::wal::{self, Conninfo, ReaderState, WalMetrics};
 
 /// Everything that a relay needs to know.
@@ -264,15 +265,15 @@ async fn keep_ready(
     }
 }
 
-/// Whether `setup` has made walcast's own publication.
+/// Whether `setup` has made walcast's own publication; where somebody else has, the stream says so.
 async fn own_publication(client: &tokio_postgres::Client) -> Result<bool, tokio_postgres::Error> {
-    let rows = client.query("select from pg_catalog.pg_publication where pubname = $1", &[&OWN_PUBLICATION]).await?;
-    if rows.is_empty() {
+    let own = Own::look(client).await?;
+    if !own.published {
         tracing::warn!(
             "walcast setup has not run on this database: changes of policies and grants are noticed by polling, once a second"
         );
     }
-    Ok(!rows.is_empty())
+    Ok(own.is_trusted())
 }
 
 /// The oracle on its own login, or none: then policies that it would have to evaluate deny.

@@ -9,7 +9,7 @@ use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 
 use crate::causes::with_causes;
-use crate::setup::OWN_PUBLICATION;
+use crate::wal::publication::Own;
 use crate::wal::{self, Conninfo, WalMetrics};
 
 /// Often enough for a graph, seldom enough to cost nothing.
@@ -27,7 +27,7 @@ pub struct Upkeep {
     pub slot_lag_bytes_max: u64,
     pub metrics: Arc<WalMetrics>,
     pub reader: wal::Handle,
-    /// Walcast's own publication was there when the stream began.
+    /// Walcast's own publication was there, and setup's, when the stream began.
     pub own_publication: bool,
 }
 
@@ -70,8 +70,9 @@ impl Upkeep {
                     "the slot holds back more WAL than --slot-lag-max: see walcast check for what it waits for"
                 );
             }
-            self.notice_own_publication(&client).await?;
-            if round % PRUNE_EVERY == 0 && self.own_publication {
+            let own = self.notice_own_publication(&client).await?;
+            // A stranger's function would run as this login. A schema that is there cannot be another's the next moment.
+            if round % PRUNE_EVERY == 0 && own.logged && own.is_trusted() {
                 prune(&client).await?;
             }
             tokio::time::sleep(INTERVAL).await;
@@ -79,16 +80,14 @@ impl Upkeep {
         Ok(())
     }
 
-    async fn notice_own_publication(&mut self, client: &Client) -> Result<(), wal::Error> {
-        let rows =
-            client.query("select from pg_catalog.pg_publication where pubname = $1", &[&OWN_PUBLICATION]).await?;
-        let exists = !rows.is_empty();
-        if exists && !self.own_publication {
+    async fn notice_own_publication(&mut self, client: &Client) -> Result<Own, wal::Error> {
+        let own = Own::look(client).await?;
+        if own.is_trusted() && !self.own_publication {
             tracing::info!("walcast's own publication was made: reading it from here on");
             self.reader.reconnect();
         }
-        self.own_publication = exists;
-        Ok(())
+        self.own_publication = own.is_trusted();
+        Ok(own)
     }
 }
 

@@ -72,6 +72,14 @@ impl Catalog {
         role.superuser || role.inherits.contains(&PG_READ_ALL_DATA) || self.schemas.get(schema).is_some_and(granted)
     }
 
+    /// The columns that a SELECT of the role could name: without USAGE on the table's schema, none.
+    pub fn visible_columns(&self, role: &Role, relation: &Relation) -> ColumnSet {
+        match self.may_use_schema(role, &relation.schema) {
+            true => relation.selectable_columns(role, PG_READ_ALL_DATA),
+            false => ColumnSet::default(),
+        }
+    }
+
     /// Takes over from an earlier catalog what has not changed, so that whoever compares by pointer sees that.
     pub fn share_with(&mut self, earlier: &Catalog) {
         fn share<K: Eq + std::hash::Hash, V: PartialEq>(new: &mut HashMap<K, Arc<V>>, old: &HashMap<K, Arc<V>>) {

@@ -90,6 +90,26 @@ impl WatcherHandle {
     }
 }
 
+/// A watcher whose requests a test answers.
+#[cfg(test)]
+pub struct ByHand(mpsc::UnboundedReceiver<Request>);
+
+#[cfg(test)]
+impl ByHand {
+    pub fn new() -> (WatcherHandle, ByHand) {
+        let (sender, requests) = mpsc::unbounded_channel();
+        (WatcherHandle(sender), ByHand(requests))
+    }
+
+    /// Answers the snapshot that is asked for.
+    pub fn answer_snapshot(&mut self, snapshot: &str) {
+        match self.0.try_recv() {
+            Ok(Request::Snapshot(answer)) => answer.send(snapshot.parse().unwrap()).unwrap(),
+            _ => panic!("no snapshot is asked for"),
+        }
+    }
+}
+
 /// The task. Lives as long as the relay, across restarts of the server.
 pub struct Watcher {
     conninfo: Conninfo,

@@ -1,13 +1,12 @@
 //! One joined topic of one socket.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 
-use super::join::{BroadcastOptions, Wanted};
-use super::outbox::Outbox;
+use super::join::{BroadcastOptions, JoinRequest, Wanted};
+use super::outbox::{ChannelOutbox, Outbox};
 use super::phoenix::Address;
 use super::session::Now;
 use super::subscribe::{ChannelId, EventShapeKind, Subscribe};
@@ -31,8 +30,8 @@ pub struct Channel {
     pub token: Arc<str>,
     pub claims: Arc<Claims>,
     pub token_check_at: Instant,
-    /// Shared with dispatch, which pushes nothing more once it is false.
-    alive: Arc<AtomicBool>,
+    /// Handed to dispatch, whose pushes end with the channel.
+    outbox: ChannelOutbox,
 }
 
 impl Channel {
@@ -40,14 +39,15 @@ impl Channel {
         id: ChannelId,
         address: Address,
         join_ref: Option<Arc<str>>,
-        broadcast: BroadcastOptions,
-        wanted: Wanted,
+        request: JoinRequest,
         (token, claims): (Arc<str>, Arc<Claims>),
+        outbox: &Outbox,
         now: Now,
     ) -> Channel {
         let token_check_at = next_token_check(&claims, now);
-        let alive = Arc::new(AtomicBool::new(true));
-        Channel { id, address, join_ref, broadcast, wanted, token, claims, token_check_at, alive }
+        let JoinRequest { broadcast, wanted, .. } = request;
+        let outbox = ChannelOutbox::new(outbox);
+        Channel { id, address, join_ref, broadcast, wanted, token, claims, token_check_at, outbox }
     }
 
     pub fn has_bindings(&self) -> bool {
@@ -55,7 +55,7 @@ impl Channel {
     }
 
     /// What dispatch is told to make the channel's bindings hold, under the token that it has now.
-    pub fn subscribe(&self, outbox: &Outbox, on_active: Vec<Bytes>) -> Box<Subscribe> {
+    pub fn subscribe(&self, on_active: Vec<Bytes>) -> Box<Subscribe> {
         let shape = match self.wanted {
             Wanted::Items(_) => EventShapeKind::Standard,
             Wanted::Legacy(_) => EventShapeKind::Legacy,
@@ -67,9 +67,8 @@ impl Channel {
             shape,
             identity: Arc::new(identity),
             bindings: self.wanted.bindings(self.address.subtopic()),
-            outbox: outbox.clone(),
+            outbox: self.outbox.clone(),
             on_active,
-            alive: self.alive.clone(),
         })
     }
 
@@ -81,7 +80,7 @@ impl Channel {
 
     /// Dispatch pushes nothing more to it from here on.
     pub fn end(&self) {
-        self.alive.store(false, Ordering::Release);
+        self.outbox.end();
     }
 
     /// A leave with another join's ref is about an older join of the topic (PROTOCOL 3.3); one without is taken.

@@ -19,8 +19,11 @@
 //!
 //! The outbox has no clock: the connection, which has one, measures the grace.
 
+mod of_channel;
+
 use std::collections::VecDeque;
 use std::io::IoSlice;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -28,6 +31,7 @@ use std::time::Duration;
 use bytes::{Buf, Bytes};
 use smallvec::SmallVec;
 
+pub use self::of_channel::ChannelOutbox;
 use super::close::CloseReason;
 use super::metrics::Metrics;
 
@@ -55,7 +59,7 @@ pub enum Pushed {
     Queued,
     /// Queued, but the client lags: whoever can should slow down.
     Full,
-    /// The socket is closed or about to be; the frame was dropped.
+    /// The socket is closed or about to be, or the channel has ended; the frame was dropped.
     Closed,
 }
 
@@ -135,19 +139,27 @@ impl Outbox {
 
     /// Likewise, but leaves the waking to the caller, who has more for this connection or for others.
     pub fn queue_chunks(&self, frame: impl IntoIterator<Item = Bytes>, burst: &mut Burst) -> Pushed {
-        self.queue(frame, 1, burst)
+        self.queue(frame, 1, None, burst)
     }
 
     /// Queues several whole frames that are one piece of memory: they are taken, or dropped, together.
     pub fn queue_joined(&self, bytes: Bytes, frames: usize, burst: &mut Burst) -> Pushed {
-        self.queue([bytes], frames, burst)
+        self.queue([bytes], frames, None, burst)
     }
 
-    fn queue(&self, chunks: impl IntoIterator<Item = Bytes>, frames: usize, burst: &mut Burst) -> Pushed {
+    /// `channel`: whether the channel that the frames are of is still open.
+    fn queue(
+        &self,
+        chunks: impl IntoIterator<Item = Bytes>,
+        frames: usize,
+        channel: Option<&AtomicBool>,
+        burst: &mut Burst,
+    ) -> Pushed {
         let chunks: SmallVec<[Bytes; 3]> = chunks.into_iter().filter(|chunk| !chunk.is_empty()).collect();
         let bytes: usize = chunks.iter().map(Bytes::len).sum();
         let mut state = self.0.lock();
-        if state.closed.is_some() {
+        let has_ended = channel.is_some_and(|open| !open.load(Ordering::Relaxed));
+        if state.closed.is_some() || has_ended {
             return Pushed::Closed;
         }
         if state.bytes > 0 && state.bytes + bytes > self.0.config.spill_bytes_max {
@@ -211,6 +223,14 @@ impl OutboxReader {
     /// Waits without being woken by every push: for when the socket takes nothing.
     pub fn wait_for_trouble(&mut self, context: &mut Context<'_>) {
         self.outbox.0.lock().waiting = Waiting::Trouble(context.waker().clone());
+    }
+
+    /// All that is to be written next, if it is one piece.
+    pub fn single(&self) -> Option<&[u8]> {
+        match self.writing.front() {
+            Some(chunk) if self.writing.len() == 1 => Some(&chunk.bytes),
+            _ => None,
+        }
     }
 
     /// What is to be written next, as far as one vectored write takes it.

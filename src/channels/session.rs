@@ -68,7 +68,7 @@ pub enum Action {
 pub struct Session {
     lobby: Arc<Lobby>,
     serializer: Serializer,
-    /// Not pushed to here; handed on to dispatch.
+    /// Not pushed to here; its channels hand it on to dispatch.
     outbox: Outbox,
     upgrade_token: Arc<str>,
     seat: Option<Seat>,
@@ -156,7 +156,7 @@ impl Session {
                 let channel = &mut self.channels[place];
                 channel.renew(token, claims, now);
                 if channel.has_bindings() {
-                    actions.push(Action::Subscribe(channel.subscribe(&self.outbox, Vec::new())));
+                    actions.push(Action::Subscribe(channel.subscribe(Vec::new())));
                 }
             }
             Err(error) => self.end_for_token(place, &error.system_text(), actions),

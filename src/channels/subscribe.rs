@@ -1,11 +1,10 @@
 //! What dispatch is told: a channel's wish for `postgres_changes`, and the end of it.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
 
-use super::outbox::Outbox;
+use super::outbox::ChannelOutbox;
 use super::phoenix::Address;
 use crate::authz::Identity;
 use crate::routing::{Binding, BindingError};
@@ -35,11 +34,10 @@ pub struct Subscribe {
     pub identity: Arc<Identity>,
     /// By the id that the client was told. One that is refused refuses them all (PROTOCOL 4.5).
     pub bindings: Vec<(u32, Result<Binding, BindingError>)>,
-    pub outbox: Outbox,
+    /// Closed from the moment the channel is left: what is on its way to it then is not pushed any more.
+    pub outbox: ChannelOutbox,
     /// Pushed first, when the subscription is live and before anything else of it: the join's reply and what follows it.
     pub on_active: Vec<Bytes>,
-    /// False from the moment the channel is left: what is on its way to it then is not pushed any more.
-    pub alive: Arc<AtomicBool>,
 }
 
 /// Who takes subscriptions: dispatch, or a test. Commands are taken in order, and taking one never waits.

@@ -6,7 +6,7 @@ use super::publication::may_be_full;
 use super::{Report, roles_of};
 use crate::authz::{Plan, plan};
 use crate::catalog::relation::quote_identifier;
-use crate::catalog::{Catalog, ColumnSet, PG_READ_ALL_DATA, Relation, Role};
+use crate::catalog::{Catalog, ColumnSet, Relation, Role};
 use crate::setup::ApiRole;
 
 pub(super) async fn look(
@@ -35,9 +35,9 @@ pub(super) async fn look(
 }
 
 fn may_select_key(catalog: &Catalog, relation: &Relation, role: &Role) -> bool {
-    let columns = relation.selectable_columns(role, PG_READ_ALL_DATA);
+    let columns = catalog.visible_columns(role, relation);
     let key: ColumnSet = relation.primary_key.iter().copied().collect();
-    !columns.is_empty() && key.is_subset(&columns) && catalog.may_use_schema(role, &relation.schema)
+    !columns.is_empty() && key.is_subset(&columns)
 }
 
 fn who_sees(catalog: &Catalog, relation: &Relation, plans: &[(&Role, Plan)], report: &mut Report) {
@@ -46,7 +46,7 @@ fn who_sees(catalog: &Catalog, relation: &Relation, plans: &[(&Role, Plan)], rep
     let mut anybody = false;
     for (role, plan) in plans {
         let sees = if !catalog.may_use_schema(role, &relation.schema) {
-            format!("nothing: no USAGE on the schema {}", relation.schema)
+            format!("nothing: no USAGE on the schema {} (\"Error 401: Unauthorized\")", relation.schema)
         } else if !may_select_key(catalog, relation, role) {
             "nothing: no SELECT on the table, or not on its primary key (\"Error 401: Unauthorized\")".to_owned()
         } else {

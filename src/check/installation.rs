@@ -6,6 +6,7 @@ use super::{Config, Report};
 use crate::catalog::relation::quote_identifier;
 use crate::setup::OWN_PUBLICATION;
 use crate::wal::Conninfo;
+use crate::wal::publication::Own;
 
 const SETUP: &str = "walcast setup";
 
@@ -15,6 +16,14 @@ pub(super) async fn look(
     config: &Config,
     report: &mut Report,
 ) -> Result<(), Error> {
+    if let Some(strangers) = Own::look(client).await?.strangers {
+        let detail = format!(
+            "{strangers}, who can neither become a superuser nor this database's owner: it is neither read nor believed. \
+             Drop it, or change its owner if it is yours"
+        );
+        report.fail("setup", detail, None);
+        return Ok(());
+    }
     // Not to_regclass: it fails where the schema may not be used.
     let row = client
         .query_one(

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use foldhash::fast::RandomState;
 
 use crate::authz::{self, DeniedReason, Plan};
-use crate::catalog::{Catalog, ColumnSet, PG_READ_ALL_DATA, Relation};
+use crate::catalog::{Catalog, ColumnSet, Relation};
 use crate::encode::RecordShape;
 use crate::wal::pgoutput::RelationId;
 
@@ -20,11 +20,11 @@ pub struct Access {
     pub plan: Plan,
     /// Policies apply: also where they let nothing through.
     pub row_security: bool,
-    /// Columns with SELECT.
+    /// Columns with SELECT, in a schema with USAGE.
     pub visible: ColumnSet,
     /// No primary key: INSERT and UPDATE become error rows (PROTOCOL 4.4).
     pub no_primary_key: bool,
-    /// SELECT is missing on a column of the primary key: likewise.
+    /// The primary key, or a column of it, is not among them: likewise.
     pub unauthorized: bool,
 }
 
@@ -104,7 +104,7 @@ fn work_out(catalog: &Catalog, relation: &Arc<Relation>, role: &str) -> Access {
             unauthorized: true,
         };
     };
-    let visible = relation.selectable_columns(role, PG_READ_ALL_DATA);
+    let visible = catalog.visible_columns(role, relation);
     Access {
         plan: authz::plan(catalog, relation, role),
         row_security: relation.row_security_active(role),

@@ -56,8 +56,8 @@ pub struct Chunk {
     open: HashMap<Key, Open, RandomState>,
     /// Full questions, and all of them at the end.
     pub ready: Vec<(Arc<Asked>, Question)>,
-    /// (place of the subscriber, what goes to it), in order.
-    pub deliveries: Vec<(usize, Delivery)>,
+    /// (place of the subscriber, what goes to it), in order. See [`Chunk::by_channel`].
+    pub deliveries: Vec<(usize, Option<Delivery>)>,
     /// Subscribers to be told that something of theirs cannot be decided: place, relation.
     pub undecidable: Vec<(usize, Arc<Relation>, Undecidable)>,
     /// Of the changes that matched: no outbox gets much more of this chunk.
@@ -131,6 +131,15 @@ impl Chunk {
         self.ready.extend(open.into_values().map(|open| (open.asked, open.question)));
     }
 
+    /// The deliveries' indexes channel by channel, each in order. Deliveries are large and most chunks have few runs that
+    /// are in order already, one per change: so it is small numbers that are merged.
+    pub fn by_channel(&self) -> Vec<u32> {
+        let places = self.deliveries.iter().map(|(place, _)| *place as u64);
+        let mut order: Vec<u64> = places.zip(0u64..).map(|(place, index)| place << 32 | index).collect();
+        order.sort();
+        order.into_iter().map(|key| key as u32).collect()
+    }
+
     /// Routes a change: who matched, under which gates.
     pub fn add(
         &mut self,
@@ -178,7 +187,7 @@ impl Chunk {
             };
             let content = Content::Row { shape: Arc::clone(shape), policy };
             let delivery = Delivery { change: Arc::clone(&change), ids: group.ids, content };
-            self.deliveries.push((group.subscriber, delivery));
+            self.deliveries.push((group.subscriber, Some(delivery)));
         }
         true
     }
@@ -219,7 +228,7 @@ impl Chunk {
             let data = if group[0].2 { &no_key } else { &unauthorized };
             let ids = group.iter().map(|(_, id, _)| (*id, None)).collect();
             let delivery = Delivery { change: Arc::clone(&pending), ids, content: Content::Error(data.clone()) };
-            self.deliveries.push((group[0].0, delivery));
+            self.deliveries.push((group[0].0, Some(delivery)));
         }
     }
 

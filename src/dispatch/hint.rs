@@ -39,7 +39,12 @@ pub fn not_delivered(
             return Some(format!("{table} has no primary key: ALTER TABLE {table} ADD PRIMARY KEY (...)"));
         }
         if may.unauthorized {
-            let role = quote_identifier(role_name);
+            let (role, schema) = (quote_identifier(role_name), quote_identifier(&relation.schema));
+            if catalog.roles.get(role_name).is_some_and(|role| !catalog.may_use_schema(role, &relation.schema)) {
+                return Some(format!(
+                    "The role may not use the schema of {table}: GRANT USAGE ON SCHEMA {schema} TO {role}"
+                ));
+            }
             return Some(format!(
                 "The role may not read the primary key of {table}: GRANT SELECT ON {table} TO {role}"
             ));

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::pending::{Content, Delivery, PendingChange};
-use crate::channels::outbox::{Burst, Outbox, Pushed};
+use crate::channels::outbox::{Burst, ChannelOutbox, Pushed};
 use crate::channels::phoenix::{Address, Serializer};
 use crate::channels::system::{self, EventShape};
 use crate::encode::RecordShape;
@@ -73,7 +73,8 @@ impl Key {
             && self.serializer == frame.address.serializer
             && self.shape == frame.shape
             && self.ids == *frame.ids
-            && self.topic == frame.address.topic
+            // Subscribers share their topics: mostly there is nothing to compare.
+            && (Arc::ptr_eq(&self.topic, &frame.address.topic) || self.topic == frame.address.topic)
     }
 }
 
@@ -123,7 +124,7 @@ impl Run {
     }
 
     /// Queues the run.
-    pub fn finish(&mut self, outbox: &Outbox, burst: &mut Burst) -> Pushed {
+    pub fn finish(&mut self, outbox: &ChannelOutbox, burst: &mut Burst) -> Pushed {
         let frames = &self.frames[..self.len];
         let is_shared = self.shared == self.len && self.previous == self.len;
         let bytes = || frames.iter().flat_map(|framed| &framed.pieces).map(Bytes::len).sum::<usize>();
@@ -169,7 +170,7 @@ mod tests {
 
     use super::super::pending::{ComputedRows, Policy, Ticket};
     use super::*;
-    use crate::channels::outbox::{Config, OutboxReader};
+    use crate::channels::outbox::{Config, Outbox, OutboxReader};
     use crate::routing::sample::{catalog, insert_of, relation_named};
 
     fn deliveries(count: usize) -> Vec<Delivery> {
@@ -216,7 +217,7 @@ mod tests {
                 }
             }
             assert_eq!(run.frames(), changes.len());
-            run.finish(outbox, &mut burst);
+            run.finish(&ChannelOutbox::new(outbox), &mut burst);
         }
         run.forget();
         drop(burst);

@@ -3,7 +3,6 @@
 use std::collections::HashSet;
 use std::io::IoSlice;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::task::{Context, Waker};
 
 use bytes::Bytes;
@@ -15,7 +14,7 @@ use crate::catalog::{
     ReplicaIdentity, Role, Roles, TypeKind,
 };
 use crate::channels::metrics::Metrics;
-use crate::channels::outbox::{self, Outbox, OutboxReader};
+use crate::channels::outbox::{self, ChannelOutbox, Outbox, OutboxReader};
 use crate::channels::phoenix::{Address, Serializer};
 use crate::channels::subscribe::{ChannelId, EventShapeKind, Subscribe};
 use crate::routing::Binding;
@@ -111,15 +110,14 @@ pub fn identity(role: &str, sub: &str) -> Arc<Identity> {
 /// One channel on a socket of its own.
 pub struct Client {
     pub channel: ChannelId,
-    pub alive: Arc<AtomicBool>,
-    outbox: Outbox,
+    pub outbox: ChannelOutbox,
     reader: OutboxReader,
 }
 
 impl Client {
     pub fn new(channel: u64) -> Client {
         let (outbox, reader) = Outbox::new(Arc::new(outbox::Config::default()), Arc::new(Metrics::default()));
-        Client { channel: ChannelId(channel), alive: Arc::new(AtomicBool::new(true)), outbox, reader }
+        Client { channel: ChannelId(channel), outbox: ChannelOutbox::new(&outbox), reader }
     }
 
     /// What its session would send to join, or, without a reply, to give a refreshed token. Binding ids count from 1.
@@ -137,7 +135,6 @@ impl Client {
             bindings: (1..).zip(tables.iter().map(binding)).collect(),
             outbox: self.outbox.clone(),
             on_active: reply.map(|reply| Bytes::from_static(reply.as_bytes())).into_iter().collect(),
-            alive: Arc::clone(&self.alive),
         }
     }
 

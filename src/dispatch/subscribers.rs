@@ -1,8 +1,8 @@
 //! Who is subscribed to what.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::hash::Hash;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use foldhash::fast::RandomState;
@@ -13,7 +13,7 @@ use super::access::{AccessTable, RoleKey};
 use super::pending::Queued;
 use crate::authz::Identity;
 use crate::catalog::{Catalog, ColumnSet};
-use crate::channels::outbox::Outbox;
+use crate::channels::outbox::ChannelOutbox;
 use crate::channels::phoenix::Address;
 use crate::channels::subscribe::{ChannelId, EventShapeKind, Subscribe};
 use crate::routing::{
@@ -28,8 +28,7 @@ pub struct Subscriber {
     pub shape: EventShapeKind,
     pub identity: Arc<Identity>,
     pub role: RoleKey,
-    pub outbox: Outbox,
-    alive: Arc<AtomicBool>,
+    pub outbox: ChannelOutbox,
     bindings: Vec<(u32, Result<Binding, BindingError>)>,
     casts: Arc<Casts>,
     number: u64,
@@ -46,8 +45,6 @@ pub struct Subscriber {
 
 /// Frames that open a channel, and what its `system` message says.
 pub struct Held {
-    /// What it waits for: a place in the table may be another channel's by the time an answer is here.
-    pub barrier: u64,
     pub on_active: Vec<Bytes>,
     pub message: Option<String>,
     pub hint: Option<String>,
@@ -60,12 +57,6 @@ pub enum NotShown {
     Undecided,
     /// The row could not be turned to JSON.
     NotEncoded,
-}
-
-impl Subscriber {
-    pub fn is_alive(&self) -> bool {
-        self.alive.load(Ordering::Relaxed)
-    }
 }
 
 /// One bound subscription.
@@ -113,6 +104,8 @@ pub struct Subscribers {
     by_channel: HashMap<ChannelId, usize, RandomState>,
     entries: Slab<Entry>,
     identities: HashSet<Arc<Identity>, RandomState>,
+    /// Channels of one topic have the same one, so that equal frames are told by its address.
+    topics: HashSet<Arc<str>, RandomState>,
     early: HashMap<ChannelId, (Subscribe, Arc<Casts>, u64), RandomState>,
     audiences: HashMap<RelationId, Audience, RandomState>,
     pub index: SubscriptionIndex,
@@ -180,16 +173,16 @@ impl Subscribers {
             }
             _ => {}
         }
-        let identity = self.intern(subscribe.identity);
+        let identity = intern(&mut self.identities, subscribe.identity);
+        let topic = intern(&mut self.topics, subscribe.address.topic);
         let role = access.role(&identity.role);
         let mut subscriber = Subscriber {
             channel: subscribe.channel,
-            address: subscribe.address,
+            address: Address { topic, ..subscribe.address },
             shape: subscribe.shape,
             identity,
             role,
             outbox: subscribe.outbox,
-            alive: subscribe.alive,
             bindings: subscribe.bindings,
             casts,
             number,
@@ -219,6 +212,10 @@ impl Subscribers {
         Inserted::At(place, on_active)
     }
 
+    pub fn place_of(&self, channel: ChannelId) -> Option<usize> {
+        self.by_channel.get(&channel).copied()
+    }
+
     /// What came for a channel before its join did.
     pub fn take_early(&mut self, channel: ChannelId) -> Option<(Subscribe, Arc<Casts>, u64)> {
         if self.by_channel.contains_key(&channel) { self.early.remove(&channel) } else { None }
@@ -230,19 +227,6 @@ impl Subscribers {
             self.unbind(place);
             self.channels.remove(place);
         }
-    }
-
-    /// Equal identities are one question: keep one of each.
-    fn intern(&mut self, identity: Arc<Identity>) -> Arc<Identity> {
-        if let Some(known) = self.identities.get(&identity) {
-            return Arc::clone(known);
-        }
-        // Now and then the ones that nobody has any more are let go; doubling keeps that linear overall.
-        if self.identities.len() == self.identities.capacity() {
-            self.identities.retain(|identity| Arc::strong_count(identity) > 1);
-        }
-        self.identities.insert(Arc::clone(&identity));
-        identity
     }
 
     /// Binds a channel's items to a catalog, without changing anything.
@@ -277,7 +261,7 @@ impl Subscribers {
                 position,
             };
             let entry = self.entries.insert(entry);
-            let id = SubscriptionId(entry as u64);
+            let id = SubscriptionId(entry as u32);
             list.push(id);
             self.index.insert(id, &BoundSubscription { relation, event, predicate, select });
             self.channels[place].entries.push(entry);
@@ -288,7 +272,7 @@ impl Subscribers {
     /// The channel has no bindings any more; what is on its way to it arrives.
     pub fn unbind(&mut self, place: usize) {
         for entry in std::mem::take(&mut self.channels[place].entries) {
-            self.index.remove(SubscriptionId(entry as u64));
+            self.index.remove(SubscriptionId(entry as u32));
             let entry = self.entries.remove(entry);
             self.leave_audience(&entry);
         }
@@ -331,7 +315,6 @@ impl Subscribers {
             bindings: subscriber.bindings.clone(),
             outbox: subscriber.outbox.clone(),
             on_active: Vec::new(),
-            alive: Arc::clone(&subscriber.alive),
         };
         (again, subscriber.number)
     }
@@ -339,6 +322,19 @@ impl Subscribers {
     pub fn bindings(&self, place: usize) -> usize {
         self.channels[place].bindings.len()
     }
+}
+
+/// Equal identities are one question, equal topics one frame: keep one of each.
+fn intern<T: Eq + Hash + ?Sized>(all: &mut HashSet<Arc<T>, RandomState>, value: Arc<T>) -> Arc<T> {
+    if let Some(known) = all.get(&value) {
+        return Arc::clone(known);
+    }
+    // Now and then the ones that nobody has any more are let go; doubling keeps that linear overall.
+    if all.len() == all.capacity() {
+        all.retain(|value| Arc::strong_count(value) > 1);
+    }
+    all.insert(Arc::clone(&value));
+    value
 }
 
 /// Binds all items of a channel, or none.

@@ -131,7 +131,7 @@ fn equal_identities_are_one_and_are_let_go_with_their_last_channel() {
     register.subscribers.remove(a.channel);
     register.subscribers.remove(b.channel);
     for n in 0..1000 {
-        register.subscribers.intern(identity("member", &n.to_string()));
+        intern(&mut register.subscribers.identities, identity("member", &n.to_string()));
     }
     assert!(register.subscribers.identities.len() < 100, "{}", register.subscribers.identities.len());
 }

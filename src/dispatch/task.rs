@@ -42,6 +42,7 @@ use crate::catalog::{Catalog, ColumnSet, Relation};
 use crate::change::assembler::Error as StreamFault;
 use crate::change::{Assembler, Change, Layout, OldRow, Operation, Relations, Row, Transaction};
 use crate::channels::outbox::Burst;
+use crate::channels::subscribe::ChannelId;
 use crate::channels::system;
 use crate::encode;
 use crate::routing::Matches;
@@ -271,9 +272,9 @@ impl Dispatch {
         }
     }
 
-    fn released(&mut self, released: Vec<(usize, u64, Release)>) {
-        for (place, barrier, why) in released {
-            self.release(place, barrier, why);
+    fn released(&mut self, released: Vec<(ChannelId, Release)>) {
+        for (channel, why) in released {
+            self.release(channel, why);
         }
     }
 
@@ -506,3 +507,5 @@ async fn wait_for_catalog(phase: &mut Phase) -> Option<CatalogUpdate> {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod waiting_tests;

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use crate::catalog::Snapshot;
 use crate::catalog::watcher::WatcherHandle;
+use crate::channels::subscribe::ChannelId;
 
 /// Above this many a snapshot is asked for although nobody joins; it leaves as many as there are sessions at most.
 const PRUNED_ABOVE: usize = 4096;
@@ -24,7 +25,8 @@ pub const WAIT_MAX: Duration = Duration::from_secs(5);
 /// A channel whose reply waits.
 #[derive(Debug)]
 struct Waiting {
-    place: usize,
+    /// Not its place in the table, which may be another channel's by the time an answer is here.
+    channel: ChannelId,
     /// It does not get transactions up to this one.
     barrier: u64,
     since: Instant,
@@ -69,11 +71,11 @@ impl Unseen {
 
     /// Whether the reply of a channel that does not get transactions up to `barrier` has to wait; it is then named by
     /// [`Unseen::next`].
-    pub fn holds(&mut self, place: usize, barrier: u64, now: Instant) -> bool {
+    pub fn holds(&mut self, channel: ChannelId, barrier: u64, now: Instant) -> bool {
         if self.transactions.front().is_none_or(|(sequence, _)| *sequence > barrier) {
             return false;
         }
-        self.waiting.push_back(Waiting { place, barrier, since: now });
+        self.waiting.push_back(Waiting { channel, barrier, since: now });
         // A snapshot that is on its way was taken before.
         self.ask();
         true
@@ -88,8 +90,8 @@ impl Unseen {
         }
     }
 
-    /// The next replies to leave, by place and barrier; pending while there are none. Safe to cancel.
-    pub async fn next(&mut self) -> Vec<(usize, u64, Release)> {
+    /// The channels whose replies are to leave next; pending while there are none. Safe to cancel.
+    pub async fn next(&mut self) -> Vec<(ChannelId, Release)> {
         loop {
             let overdue = self.waiting.front().map(|waiting| waiting.since + WAIT_MAX);
             let snapshot = async {
@@ -126,7 +128,7 @@ impl Unseen {
         }
     }
 
-    fn release(&mut self, now: Instant) -> Vec<(usize, u64, Release)> {
+    fn release(&mut self, now: Instant) -> Vec<(ChannelId, Release)> {
         let first = self.transactions.front().map(|(sequence, _)| *sequence);
         let mut released = Vec::new();
         self.waiting.retain(|waiting| {
@@ -134,7 +136,7 @@ impl Unseen {
             let overdue = now.duration_since(waiting.since) >= WAIT_MAX;
             if visible || overdue {
                 let why = if visible { Release::Visible } else { Release::Overdue };
-                released.push((waiting.place, waiting.barrier, why));
+                released.push((waiting.channel, why));
             }
             !visible && !overdue
         });
@@ -153,6 +155,8 @@ async fn until(instant: Option<Instant>) {
 mod tests {
     use super::*;
 
+    const SEVEN: ChannelId = ChannelId(7);
+
     fn unseen(transactions: &[(u64, u32)]) -> Unseen {
         Unseen { transactions: transactions.iter().copied().collect(), ..Unseen::default() }
     }
@@ -167,28 +171,28 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_reply_waits_until_what_its_channel_does_not_get_is_visible() {
         let mut unseen = unseen(&[(1, 100), (2, 101), (3, 102)]);
-        assert!(unseen.holds(7, 2, Instant::now()));
+        assert!(unseen.holds(SEVEN, 2, Instant::now()));
         // 101 is still running for everybody else.
         answered(&mut unseen, "101:103:101");
         let waits = tokio::time::timeout(Duration::from_millis(100), unseen.next()).await;
         assert!(waits.is_err());
         answered(&mut unseen, "102:103:102");
-        assert_eq!(unseen.next().await, [(7, 2, Release::Visible)]);
+        assert_eq!(unseen.next().await, [(SEVEN, Release::Visible)]);
     }
 
     #[tokio::test(start_paused = true)]
     async fn nothing_waits_for_transactions_that_it_gets() {
         let mut unseen = unseen(&[(5, 100)]);
-        assert!(!unseen.holds(7, 4, Instant::now()));
-        assert!(unseen.holds(7, 5, Instant::now()));
+        assert!(!unseen.holds(SEVEN, 4, Instant::now()));
+        assert!(unseen.holds(SEVEN, 5, Instant::now()));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_standby_that_hangs_does_not_hold_a_join_for_ever() {
         let mut unseen = unseen(&[(1, 100)]);
         let start = Instant::now();
-        assert!(unseen.holds(7, 1, start));
-        assert_eq!(unseen.next().await, [(7, 1, Release::Overdue)]);
+        assert!(unseen.holds(SEVEN, 1, start));
+        assert_eq!(unseen.next().await, [(SEVEN, Release::Overdue)]);
         assert_eq!(start.elapsed(), WAIT_MAX);
     }
 }

@@ -8,11 +8,8 @@ use std::sync::Arc;
 use super::cast::{CastError, CastRequest, Casts};
 use super::predicate::{BoundClause, Predicate};
 use super::subscription::{Binding, EventFilter};
-use crate::catalog::{Catalog, ColumnIndex, ColumnSet, Oid, Relation, Role};
+use crate::catalog::{Catalog, ColumnIndex, ColumnSet, Relation, Role};
 use crate::wal::pgoutput::RelationId;
-
-/// `pg_read_all_data`, the same in every cluster since 14.
-const PG_READ_ALL_DATA: Oid = 6181;
 
 /// One table's share of a binding.
 #[derive(Clone, Debug)]
@@ -109,7 +106,7 @@ struct Binder<'a> {
 
 impl Binder<'_> {
     fn relation(&mut self, binding: &Binding, relation: &Relation) -> Result<BoundSubscription, CastError> {
-        let selectable = relation.selectable_columns(self.role, PG_READ_ALL_DATA);
+        let selectable = self.catalog.visible_columns(self.role, relation);
         // A column that the role may not select reads like one that is not there.
         let column = |name: &str| relation.column_named(name).filter(|column| selectable.contains(*column));
         let mut clauses: Vec<BoundClause> = Vec::with_capacity(binding.filters.len());

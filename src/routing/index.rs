@@ -4,6 +4,7 @@
 //! (column, value), the others in a scan list. Subscriptions with equal predicates form one group, which is evaluated
 //! once per change. A change costs what its candidates cost, not what all subscriptions cost.
 
+mod bucket;
 mod class;
 
 use std::collections::HashMap;

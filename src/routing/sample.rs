@@ -166,6 +166,7 @@ pub(crate) fn catalog() -> Catalog {
     Catalog {
         relations: relations.into_iter().collect(),
         types: types(),
+        schemas: HashMap::from([("public".to_owned(), vec![AclItem { grantee: 0 }])]),
         roles: Arc::new(Roles { by_name: HashMap::from([("anon".to_owned(), Arc::new(role))]), ..Roles::default() }),
         ..Catalog::default()
     }

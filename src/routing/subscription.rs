@@ -6,9 +6,9 @@ use super::filter::{self, Clause, FilterError};
 use super::inspect;
 use crate::change::Operation;
 
-/// One bound binding of a channel. Given out by dispatch.
+/// One bound binding of a channel. Given out by dispatch, and used again: small numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SubscriptionId(pub u64);
+pub struct SubscriptionId(pub u32);
 
 /// Which operations a subscription wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

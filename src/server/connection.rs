@@ -23,6 +23,7 @@ use std::time::SystemTime;
 use futures_util::Stream;
 use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
+use tokio::task::coop::has_budget_remaining;
 use tokio::time::{Instant, Sleep};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::error::{Error, ProtocolError};
@@ -50,8 +51,12 @@ pub struct Connection {
     phase: Phase,
     /// Since when the outbox is full.
     full_since: Option<Instant>,
+    /// Tungstenite has nothing left of what it has read.
+    read_dry: bool,
     /// Rings at the next deadline, or earlier and in vain.
     timer: Pin<Box<Sleep>>,
+    /// When it rings, if it has been told to: most wakeups have nothing to do with it, and it lies elsewhere in memory.
+    timer_set: Option<Instant>,
     _entry: Entry,
 }
 
@@ -90,7 +95,18 @@ impl Connection {
         server.services.metrics.connections.inc();
         server.services.metrics.connections_opened.inc();
         let entry = server.connections.enter(outbox);
-        Connection { server, socket, reader, session, phase: Phase::Open, full_since: None, timer, _entry: entry }
+        Connection {
+            server,
+            socket,
+            reader,
+            session,
+            phase: Phase::Open,
+            full_since: None,
+            read_dry: false,
+            timer,
+            timer_set: None,
+            _entry: entry,
+        }
     }
 
     pub async fn run(mut self) {
@@ -136,7 +152,7 @@ impl Connection {
             }
             Poll::Pending => self.full_since = None,
         }
-        match ready!(Pin::new(&mut self.socket).poll_next(context)) {
+        match ready!(self.poll_read(context)) {
             Some(Ok(Message::Text(text))) => self.give(Input::Text(&text)),
             Some(Ok(Message::Binary(bytes))) => self.give(Input::Binary(&bytes)),
             // Tungstenite answers pings and closes itself, with its next read.
@@ -152,6 +168,17 @@ impl Connection {
             }
         }
         Poll::Ready(Step::Again)
+    }
+
+    /// The next message. Most wakeups are for writing: then the socket is asked, which is looked at for that anyway, and
+    /// tungstenite is left alone.
+    fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Message, Error>>> {
+        if self.read_dry && self.socket.get_ref().stream.poll_read_ready(context).is_pending() {
+            return Poll::Pending;
+        }
+        let polled = Pin::new(&mut self.socket).poll_next(context);
+        self.read_dry = polled.is_pending();
+        polled
     }
 
     fn poll_closing(&mut self, reason: CloseReason, context: &mut Context<'_>) -> Poll<Step> {
@@ -185,20 +212,32 @@ impl Connection {
     /// Ready when all that is queued has been written; what is pushed later wakes the task.
     fn poll_write(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let stream = &self.socket.get_ref().stream;
+        let mut first = true;
         loop {
             // Pending here is no reason to stop: there may be something left from the last time.
             let _ = self.reader.poll_take(context);
             if self.reader.is_empty() {
                 return Poll::Ready(Ok(()));
             }
-            let Poll::Ready(writable) = stream.poll_write_ready(context) else {
-                self.reader.wait_for_trouble(context);
-                return Poll::Pending;
+            // The first write is simply tried, for nearly always there is room. Those after it ask, which also makes
+            // them take turns with other tasks.
+            if !std::mem::take(&mut first) {
+                let Poll::Ready(writable) = stream.poll_write_ready(context) else {
+                    self.reader.wait_for_trouble(context);
+                    return Poll::Pending;
+                };
+                writable?;
+            }
+            let written = match self.reader.single() {
+                // A vectored write of one piece costs more.
+                Some(bytes) => stream.try_write(bytes),
+                None => {
+                    let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+                    let count = self.reader.slices(&mut slices);
+                    stream.try_write_vectored(&slices[..count])
+                }
             };
-            writable?;
-            let mut slices = [IoSlice::new(&[]); SLICES_MAX];
-            let count = self.reader.slices(&mut slices);
-            match stream.try_write_vectored(&slices[..count]) {
+            match written {
                 Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 Ok(written) => self.reader.advance(written),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -209,11 +248,18 @@ impl Connection {
 
     /// Whatever is due is done, and the timer set to what is due next.
     fn poll_timer(&mut self, context: &mut Context<'_>) -> Poll<Step> {
-        let next = self.next_deadline();
+        let (next, now) = (self.next_deadline(), Instant::now());
+        if self.timer_set.is_some_and(|at| at <= next && now < at) {
+            return Poll::Pending;
+        }
         if next < self.timer.deadline() {
             self.timer.as_mut().reset(next);
         }
-        ready!(self.timer.as_mut().poll(context));
+        let polled = self.timer.as_mut().poll(context);
+        // A task that has used up its turn is told "pending" whatever there is, and the timer does not know of it.
+        let is_set = polled.is_pending() && has_budget_remaining();
+        self.timer_set = is_set.then(|| self.timer.deadline());
+        ready!(polled);
         let now = Instant::now();
         if next > now {
             // What it was set for has moved.

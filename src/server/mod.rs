@@ -21,6 +21,7 @@ pub mod metrics;
 pub mod metrics_endpoint;
 mod pipe;
 mod query;
+mod rate;
 mod routes;
 mod upgrade;
 
@@ -35,6 +36,7 @@ pub use metrics::Metrics;
 
 use crate::channels::{Lobby, SubscriptionSink};
 use connections::Connections;
+use rate::Rate;
 
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -50,6 +52,8 @@ pub struct Config {
     pub frame_bytes_max: usize,
     /// Open sockets, joined to something or not.
     pub connections_max: usize,
+    /// Requests to the API, all clients together, on an average of a minute.
+    pub requests_per_second_max: u32,
     /// How long a stopping server waits for its sockets.
     pub drain_timeout: Duration,
     /// Who knows it may read `/metrics` on the public listener; without one, nobody may.
@@ -65,6 +69,8 @@ impl Default for Config {
             header_timeout: Duration::from_secs(10),
             frame_bytes_max: 5_000_000,
             connections_max: 200_000,
+            // As many as there may be joins.
+            requests_per_second_max: 10_000,
             drain_timeout: Duration::from_secs(10),
             metrics_token: None,
         }
@@ -86,12 +92,14 @@ pub struct Server {
     config: Config,
     services: Services,
     connections: Arc<Connections>,
+    rate: Rate,
     /// Of every task that serves a client.
     tasks: TaskTracker,
 }
 
 impl Server {
     pub fn new(config: Config, services: Services) -> Arc<Server> {
-        Arc::new(Server { config, services, connections: Arc::default(), tasks: TaskTracker::new() })
+        let rate = Rate::new(config.requests_per_second_max);
+        Arc::new(Server { config, services, connections: Arc::default(), rate, tasks: TaskTracker::new() })
     }
 }

@@ -3,7 +3,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use hyper::body::Incoming;
 use hyper::header::{HeaderName, HeaderValue, ORIGIN};
@@ -42,7 +42,9 @@ fn route(server: &Server, request: &Request<Incoming>) -> Answer {
             metrics_endpoint::guarded(&services.registry, server.config.metrics_token.as_deref(), request.headers())
         }
         path => match path.strip_prefix("/realtime/v1").unwrap_or(path).strip_prefix("/api/") {
-            Some("ping") => answer::json(StatusCode::OK, r#"{"message":"Success"}"#),
+            Some("ping") => {
+                server.rate.answer(Instant::now(), || answer::json(StatusCode::OK, r#"{"message":"Success"}"#))
+            }
             Some(api) if is_tenant_health(api) => tenant_health(server, request),
             _ => answer::not_found(),
         },

@@ -12,7 +12,7 @@ mod run;
 pub use facts::{ApiRole, Facts, api_roles};
 pub use plan::{Secrets, plan};
 pub use remove::removal;
-pub use run::{Outcome, Report, SetupError, automatic, oracle_login, remove, run};
+pub use run::{Outcome, Report, SetupError, automatic, facts, oracle_login, remove, run};
 
 /// The publication that is walcast's own: `walcast.ddl_log`, and what it tracks.
 pub const OWN_PUBLICATION: &str = "walcast";

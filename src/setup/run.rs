@@ -5,6 +5,7 @@ use std::fmt;
 use tokio_postgres::{Client, Transaction};
 
 use crate::wal::Conninfo;
+use crate::wal::publication::Own;
 
 use super::{Config, Facts, Otherwise, Secrets, Step, plan, removal};
 
@@ -13,6 +14,11 @@ use super::{Config, Facts, Otherwise, Secrets, Step, plan, removal};
 pub enum SetupError {
     #[error("the database could not be asked: {0}")]
     Postgres(#[from] tokio_postgres::Error),
+    #[error(
+        "{0}, who can neither become a superuser nor this database's owner: walcast would trust whatever that role writes there. \
+         Look at what it is, then drop it or change its owner (ALTER ... OWNER TO); nothing was changed"
+    )]
+    Strangers(String),
     #[error("{title} {message}{}; nothing was changed", hint.as_ref().map(|h| format!(" ({h})")).unwrap_or_default())]
     Required { title: String, message: String, hint: Option<String> },
 }
@@ -67,7 +73,7 @@ impl fmt::Display for Report {
 
 /// Sets up the database that the client is connected to.
 pub async fn run(client: &mut Client, config: &Config) -> Result<Report, SetupError> {
-    let facts = Facts::read(client, config).await?;
+    let facts = facts(client, config).await?;
     let secrets = Secrets::generate();
     let mut report = carry_out(client, &plan(&facts, config, &secrets)).await?;
     let known = facts.stream_login.is_none() || config.new_passwords;
@@ -113,12 +119,24 @@ pub enum AutomaticError {
 
 /// Takes away what [`run`] made.
 pub async fn remove(client: &mut Client, config: &Config) -> Result<Report, SetupError> {
-    let facts = Facts::read(client, config).await?;
+    let facts = facts(client, config).await?;
     carry_out(client, &removal(&facts, config)).await
+}
+
+/// What is there, unless it is somebody else's: what setup runs in the schema, it would run for him.
+pub async fn facts(client: &Client, config: &Config) -> Result<Facts, SetupError> {
+    match Own::look(client).await?.strangers {
+        Some(strangers) => Err(SetupError::Strangers(strangers)),
+        None => Ok(Facts::read(client, config).await?),
+    }
 }
 
 /// The oracle's login and password, as the stream's login reads them. `None`: setup did not make one.
 pub async fn oracle_login(client: &Client) -> Result<Option<(String, String)>, tokio_postgres::Error> {
+    // A stranger's table may be a view, whose functions run as whoever reads it.
+    if Own::look(client).await?.strangers.is_some() {
+        return Ok(None);
+    }
     let exists = client.query_one("select to_regclass('walcast.oracle_login') is not null", &[]).await?;
     if !exists.get::<_, bool>(0) {
         return Ok(None);

@@ -44,11 +44,10 @@ pub const UNTIL: &[(&str, &str, &str)] =
 /// Where frames may come that the recording does not have: in this case, on this topic.
 pub const MORE: &[(&str, &str, &str)] = &[
     ("connect_service_role", "realtime:svc", "the recording ends before its legacy subscription's system message"),
-    // Not among the deliberate differences that are written down: undecided.
     (
         "pg_types_filters_valid",
         "realtime:tv10",
-        "by=eq.\\xdeadbeef: the original's hex never equals, Postgres' bytea does",
+        "by=eq.\\xdeadbeef is true of the row, as Postgres says; the original compares with the text without its \\x",
     ),
 ];
 

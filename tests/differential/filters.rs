@@ -162,7 +162,7 @@ async fn ask(
         };
         match answered(client, catalog, &binding, casts, tally).await {
             Bound::Ready(subscriptions) => {
-                index.insert(SubscriptionId(at as u64), &subscriptions[0]);
+                index.insert(SubscriptionId(at as u32), &subscriptions[0]);
                 bound.push(at);
             }
             Bound::Refused(error) => {
@@ -175,7 +175,7 @@ async fn ask(
     let mut matches = Matches::default();
     index.matches(change, &mut matches);
     let sql_of = |at: usize| {
-        let found = matches.undecided.iter().find(|(_, ids)| ids.contains(&SubscriptionId(at as u64)));
+        let found = matches.undecided.iter().find(|(_, ids)| ids.contains(&SubscriptionId(at as u32)));
         found.map(|(predicate, _)| predicate.sql().expect("undecided comes with SQL").expression.clone())
     };
     let expected = evaluate(client, row, bound.iter().map(|at| questions[*at].expected()).collect()).await;
@@ -186,7 +186,7 @@ async fn ask(
     for (((at, expected), sql), answer) in bound.into_iter().zip(expected).zip(asked).zip(answers) {
         tally.asked += 1;
         let question = &questions[at];
-        let matched = matches.matched.contains(&SubscriptionId(at as u64));
+        let matched = matches.matched.contains(&SubscriptionId(at as u32));
         let ours = if sql.is_some() { answer } else { Some(matched) };
         *(if sql.is_some() { &mut tally.undecided } else { &mut tally.decided }) += 1;
         tally.matched += usize::from(ours == Some(true));

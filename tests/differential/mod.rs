@@ -10,6 +10,7 @@ mod json_of_values;
 mod pg_types;
 mod random_json;
 mod random_values;
+mod zoo;
 
 use rand::SeedableRng;
 use rand::rngs::StdRng;

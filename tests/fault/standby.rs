@@ -10,7 +10,7 @@ use walcast::demo::postgres::{Cluster, ClusterOptions};
 use crate::support::client::{Client, Message, all_of};
 use crate::support::database::connect;
 use crate::support::people::{ALICE, alice};
-use crate::support::scene::{Scene, execute, until};
+use crate::support::scene::{ROOMS, Scene, execute, until};
 
 /// Only the session that asks for it waits for the standby.
 fn cluster_with_a_late_standby() -> Cluster {
@@ -49,17 +49,7 @@ async fn a_row_that_is_streamed_before_it_is_visible_is_not_shown_under_the_poli
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_membership_that_is_streamed_before_it_is_visible_counts_in_its_own_transaction() {
     let cluster = cluster_with_a_late_standby();
-    let scene = Scene::in_cluster(
-        &cluster,
-        "create table members (room int, member uuid, primary key (room, member));
-         create table posts (id int primary key, room int not null);
-         alter table posts enable row level security;
-         create policy member on posts for select to authenticated
-           using (exists (select from members m where m.room = posts.room and m.member = auth.uid()));
-         grant select on posts, members to authenticated;
-         alter publication supabase_realtime add table posts;",
-    )
-    .await;
+    let scene = Scene::in_cluster(&cluster, ROOMS).await;
     let mut client = Client::connect(&scene.relay, &alice()).await;
     client.subscribe("posts", json!([all_of("posts")])).await;
 

@@ -324,6 +324,8 @@ async fn compare(client: &Client, catalog: &Catalog) {
             let sql = "select has_schema_privilege($1, $2::text, 'USAGE')";
             let theirs: bool = client.query_one(sql, &[name, &relation.schema]).await.unwrap().get(0);
             assert_eq!(catalog.may_use_schema(role, &relation.schema), theirs, "{name} uses {}", relation.schema);
+            let visible = catalog.visible_columns(role, relation);
+            assert_eq!(visible, if theirs { selectable } else { Default::default() }, "{name} sees of {table}");
             client.batch_execute(&format!("set role {name}")).await.unwrap();
             let sql = "select row_security_active($1::oid)";
             let theirs: bool = client.query_one(sql, &[&relation.id.0]).await.unwrap().get(0);

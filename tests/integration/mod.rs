@@ -5,6 +5,7 @@ mod chat;
 mod chat_example;
 mod chat_script;
 mod check;
+mod ddl_log;
 mod delivery;
 mod hostile;
 mod joins;

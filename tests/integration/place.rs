@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::support::client::{Client, all_of};
 use crate::support::people::{alice, anon};
-use crate::support::scene::Scene;
+use crate::support::scene::{ROOMS, Scene};
 
 const NOTES: &str = "
     create table notes (id int primary key, secret boolean not null default false);
@@ -12,6 +12,19 @@ const NOTES: &str = "
     create policy readable on notes for select to authenticated using (true);
     grant select on notes to authenticated;
     alter publication supabase_realtime add table notes;";
+
+/// A table that anon may read, and follows.
+async fn open_notes(columns: &str) -> (Scene, Client) {
+    let scene = Scene::new(&format!(
+        "create table notes ({columns});
+         grant select on notes to anon;
+         alter publication supabase_realtime add table notes;"
+    ))
+    .await;
+    let mut client = Client::connect(&scene.relay, &anon()).await;
+    client.subscribe("notes", json!([all_of("notes")])).await;
+    (scene, client)
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_policy_holds_from_the_commit_that_changes_it() {
@@ -47,14 +60,7 @@ async fn a_policy_holds_from_the_commit_that_changes_it() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn row_level_security_holds_from_the_commit_that_enables_it() {
-    let scene = Scene::new(
-        "create table notes (id int primary key);
-         grant select on notes to anon;
-         alter publication supabase_realtime add table notes;",
-    )
-    .await;
-    let mut client = Client::connect(&scene.relay, &anon()).await;
-    client.subscribe("notes", json!([all_of("notes")])).await;
+    let (scene, mut client) = open_notes("id int primary key").await;
     scene
         .execute_each(&[
             "insert into notes values (1)",
@@ -70,14 +76,7 @@ async fn row_level_security_holds_from_the_commit_that_enables_it() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_grant_holds_from_its_commit_and_so_does_its_revocation() {
-    let scene = Scene::new(
-        "create table notes (id int primary key, body text default 'b', secret text default 's');
-         grant select on notes to anon;
-         alter publication supabase_realtime add table notes;",
-    )
-    .await;
-    let mut client = Client::connect(&scene.relay, &anon()).await;
-    client.subscribe("notes", json!([all_of("notes")])).await;
+    let (scene, mut client) = open_notes("id int primary key, body text default 'b', secret text default 's'").await;
     scene
         .execute_each(&[
             "insert into notes values (1)",
@@ -98,16 +97,50 @@ async fn a_grant_holds_from_its_commit_and_so_does_its_revocation() {
     assert_eq!(client.next_change().await.record(), &json!({ "id": 4, "body": "b", "secret": "s" }));
 }
 
+/// A SELECT names the schema before the table.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn columns_that_change_in_the_middle_of_a_transaction_are_those_of_each_row() {
+async fn usage_of_the_schema_holds_from_its_commit_and_so_does_its_revocation() {
     let scene = Scene::new(
-        "create table notes (id int primary key, body text);
-         grant select on notes to anon;
-         alter publication supabase_realtime add table notes;",
+        "create schema app; grant usage on schema app to anon;
+         create table app.notes (id int primary key, body text default 'b');
+         grant select on app.notes to anon;
+         alter publication supabase_realtime add table app.notes;",
     )
     .await;
+    let notes = json!([{ "event": "*", "schema": "app", "table": "notes" }]);
     let mut client = Client::connect(&scene.relay, &anon()).await;
-    client.subscribe("notes", json!([all_of("notes")])).await;
+    client.subscribe("notes", notes.clone()).await;
+    scene
+        .execute_each(&[
+            "insert into app.notes values (1)",
+            "revoke usage on schema app from anon",
+            "insert into app.notes values (2)",
+            "delete from app.notes where id = 1",
+            "grant usage on schema app to anon",
+            "insert into app.notes values (3)",
+        ])
+        .await;
+
+    assert_eq!(client.next_change().await.record(), &json!({ "id": 1, "body": "b" }));
+    let unauthorized = client.next_change().await;
+    assert_eq!(unauthorized.data["errors"], json!(["Error 401: Unauthorized"]));
+    assert_eq!(unauthorized.record(), &json!({}));
+    let deleted = client.next_change().await;
+    assert_eq!((&deleted.data["old_record"], &deleted.data["columns"]), (&json!({}), &json!([])));
+    assert_eq!(client.next_change().await.record(), &json!({ "id": 3, "body": "b" }));
+
+    // Nor may a filter find out what the table holds.
+    scene.execute("revoke usage on schema app from anon").await;
+    let filtered = json!([{ "event": "*", "schema": "app", "table": "notes", "filter": "id=eq.3" }]);
+    client.subscribe("again", notes).await;
+    client.join("filtered", filtered).await;
+    let told = client.expect_system("filtered", "error", "invalid column for filter id").await;
+    assert_eq!(told["status"], "error");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn columns_that_change_in_the_middle_of_a_transaction_are_those_of_each_row() {
+    let (scene, mut client) = open_notes("id int primary key, body text").await;
     scene
         .execute_each(&[
             "begin",
@@ -135,16 +168,7 @@ async fn columns_that_change_in_the_middle_of_a_transaction_are_those_of_each_ro
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_membership_holds_from_its_commit() {
-    let scene = Scene::new(
-        "create table members (room int, member uuid, primary key (room, member));
-         create table posts (id int primary key, room int not null);
-         alter table posts enable row level security;
-         create policy member on posts for select to authenticated
-           using (exists (select from members m where m.room = posts.room and m.member = auth.uid()));
-         grant select on posts, members to authenticated;
-         alter publication supabase_realtime add table posts;",
-    )
-    .await;
+    let scene = Scene::new(ROOMS).await;
     let mut client = Client::connect(&scene.relay, &alice()).await;
     client.subscribe("posts", json!([all_of("posts")])).await;
     for round in 0..10 {

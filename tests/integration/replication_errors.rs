@@ -6,17 +6,11 @@ use walcast::demo::postgres::{Cluster, ClusterOptions};
 use walcast::wal::slot::SlotMode;
 use walcast::wal::{Error, ReaderState, slot};
 
-use crate::support::database::{Database, connect, eventually};
+use crate::support::database::{Database, connect, eventually, shared_cluster};
 use crate::support::replica::{Replica, config};
 
 async fn published() -> Database {
-    let database = Database::create().await;
-    database
-        .client
-        .batch_execute("create table t (id int primary key); create publication app for table t")
-        .await
-        .unwrap();
-    database
+    published_in(shared_cluster()).await
 }
 
 async fn published_in(cluster: &Cluster) -> Database {
@@ -61,6 +55,32 @@ async fn a_missing_own_publication_is_done_without_until_it_is_there() {
     replica.handle.reconnect();
     replica.until(|replica| replica.streams.len() == 2).await;
     assert!(replica.streams[1].own_publication);
+    replica.stop().await.unwrap();
+}
+
+/// Whoever owns the log could forge states of the catalog.
+#[tokio::test]
+async fn an_own_publication_that_a_stranger_made_is_not_read() {
+    let Database { client, url, name } = published().await;
+    let mut config = config(&url, &name);
+    config.own_publication = Some("walcast".to_owned());
+    client
+        .batch_execute(&format!(
+            "create role {name}_stranger; grant create on database {name} to {name}_stranger;
+             set role {name}_stranger; create schema walcast; create table walcast.ddl_log (id int);
+             create publication walcast for table walcast.ddl_log; reset role"
+        ))
+        .await
+        .unwrap();
+    let mut replica = Replica::streaming(config).await;
+    assert!(!replica.streams[0].own_publication);
+    for (what, own) in [("publication walcast", false), ("table walcast.ddl_log", false), ("schema walcast", true)] {
+        client.batch_execute(&format!("alter {what} owner to current_user")).await.unwrap();
+        replica.handle.reconnect();
+        let streams = replica.streams.len() + 1;
+        replica.until(|replica| replica.streams.len() == streams).await;
+        assert_eq!(replica.streams.last().unwrap().own_publication, own, "{what}");
+    }
     replica.stop().await.unwrap();
 }
 

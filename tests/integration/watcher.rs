@@ -66,6 +66,7 @@ async fn whatever_changes_is_noticed_within_a_second_or_two() {
         "grant select on t to someone",
         "grant select (a) on t to other",
         "grant usage on schema public to other",
+        "revoke usage on schema public from public",
         "alter table t enable row level security",
         "alter policy p on t using (id > 1)",
         "alter policy p on t to someone",

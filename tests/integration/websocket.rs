@@ -83,6 +83,8 @@ async fn the_other_paths_answer_as_recorded() {
     for path in ["/api/ping", "/realtime/v1/api/ping"] {
         let ping = relay.get(path).await;
         assert_eq!((ping.status, &*ping.body), (200, r#"{"message":"Success"}"#));
+        let rate = ["x-rate-rolling", "x-rate-limit", "x-rate-limit-remaining"].map(|name| ping.header(name));
+        assert!(rate.iter().all(|value| value.is_some_and(|value| value.parse::<u32>().is_ok())), "{rate:?}");
     }
     for path in ["/nope", "/api/nope", "/api/broadcast", "/api/tenants//health", "/realtime/v1/nope"] {
         let missing = relay.get(path).await;

@@ -10,3 +10,4 @@ pub mod relay;
 pub mod replica;
 pub mod scene;
 pub mod socket;
+pub mod zoo;

@@ -70,12 +70,17 @@ impl Ground {
     }
 
     pub async fn with(sql: &str, config: OracleConfig) -> Ground {
+        let ground = Ground::bare(config).await;
+        ground.execute(AUTH).await;
+        ground.execute("create publication p for all tables").await;
+        ground.execute(sql).await;
+        ground.execute("grant select on all tables in schema public to anon, authenticated, owner").await;
+        ground
+    }
+
+    /// An empty database; what the oracle is asked about comes later, and the publication must be `p`.
+    pub async fn bare(config: OracleConfig) -> Ground {
         let database = Database::create_in(cluster()).await;
-        database.client.batch_execute(AUTH).await.expect("auth helpers");
-        database.client.batch_execute("create publication p for all tables").await.expect("publication");
-        database.client.batch_execute(sql).await.expect("the test's own SQL");
-        let granted = "grant select on all tables in schema public to anon, authenticated, owner";
-        database.client.batch_execute(granted).await.expect("grants");
         let (oracle, metrics, guard) = oracle_of(&database.name, "oracle", config);
         Ground { database, oracle, metrics, _sessions: guard }
     }
@@ -162,7 +167,7 @@ pub fn identity(role: &str, claims: &str) -> Identity {
     Identity { role: role.to_owned(), claims: claims.into() }
 }
 
-/// Every row of the table, in the order of its first column, as the stream would carry it.
+/// Every row of the table, in the order of its first column and then its key, as the stream would carry it.
 pub async fn images(database: &Database, relation: &Arc<Relation>) -> Vec<Row> {
     let quote = walcast::catalog::relation::quote_identifier;
     // Generated columns are not in the stream before 18.
@@ -172,12 +177,10 @@ pub async fn images(database: &Database, relation: &Arc<Relation>) -> Vec<Row> {
     let pinned = "set timezone = 'UTC'; set datestyle = 'ISO'; set extra_float_digits = 3; set bytea_output = 'hex'; \
                   set intervalstyle = 'postgres'; set lc_monetary = 'C'; set search_path = ''";
     client.batch_execute(pinned).await.expect("settings");
-    let sql = format!(
-        "select {} from {} as t order by t.{}",
-        list.join(", "),
-        relation.sql_name(),
-        quote(&relation.columns[0].name)
-    );
+    let first = std::iter::once(&relation.columns[0]);
+    let key = relation.primary_key.iter().map(|column| relation.column(*column));
+    let order: Vec<_> = first.chain(key).map(|column| format!("t.{}", quote(&column.name))).collect();
+    let sql = format!("select {} from {} as t order by {}", list.join(", "), relation.sql_name(), order.join(", "));
     let mut positions = vec![None; relation.columns.len()];
     for (position, column) in columns.iter().enumerate() {
         positions[usize::from(column.0)] = Some(position as u16);

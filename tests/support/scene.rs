@@ -6,6 +6,16 @@ use walcast::demo::postgres::Cluster;
 use super::database::{Database, shared_cluster};
 use super::relay::{self, PATIENCE, Relay, pause_between_polls};
 
+/// Posts in rooms, for their members: a policy that reads another table.
+pub const ROOMS: &str = "
+    create table members (room int, member uuid, primary key (room, member));
+    create table posts (id int primary key, room int not null);
+    alter table posts enable row level security;
+    create policy member on posts for select to authenticated
+      using (exists (select from members m where m.room = posts.room and m.member = auth.uid()));
+    grant select on posts, members to authenticated;
+    alter publication supabase_realtime add table posts;";
+
 pub struct Scene {
     pub database: Database,
     pub relay: Relay,

@@ -63,7 +63,7 @@ impl SubscriptionSink for Dispatch {
         subscribe.outbox.push(system::subscribed(&subscribe.address, None));
         let role = subscribe.identity.role.clone();
         self.told.lock().unwrap().push(Told::Subscribe { channel: subscribe.channel, role });
-        self.outboxes.lock().unwrap().insert(subscribe.address.topic.to_string(), subscribe.outbox);
+        self.outboxes.lock().unwrap().insert(subscribe.address.topic.to_string(), subscribe.outbox.of_socket().clone());
         self.notify.notify_waiters();
     }
 

@@ -150,3 +150,21 @@ fn discarding_before_anything_was_written_keeps_nothing() {
     assert_eq!(outbox.push(frame("x")), Pushed::Closed);
     assert_eq!(metrics.outbox_bytes.get(), 0);
 }
+
+#[test]
+fn nothing_of_a_channel_is_queued_once_it_has_ended() {
+    let (outbox, mut reader, _) = outbox(100, 100);
+    let channel = ChannelOutbox::new(&outbox);
+    assert_eq!(channel.push(frame("event ")), Pushed::Queued);
+    // Ended by another thread when dispatch has already begun to push.
+    let late = std::iter::once_with(|| {
+        channel.end();
+        outbox.push(frame("phx_close"));
+        frame("late")
+    });
+    assert_eq!(channel.queue_chunks(late, &mut Burst::default()), Pushed::Closed);
+    assert_eq!(channel.push(frame("later")), Pushed::Closed);
+    assert_eq!(channel.queue_joined(frame("latest"), 2, &mut Burst::default()), Pushed::Closed);
+    assert!(reader.poll_take(&mut Context::from_waker(Waker::noop())).is_ready());
+    assert_eq!(write(&mut reader, 100), "event phx_close");
+}

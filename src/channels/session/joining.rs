@@ -119,10 +119,9 @@ impl Session {
         let frames: Vec<Bytes> = [Some(reply), old, presence].into_iter().flatten().collect();
 
         let id = self.lobby.next_channel_id();
-        let JoinRequest { broadcast, wanted, .. } = request;
-        let channel = Channel::new(id, address, join_ref, broadcast, wanted, (token, claims), now);
+        let channel = Channel::new(id, address, join_ref, request, (token, claims), &self.outbox, now);
         if channel.has_bindings() {
-            actions.push(Action::Subscribe(channel.subscribe(&self.outbox, frames)));
+            actions.push(Action::Subscribe(channel.subscribe(frames)));
         } else {
             actions.extend(frames.into_iter().map(Action::Send));
         }

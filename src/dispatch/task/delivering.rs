@@ -26,19 +26,20 @@ impl Dispatch {
             self.burst_since = Instant::now();
         }
         chunk.finish();
-        for (asked, question) in chunk.ready {
+        for (asked, question) in std::mem::take(&mut chunk.ready) {
             self.questions.put(asked, question);
         }
-        for (place, relation, why) in chunk.undecidable {
+        for (place, relation, why) in std::mem::take(&mut chunk.undecidable) {
             self.metrics.events_undecided.inc();
             if self.tell(place, &relation, NotShown::Undecided) {
                 tracing::warn!(relation = %relation.sql_name(), %why, "events are not shown");
             }
         }
         // Channel by channel, each in commit order: what one gets of this chunk is queued at once.
-        chunk.deliveries.sort_by_key(|(place, _)| *place);
         let mut previous = None;
-        for (place, delivery) in chunk.deliveries {
+        for index in chunk.by_channel() {
+            let (place, delivery) = &mut chunk.deliveries[index as usize];
+            let place = *place;
             if let Some(previous) = previous.replace(place)
                 && previous != place
             {
@@ -60,22 +61,23 @@ impl Dispatch {
     }
 
     /// Delivers at once where nothing of the channel waits before it; else it waits its turn.
-    fn offer(&mut self, place: usize, delivery: Delivery) {
+    fn offer(&mut self, place: usize, offered: &mut Option<Delivery>) {
+        let Some(delivery) = offered else { return };
         let Some(subscriber) = self.subscribers.get_mut(place) else { return };
-        if !subscriber.is_alive() {
+        if !subscriber.outbox.is_open() {
             // Its unsubscribe is on the way.
             return subscriber.queue.clear();
         }
         if subscriber.queue.is_empty() && subscriber.held.is_none() {
             match delivery.outcome() {
                 Outcome::Wait => {}
-                outcome => return self.perform(place, &delivery, outcome),
+                outcome => return self.perform(place, delivery, outcome),
             }
         }
         for asked in delivery.undecided() {
             asked.wait(place);
         }
-        subscriber.queue.push_back(Queued::new(delivery, &self.budget));
+        subscriber.queue.extend(offered.take().map(|delivery| Queued::new(delivery, &self.budget)));
     }
 
     pub(super) fn answered(&mut self, answered: Answered) {
@@ -148,7 +150,7 @@ impl Dispatch {
     /// Queues what `perform` has gathered for the channel.
     fn finish_run(&mut self, place: usize) {
         let frames = self.run.frames();
-        let Some(subscriber) = self.subscribers.get(place).filter(|subscriber| subscriber.is_alive()) else {
+        let Some(subscriber) = self.subscribers.get(place).filter(|subscriber| subscriber.outbox.is_open()) else {
             return self.run.discard();
         };
         if frames == 0 {
@@ -180,7 +182,7 @@ impl Dispatch {
 
     /// Tells a client, once per table and subscription, that something is not shown. `true`: it was the first time.
     fn tell(&mut self, place: usize, relation: &Relation, what: NotShown) -> bool {
-        let Some(subscriber) = self.subscribers.get_mut(place).filter(|subscriber| subscriber.is_alive()) else {
+        let Some(subscriber) = self.subscribers.get_mut(place).filter(|subscriber| subscriber.outbox.is_open()) else {
             return false;
         };
         if subscriber.told.contains(&(relation.id, what)) {

@@ -1,13 +1,12 @@
 //! Commands: channels come, change and go.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::Dispatch;
-use crate::channels::subscribe::Subscribe;
+use crate::channels::subscribe::{ChannelId, Subscribe};
 use crate::channels::system;
 use crate::dispatch::handle::Command;
 use crate::dispatch::hint;
@@ -17,9 +16,7 @@ use crate::routing::Casts;
 
 impl Dispatch {
     pub(super) fn send_to(&mut self, place: usize, frame: impl FnOnce(&Subscriber) -> Bytes) {
-        if let Some(subscriber) = self.subscribers.get(place)
-            && subscriber.is_alive()
-        {
+        if let Some(subscriber) = self.subscribers.get(place) {
             subscriber.outbox.push(frame(subscriber));
         }
     }
@@ -35,7 +32,7 @@ impl Dispatch {
 
     /// Active from the next transaction to begin; only then the reply leaves, and after it the `system` message.
     fn subscribe(&mut self, subscribe: Subscribe, casts: Arc<Casts>, number: u64) {
-        if !subscribe.alive.load(Ordering::Relaxed) {
+        if !subscribe.outbox.is_open() {
             return;
         }
         let channel = subscribe.channel;
@@ -77,19 +74,20 @@ impl Dispatch {
         }
         let barrier = self.assembler.next_sequence() - 1;
         let Some(subscriber) = self.subscribers.get_mut(place) else { return };
-        let held = Held { barrier, on_active, message, hint };
+        let (channel, held) = (subscriber.channel, Held { on_active, message, hint });
         match &mut subscriber.held {
             // A refreshed token before the join's reply has left: what it says now is what the client is told.
             Some(earlier) => (earlier.message, earlier.hint) = (held.message, held.hint),
-            None if is_join && self.unseen.holds(place, barrier, Instant::now()) => subscriber.held = Some(held),
+            None if is_join && self.unseen.holds(channel, barrier, Instant::now()) => subscriber.held = Some(held),
             None => open(subscriber, held),
         }
     }
 
     /// A reply that waited leaves, and behind it what came meanwhile.
-    pub(super) fn release(&mut self, place: usize, barrier: u64, why: Release) {
+    pub(super) fn release(&mut self, channel: ChannelId, why: Release) {
+        let Some(place) = self.subscribers.place_of(channel) else { return };
         let Some(subscriber) = self.subscribers.get_mut(place) else { return };
-        let Some(mut held) = subscriber.held.take_if(|held| held.barrier <= barrier) else { return };
+        let Some(mut held) = subscriber.held.take() else { return };
         if why == Release::Overdue {
             let hint = "Transactions were about to commit before this join and took long: read what you show once more";
             held.hint.get_or_insert_with(|| hint.to_owned());

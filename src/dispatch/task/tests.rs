@@ -9,10 +9,10 @@ use crate::catalog::Role;
 use crate::channels::subscribe::SubscriptionSink;
 use crate::dispatch::sample::*;
 
-struct House {
+pub(super) struct House {
     frames: mpsc::Sender<Batch>,
     catalogs: mpsc::Sender<CatalogUpdate>,
-    handle: Handle,
+    pub(super) handle: Handle,
     progress: Arc<Progress>,
     questions: mpsc::UnboundedReceiver<ByHand>,
     running: tokio::task::JoinHandle<Result<(), Error>>,
@@ -20,6 +20,10 @@ struct House {
 
 impl House {
     fn new(catalog: Catalog) -> House {
+        House::watched(catalog, None)
+    }
+
+    pub(super) fn watched(catalog: Catalog, watcher: Option<WatcherHandle>) -> House {
         let (frames, frames_out) = mpsc::channel(16);
         let (catalogs, catalogs_out) = mpsc::channel(16);
         let (oracle, questions) = Oracle::by_hand();
@@ -29,19 +33,19 @@ impl House {
         let metrics = Arc::new(DispatchMetrics::default());
         let tracker = TaskTracker::new();
         let (dispatch, commands, handle) =
-            Dispatch::new(config, metrics, oracle, Arc::clone(&progress), None, Arc::new(catalog), tracker);
+            Dispatch::new(config, metrics, oracle, Arc::clone(&progress), watcher, Arc::new(catalog), tracker);
         let inputs = Inputs { frames: frames_out, catalogs: catalogs_out, commands };
         let running = tokio::spawn(dispatch.run(inputs, CancellationToken::new()));
         House { frames, catalogs, handle, progress, questions, running }
     }
 
-    async fn settled(&self) {
+    pub(super) async fn settled(&self) {
         for _ in 0..50 {
             tokio::task::yield_now().await;
         }
     }
 
-    async fn stream(&self, frames: impl IntoIterator<Item = Bytes>) {
+    pub(super) async fn stream(&self, frames: impl IntoIterator<Item = Bytes>) {
         let data = |bytes| StreamFrame::Data { bytes, wal_start: Lsn(1) };
         self.frames.send(Batch::of(frames.into_iter().map(data).collect())).await.unwrap();
         self.settled().await;
@@ -140,7 +144,7 @@ async fn error_rows_reach_the_roles_that_they_are_for() {
 #[tokio::test(start_paused = true)]
 async fn nothing_is_pushed_to_a_channel_that_was_left() {
     let (house, mut client) = joined(catalog(), &["open", "keyless"]).await;
-    client.alive.store(false, Ordering::Relaxed);
+    client.outbox.end();
     house.stream(transaction(10, &[(OPEN, "1"), (KEYLESS, "2")])).await;
     assert_eq!(client.received(), "");
 }
