@@ -4,10 +4,12 @@
 //! it, and every later question of the same table and role, goes to the slow lane, where tables take turns and have
 //! sessions of their own. So a policy that sleeps hurts its own table's subscribers and nobody else's.
 //!
-//! In the fast lane questions that ask alike ([`GroupKey`]) form a group. While one of them is in flight the others
-//! wait, and what has gathered by the time that it lands goes out as one; so a question is asked at once when there is
-//! little to do, and the more there is to do the less each costs. Only what fills a merged question does not wait. Nothing
-//! is merged in the slow lane: there the deadline would hit many for the slowness of all their rows together.
+//! In the fast lane questions that ask alike ([`GroupKey`]) form a group. A session that has nothing to do takes what is
+//! there at once: nothing is held back while somebody could ask it. A session that is busy may ask more behind what it has
+//! in flight, but not of a group that has questions in flight already: these gather, and go out as one with the first
+//! session that becomes idle, or when their group's last flight lands. So the more there is to do the less each costs.
+//! Only what fills a merged question does not wait. Nothing is merged in the slow lane: there the deadline would hit many
+//! for the slowness of all their rows together.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
@@ -52,7 +54,7 @@ pub(super) struct Queue {
 
 #[derive(Default)]
 struct State {
-    /// Groups with questions that may go out, in the order of their turns.
+    /// Groups with questions, in the order of their turns: each once.
     fast: VecDeque<GroupKey>,
     groups: HashMap<GroupKey, Group>,
     /// How many rows are merged where that is less than the maximum, for the time that they took.
@@ -74,9 +76,31 @@ struct State {
 #[derive(Default)]
 struct Group {
     jobs: VecDeque<Job>,
+    /// What these are worth together: rows and bytes.
+    share: (usize, usize),
     in_flight: usize,
     /// Its key is among the turns.
     has_turn: bool,
+}
+
+impl Group {
+    fn put(&mut self, job: Job, front: bool) {
+        let (rows, bytes) = job.share();
+        self.share = (self.share.0 + rows, self.share.1 + bytes);
+        put(&mut self.jobs, job, front);
+    }
+
+    fn pop(&mut self) -> Option<Job> {
+        let job = self.jobs.pop_front()?;
+        let (rows, bytes) = job.share();
+        self.share = (self.share.0 - rows, self.share.1 - bytes);
+        Some(job)
+    }
+
+    fn take_all(&mut self) -> VecDeque<Job> {
+        self.share = (0, 0);
+        std::mem::take(&mut self.jobs)
+    }
 }
 
 /// Questions that go out as one. The first are the oldest.
@@ -232,7 +256,8 @@ impl Queue {
                     return None;
                 }
                 Lane::Fast => {
-                    let key = state.fast.pop_front()?;
+                    let turn = if busy { state.fast.iter().position(|key| state.is_ready(key))? } else { 0 };
+                    let key = state.fast.remove(turn)?;
                     if state.leaves_the_lane(&key) {
                         self.slow.notify_one();
                         continue;
@@ -257,7 +282,13 @@ impl Queue {
     pub(super) async fn wait(&self, lane: Lane, idle: bool) {
         let due = {
             let mut state = self.state();
-            state.idle += usize::from(idle && lane == Lane::Fast);
+            if idle && lane == Lane::Fast {
+                if !state.fast.is_empty() {
+                    // It was held back since this session looked: now it has one.
+                    return;
+                }
+                state.idle += 1;
+            }
             state.later.peek().map(|Reverse(later)| later.due)
         };
         let _idle = Idle { queue: self, counted: idle && lane == Lane::Fast };
@@ -360,22 +391,31 @@ impl State {
         }
         self.sequence += 1;
         let key = job.group(self.sequence);
-        put(&mut self.groups.entry(key.clone()).or_default().jobs, job, front);
-        self.offer(key, front).then_some(Lane::Fast)
+        self.groups.entry(key.clone()).or_default().put(job, front);
+        // Nobody is woken for what is held back.
+        let is_for_somebody = self.idle > 0 || self.is_ready(&key);
+        self.give_turn(key, front);
+        is_for_somebody.then_some(Lane::Fast)
     }
 
-    /// Gives a group its turn, unless it has one or had better wait for more.
-    fn offer(&mut self, key: GroupKey, front: bool) -> bool {
-        let Some(group) = self.groups.get(&key) else { return false };
-        let Some(first) = group.jobs.front() else { return false };
-        if group.has_turn || (group.in_flight > 0 && !is_full(&group.jobs, self.rows_max(&first.key))) {
-            return false;
-        }
-        if let Some(group) = self.groups.get_mut(&key) {
+    /// Whether a session that is busy may ask of it.
+    fn is_ready(&self, key: &GroupKey) -> bool {
+        let Some(group) = self.groups.get(key) else { return true };
+        group.in_flight == 0
+            || group.jobs.front().is_none_or(|first| {
+                let (rows, bytes) = group.share;
+                rows >= self.rows_max(&first.key) || bytes >= MERGED_BYTES_MAX
+            })
+    }
+
+    fn give_turn(&mut self, key: GroupKey, front: bool) {
+        if let Some(group) = self.groups.get_mut(&key)
+            && !group.has_turn
+            && !group.jobs.is_empty()
+        {
             group.has_turn = true;
+            put(&mut self.fast, key, front);
         }
-        put(&mut self.fast, key, front);
-        true
     }
 
     fn rows_max(&self, key: &LaneKey) -> usize {
@@ -390,7 +430,7 @@ impl State {
         let is_slow = group.jobs.front().is_some_and(|first| is_silent(&first.key));
         if is_slow {
             group.has_turn = false;
-            let jobs = std::mem::take(&mut group.jobs);
+            let jobs = group.take_all();
             if group.in_flight == 0 {
                 self.groups.remove(key);
             }
@@ -408,14 +448,14 @@ impl State {
         let Some(group) = self.groups.get_mut(key) else { return Vec::new() };
         group.has_turn = false;
         let (mut jobs, mut rows, mut bytes) = (Vec::new(), 0, 0);
-        while let Some(job) = group.jobs.pop_front() {
+        while let Some(job) = group.pop() {
             if job.is_abandoned() {
                 continue;
             }
             let share = job.share();
             (rows, bytes) = (rows + share.0, bytes + share.1);
             if !jobs.is_empty() && (rows > rows_max || bytes > MERGED_BYTES_MAX) {
-                group.jobs.push_front(job);
+                group.put(job, true);
                 break;
             }
             jobs.push(job);
@@ -424,11 +464,11 @@ impl State {
         if jobs.is_empty() && group.in_flight == 0 {
             self.groups.remove(key);
         }
-        self.offer(key.clone(), false);
+        self.give_turn(key.clone(), false);
         jobs
     }
 
-    /// A batch of the group is no longer in flight; whether that gives the group a turn.
+    /// A batch of the group is no longer in flight; whether that sets others free.
     fn landed(&mut self, key: &GroupKey) -> bool {
         let Some(group) = self.groups.get_mut(key) else { return false };
         group.in_flight = group.in_flight.saturating_sub(1);
@@ -436,7 +476,7 @@ impl State {
             self.groups.remove(key);
             return false;
         }
-        self.offer(key.clone(), false)
+        group.in_flight == 0
     }
 
     fn take_turn(&mut self) -> Option<Job> {
@@ -469,7 +509,11 @@ impl State {
             expired.extend(old);
             *jobs = young;
         };
-        self.groups.values_mut().for_each(|group| sift(&mut group.jobs));
+        for group in self.groups.values_mut() {
+            let mut jobs = group.take_all();
+            sift(&mut jobs);
+            jobs.into_iter().for_each(|job| group.put(job, false));
+        }
         self.groups.retain(|_, group| !group.jobs.is_empty() || group.in_flight > 0);
         self.fast.retain(|key| self.groups.get(key).is_some_and(|group| !group.jobs.is_empty()));
         for group in self.groups.values_mut().filter(|group| group.jobs.is_empty()) {
@@ -494,16 +538,6 @@ impl State {
 
 fn put<T>(queue: &mut VecDeque<T>, item: T, front: bool) {
     if front { queue.push_front(item) } else { queue.push_back(item) }
-}
-
-/// Whether a merged question of these would have no room for another.
-fn is_full(jobs: &VecDeque<Job>, rows_max: usize) -> bool {
-    let (mut rows, mut bytes) = (0, 0);
-    jobs.iter().any(|job| {
-        let share = job.share();
-        (rows, bytes) = (rows + share.0, bytes + share.1);
-        rows >= rows_max || bytes >= MERGED_BYTES_MAX
-    })
 }
 
 #[cfg(test)]

@@ -178,13 +178,41 @@ async fn what_asks_alike_gathers_while_one_is_in_flight_and_goes_out_as_one() {
     let mut answers = vec![ask(&queue, 1, policy("ann", "x"))];
     let first = queue.take(Lane::Fast, false).unwrap();
     answers.extend((2..5).map(|xid| ask(&queue, xid, policy("ann", "x"))));
-    assert!(queue.take(Lane::Fast, false).is_none(), "they wait for the first");
+    assert!(queue.take(Lane::Fast, true).is_none(), "they wait for the first");
     drop(first);
-    let second = queue.take(Lane::Fast, false).unwrap();
+    let second = queue.take(Lane::Fast, true).unwrap();
     assert_eq!(xids(&second), [2, 3, 4]);
     drop(second);
     assert!(queue.take(Lane::Fast, false).is_none());
     assert!(queue.state().groups.is_empty(), "nothing is left of it");
+}
+
+#[tokio::test]
+async fn nothing_is_held_back_from_a_session_that_is_idle() {
+    let queue = queue(1000);
+    let _first = (ask(&queue, 1, policy("ann", "x")), queue.take(Lane::Fast, false).unwrap());
+    let _others = [ask(&queue, 2, policy("ann", "x")), ask(&queue, 3, policy("bob", "x"))];
+    let ready = queue.take(Lane::Fast, true).unwrap();
+    assert_eq!(xids(&ready), [3], "what is held back does not hold back others");
+    assert!(queue.take(Lane::Fast, true).is_none());
+    // Even if it was held back before the session became idle.
+    queue.wait(Lane::Fast, true).await;
+    assert_eq!(xids(&queue.take(Lane::Fast, false).unwrap()), [2]);
+}
+
+#[tokio::test]
+async fn a_push_wakes_an_idle_session_for_a_group_in_flight() {
+    let queue = queue(1000);
+    let _first = (ask(&queue, 1, policy("ann", "x")), queue.take(Lane::Fast, false).unwrap());
+    let mut idle = Box::pin(queue.wait(Lane::Fast, true));
+    // The first push left a permit behind.
+    while futures_util::poll!(&mut idle).is_ready() {
+        idle = Box::pin(queue.wait(Lane::Fast, true));
+    }
+    let _second = ask(&queue, 2, policy("ann", "x"));
+    assert!(futures_util::poll!(&mut idle).is_ready());
+    drop(idle);
+    assert_eq!(xids(&queue.take(Lane::Fast, false).unwrap()), [2]);
 }
 
 #[tokio::test]
@@ -207,17 +235,17 @@ async fn a_merged_question_has_bounds_and_what_fills_one_does_not_wait() {
     let queue = queue(100_000);
     let _first = (ask(&queue, 0, policy("ann", "x")), queue.take(Lane::Fast, false).unwrap());
     let _answers: Vec<_> = (0..MERGED_ROWS_MAX as u32 + 5).map(|xid| ask(&queue, xid, policy("ann", "x"))).collect();
-    let full = queue.take(Lane::Fast, false).unwrap();
+    let full = queue.take(Lane::Fast, true).unwrap();
     assert_eq!(full.jobs.len(), MERGED_ROWS_MAX);
-    assert!(queue.take(Lane::Fast, false).is_none(), "five are worth waiting for");
+    assert!(queue.take(Lane::Fast, true).is_none(), "five are worth waiting for");
 
     let mut large = policy("bob", "x");
     large.rows[0].literal = "x".repeat(MERGED_BYTES_MAX * 2 / 3).into();
     let _answers = (ask(&queue, 1, large.clone()), ask(&queue, 2, large));
-    let first = queue.take(Lane::Fast, false).unwrap();
-    assert_eq!((xids(&first), queue.take(Lane::Fast, false).is_none()), (vec![1], true));
+    let first = queue.take(Lane::Fast, true).unwrap();
+    assert_eq!((xids(&first), queue.take(Lane::Fast, true).is_none()), (vec![1], true));
     drop(first);
-    assert_eq!(xids(&queue.take(Lane::Fast, false).unwrap()), [2]);
+    assert_eq!(xids(&queue.take(Lane::Fast, true).unwrap()), [2]);
 }
 
 #[tokio::test]
