@@ -45,7 +45,11 @@ const MERGED_ROWS_MIN: usize = 8;
 
 pub(super) struct Queue {
     state: Mutex<State>,
-    fast: Notify,
+    /// Fast sessions that have nothing in flight. They have a signal of their own: a busy session that passed the others'
+    /// on would take it back at once, and again, without ever letting them run.
+    idle: Notify,
+    /// Fast sessions that have room for more.
+    busy: Notify,
     slow: Notify,
     /// What all unanswered questions are worth, wherever they are.
     bytes: Arc<AtomicUsize>,
@@ -118,8 +122,9 @@ pub(super) struct Hold {
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        if self.queue.state().landed(&self.key) {
-            self.queue.fast.notify_one();
+        let mut state = self.queue.state();
+        if state.landed(&self.key) {
+            self.queue.wake_fast(&state);
         }
     }
 }
@@ -181,7 +186,8 @@ impl Queue {
     pub(super) fn new(bytes_max: usize) -> Queue {
         Queue {
             state: Mutex::default(),
-            fast: Notify::new(),
+            idle: Notify::new(),
+            busy: Notify::new(),
             slow: Notify::new(),
             bytes: Arc::new(AtomicUsize::new(0)),
             bytes_max,
@@ -216,7 +222,7 @@ impl Queue {
             return job.fail(closed);
         }
         match state.place(job, front) {
-            Some(Lane::Fast) => self.fast.notify_one(),
+            Some(Lane::Fast) => self.wake_fast(&state),
             Some(Lane::Slow) => self.slow.notify_one(),
             None => {}
         }
@@ -235,9 +241,18 @@ impl Queue {
         state.sequence += 1;
         let later = Later { due: Instant::now() + pause, sequence: state.sequence, job };
         state.later.push(Reverse(later));
-        drop(state);
         // Whoever waits must wait for the new due time.
-        self.fast.notify_one();
+        if state.idle > 0 { self.idle.notify_one() } else { self.busy.notify_one() }
+    }
+
+    /// There may be something to take. What the idle sessions do not suffice for is for a busy one too.
+    fn wake_fast(&self, state: &State) {
+        if state.idle > 0 {
+            self.idle.notify_one();
+        }
+        if state.fast.len() > state.idle {
+            self.busy.notify_one();
+        }
     }
 
     /// What is next in the lane. A session that is busy leaves single questions to idle ones (`busy`).
@@ -249,9 +264,8 @@ impl Queue {
         loop {
             match lane {
                 Lane::Fast if busy && state.fast.len() <= state.idle => {
-                    // This session's wake-up was meant for an idle one.
                     if !state.fast.is_empty() {
-                        self.fast.notify_one();
+                        self.idle.notify_one();
                     }
                     return None;
                 }
@@ -293,7 +307,8 @@ impl Queue {
         };
         let _idle = Idle { queue: self, counted: idle && lane == Lane::Fast };
         let notified = match lane {
-            Lane::Fast => self.fast.notified(),
+            Lane::Fast if idle => self.idle.notified(),
+            Lane::Fast => self.busy.notified(),
             Lane::Slow => self.slow.notified(),
         };
         match due {

@@ -145,6 +145,22 @@ async fn a_busy_session_leaves_work_to_an_idle_one() {
 }
 
 #[tokio::test]
+async fn a_busy_session_does_not_wake_itself_for_what_it_leaves_to_an_idle_one() {
+    let queue = queue(1000);
+    let mut idle = Box::pin(queue.wait(Lane::Fast, true));
+    assert!(futures_util::poll!(&mut idle).is_pending());
+    let _answer = push(&queue, "a", "1");
+    // The idle one has been woken and has not run yet. This session must sleep, or on its thread nobody ever would.
+    for _ in 0..3 {
+        assert!(queue.take(Lane::Fast, true).is_none());
+        assert!(futures_util::poll!(Box::pin(queue.wait(Lane::Fast, false))).is_pending());
+    }
+    assert!(futures_util::poll!(&mut idle).is_ready());
+    drop(idle);
+    assert_eq!(texts(&queue.take(Lane::Fast, false).unwrap()), ["1"]);
+}
+
+#[tokio::test]
 async fn a_closed_queue_answers_at_once_and_may_open_again() {
     let queue = queue(1000);
     let before = push(&queue, "a", "1");
