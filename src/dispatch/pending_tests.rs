@@ -98,7 +98,7 @@ fn values_that_only_postgres_encodes_are_waited_for() {
     let computed = ComputedRows { new: Some(row(&new)), old: Some(row(&old)) };
     let delivery = delivery(Policy::shown(true), &[None], computed);
     assert_eq!((delivery.outcome(), delivery.undecided().count()), (Outcome::Wait, 2));
-    new.settle(Ok(Answer::Json(vec![vec![Some("1".into())]])));
+    new.settle(Ok(Answer::Json(vec![Some(vec![Some("1".into())])])));
     assert_eq!(delivery.outcome(), Outcome::Wait);
     old.settle(Err(OracleError::Closed));
     assert_eq!(delivery.outcome(), Outcome::Fail);
