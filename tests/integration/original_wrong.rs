@@ -84,7 +84,8 @@ async fn a_membership_that_is_revoked_right_after_a_change_still_counts_for_it()
     let (mut alice, mut bob) = at_posts(&scene).await;
     let revoke = format!("delete from members where member = '{ALICE}'");
     let grant = format!("insert into members values (1, '{BOB}')");
-    let transactions = ["insert into posts values (2, 1, 'for Alice')", &revoke, &grant, "insert into posts values (3, 1, 'for Bob')"];
+    let transactions =
+        ["insert into posts values (2, 1, 'for Alice')", &revoke, &grant, "insert into posts values (3, 1, 'for Bob')"];
     behind_its_back(&scene, &transactions).await;
     assert_eq!(events(&mut alice).await, ["INSERT 2"]);
     assert_eq!(events(&mut bob).await, ["INSERT 3"]);

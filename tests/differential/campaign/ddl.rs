@@ -31,13 +31,20 @@ pub(super) struct Statement {
 }
 
 impl Ddl {
+    /// `lopsided`: a table whose policies say hardly anything but yes, or no, and need others.
     pub(super) async fn choose(
         &mut self,
         rng: &mut StdRng,
         truth: &Truth,
         persons: &[Person],
         tables: &mut [Table],
+        lopsided: Option<usize>,
     ) -> Statement {
+        if let Some(number) = lopsided {
+            let policies = choose(rng, truth, persons, &tables[number]).await;
+            let sql = replace_policies(&mut tables[number], policies);
+            return Statement { sql, touched: vec![number], what: "policies" };
+        }
         if !self.undo.is_empty() && rng.random_bool(0.6) {
             return self.put_back(tables);
         }

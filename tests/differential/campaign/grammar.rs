@@ -15,7 +15,10 @@ pub(super) struct Expression {
 const CLAUSES: &[(&str, &[&str])] = &[
     ("ownership", &["owner = auth.uid()", "{t}.owner = auth.uid()", "auth.uid() is not null and owner = auth.uid()"]),
     ("(select auth.uid())", &["(select auth.uid()) = owner", "owner in (select auth.uid())"]),
-    ("text of the user's id", &["author = auth.uid()::text", "author = (select auth.uid()::text)", "author = (auth.jwt() ->> 'sub')"]),
+    (
+        "text of the user's id",
+        &["author = auth.uid()::text", "author = (select auth.uid()::text)", "author = (auth.jwt() ->> 'sub')"],
+    ),
     ("cast of the row", &["author::uuid = auth.uid()", "author <> '' and author::uuid = (select auth.uid())"]),
     (
         "tenancy by claim",
@@ -100,7 +103,10 @@ const CLAUSES: &[(&str, &[&str])] = &[
     ("function: my_orgs", &["org in (select my_orgs())", "org = any (array(select my_orgs()))"]),
     ("function: rank_in", &["rank_in(org) in ('admin', 'owner', 'member')", "rank_in({t}.org) >= 'member'"]),
     ("function: of claims", &["my_org() = org", "has_role('admin') or n > 70"]),
-    ("LIKE", &["kind like 'team:%'", "kind like 'p%'", "kind not like '%\\_%' escape '\\'", "'x' || kind like 'x_______'"]),
+    (
+        "LIKE",
+        &["kind like 'team:%'", "kind like 'p%'", "kind not like '%\\_%' escape '\\'", "'x' || kind like 'x_______'"],
+    ),
     (
         "CASE",
         &[
@@ -140,7 +146,10 @@ const CLAUSES: &[(&str, &[&str])] = &[
             "'red' <> all (tags)",
         ],
     ),
-    ("enum", &["rank = 'admin' or rank = 'owner'", "rank > 'guest'", "rank in ('guest', 'member')", "rank::text <> 'guest'"]),
+    (
+        "enum",
+        &["rank = 'admin' or rank = 'owner'", "rank > 'guest'", "rank in ('guest', 'member')", "rank::text <> 'guest'"],
+    ),
     (
         "claims alone",
         &[
@@ -152,7 +161,13 @@ const CLAUSES: &[(&str, &[&str])] = &[
             "current_user in ('authenticated', 'editor')",
         ],
     ),
-    ("row and claims", &["n >= ((auth.jwt() -> 'app_metadata') ->> 'level')::int * 15", "org < coalesce(((auth.jwt() -> 'app_metadata') ->> 'level')::int, 0)"]),
+    (
+        "row and claims",
+        &[
+            "n >= ((auth.jwt() -> 'app_metadata') ->> 'level')::int * 15",
+            "org < coalesce(((auth.jwt() -> 'app_metadata') ->> 'level')::int, 0)",
+        ],
+    ),
     ("aggregate", &["(select count(*) from members m where m.org = {t}.org) > 5"]),
 ];
 

@@ -90,14 +90,8 @@ fn change(
     users: &[String],
     taken: &mut Taken,
 ) -> Option<(Change, String)> {
-    let change = |operation, old, new| Change {
-        table: number,
-        operation,
-        old,
-        new,
-        whole_old: table.whole_old,
-        era: table.era,
-    };
+    let change =
+        |operation, old, new| Change { table: number, operation, old, new, whole_old: table.whole_old, era: table.era };
     let (few, many) = (table.live.len() < LIVE.start, table.live.len() >= LIVE.end);
     let dice = rng.random_range(0..10);
     if few || (!many && dice < 3) {

@@ -46,6 +46,8 @@ const OLD_ROWS_BESIDE_DDL_ARE_EXACT: bool = false;
 enum Outcome {
     Right,
     BesideDdl,
+    ByPlan,
+    Undecided,
     Late,
     Unknown,
     Wrong,
@@ -56,6 +58,8 @@ struct Judge<'a> {
     person: &'a Person,
     number: usize,
     rule: Rule,
+    /// The relay says that there were questions without an answer.
+    undecided: bool,
 }
 
 /// Compares one transaction for everybody. `context` says when that was.
@@ -63,13 +67,13 @@ pub(super) fn judge(
     committed: &Committed,
     heard: Vec<Vec<Event>>,
     (persons, tables): (&[Person], &[Table]),
-    rule: Rule,
+    (rule, undecided): (Rule, bool),
     tally: &mut Tally,
     context: &str,
 ) {
     let before = tally.wrongs;
     for (number, (person, events)) in persons.iter().zip(heard).enumerate() {
-        let judge = Judge { committed, person, number, rule };
+        let judge = Judge { committed, person, number, rule, undecided };
         judge.person(events, tables, tally, context);
     }
     if tally.wrongs > before && tally.wrong.len() < 12 {
@@ -85,14 +89,14 @@ impl Judge<'_> {
         for error in events.iter().filter(|event| event.is_error && with_data(event)) {
             tally.is_wrong(format!("{context}: {}: an error row with data: {error:?}", self.person.name));
         }
-        events.retain(|event| !event.is_error);
+        // So are deletes for whoever may read no column (PROTOCOL 5).
+        events.retain(|event| !event.is_error && (event.operation != "DELETE" || with_data(event)));
         let mut last = 0;
         for change in &self.committed.transaction.changes {
             let table = &tables[change.table].name;
             let key = change.new.or(change.old);
-            let is_its = |event: &Event| {
-                event.table == *table && event.operation == change.operation.name() && event.key == key
-            };
+            let is_its =
+                |event: &Event| event.table == *table && event.operation == change.operation.name() && event.key == key;
             let found = events.iter().position(is_its);
             if let Some(at) = found {
                 if at < last {
@@ -104,7 +108,10 @@ impl Judge<'_> {
             self.change(change, event.as_ref(), table, tally, context);
         }
         for event in events {
-            tally.is_wrong(format!("{context}: {}: an event of no change, or a second one: {event:?}", self.person.name));
+            tally.is_wrong(format!(
+                "{context}: {}: an event of no change, or a second one: {event:?}",
+                self.person.name
+            ));
         }
     }
 
@@ -115,7 +122,10 @@ impl Judge<'_> {
             tally.bounded += 1;
             if is_sent && !self.sees_old(change) {
                 let what = "hears of a delete of what could not be seen";
-                let outcome = if self.is_beside_ddl() { Outcome::BesideDdl } else { Outcome::Wrong };
+                let outcome = match self.excuse_old(change, true) {
+                    Outcome::Unknown => Outcome::Wrong,
+                    excuse => excuse,
+                };
                 self.enter(outcome, change, table, tally, context, what);
             }
         } else {
@@ -127,7 +137,7 @@ impl Judge<'_> {
             let outcome = if is_sent == expected {
                 Outcome::Right
             } else if is_delete {
-                self.excuse_old()
+                self.excuse_old(change, is_sent)
             } else {
                 self.excuse_new(change, is_sent)
             };
@@ -162,7 +172,7 @@ impl Judge<'_> {
         if change.operation == Operation::Update {
             tally.old_rows += 1;
             let expected = change.whole_old && self.sees_old(change) && granted != key;
-            let outcome = if is_whole == expected { Outcome::Right } else { self.excuse_old() };
+            let outcome = if is_whole == expected { Outcome::Right } else { self.excuse_old(change, is_whole) };
             let what = if is_whole { "got a whole old row that could not be seen" } else { "lacks the old row" };
             self.enter(outcome, change, table, tally, context, what);
         } else if is_whole && !change.whole_old {
@@ -191,15 +201,26 @@ impl Judge<'_> {
     /// Whether a later moment, before the decision, gives the answer that was given.
     fn excuse_new(&self, change: &Change, is_sent: bool) -> Outcome {
         let Some(key) = change.new else { return Outcome::Wrong };
-        if self.rule != Rule::AskedLater || !self.filter_passes(change) {
+        if !self.filter_passes(change) {
             return Outcome::Wrong;
         }
         let row = (change.table, key);
+        if is_sent && self.committed.after[self.number].with_a_plan.contains(&row) {
+            return Outcome::ByPlan;
+        }
+        if self.rule != Rule::AskedLater {
+            return Outcome::Wrong;
+        }
+        if !is_sent && self.undecided {
+            return Outcome::Undecided;
+        }
         let mut is_gone = false;
         for (rows, shown) in &self.committed.later {
             if !rows.contains(&row) {
                 is_gone = true;
-            } else if shown[self.number].contains(&row) == is_sent {
+            } else if shown[self.number].contains(&row) == is_sent
+                || (is_sent && shown[self.number].with_a_plan.contains(&row))
+            {
                 return Outcome::Late;
             }
         }
@@ -211,9 +232,16 @@ impl Judge<'_> {
     }
 
     /// No SELECT shows an old row any more; where nothing that policies read has moved, the answer is the same.
-    fn excuse_old(&self) -> Outcome {
+    fn excuse_old(&self, change: &Change, is_sent: bool) -> Outcome {
+        let by_plan = |key| self.committed.before[self.number].with_a_plan.contains(&(change.table, key));
+        if is_sent && change.old.is_some_and(by_plan) {
+            return Outcome::ByPlan;
+        }
         if self.is_beside_ddl() {
             return Outcome::BesideDdl;
+        }
+        if !is_sent && self.undecided && self.rule == Rule::AskedLater {
+            return Outcome::Undecided;
         }
         match self.rule {
             Rule::AsOfCommit => Outcome::Wrong,
@@ -240,6 +268,8 @@ impl Judge<'_> {
         match outcome {
             Outcome::Right => {}
             Outcome::BesideDdl => tally.beside_ddl += 1,
+            Outcome::ByPlan => tally.by_plan += 1,
+            Outcome::Undecided => tally.undecided += 1,
             Outcome::Late => tally.late += 1,
             Outcome::Unknown => tally.unknown += 1,
             Outcome::Wrong => self.wrong(change, table, tally, context, what),

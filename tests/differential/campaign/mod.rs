@@ -40,6 +40,7 @@ use world::World;
 const DECISIONS: u64 = 3_000;
 /// After so many a history has grown old: another schema.
 const DECISIONS_PER_HISTORY: usize = 30_000;
+const TRANSACTIONS_PER_HISTORY: usize = 400;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_decision_of_a_random_history_is_that_of_a_select() {
@@ -59,13 +60,16 @@ async fn every_decision_of_a_random_history_is_that_of_a_select() {
         let label = format!("WALCAST_DIFFERENTIAL_SEED={history_seed}");
         let mut world = World::new(&cluster, rng, label, &mut tally).await;
         let until = wanted.min(tally.counted() + DECISIONS_PER_HISTORY);
-        while tally.counted() < until && tally.wrongs == 0 {
+        let transactions_max = tally.transactions + TRANSACTIONS_PER_HISTORY;
+        while tally.counted() < until && tally.transactions < transactions_max && tally.wrongs == 0 {
             act(&mut world, &cluster, &mut tally).await;
         }
         tally.system_messages += world.audience.system_messages();
         if tally.wrongs > 0 {
             let log = world.relay.log();
-            log.lines().filter(|line| line.contains("WARN") || line.contains("ERROR")).for_each(|line| println!("{line}"));
+            log.lines()
+                .filter(|line| line.contains("WARN") || line.contains("ERROR"))
+                .for_each(|line| println!("{line}"));
         }
     }
     tally.print();

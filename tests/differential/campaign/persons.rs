@@ -89,7 +89,12 @@ pub(super) fn choose(rng: &mut StdRng) -> Vec<Person> {
     persons.push(Person::new("anon".into(), "anon", json!({}), None));
     for filter in FILTERS.into_iter().take(rng.random_range(1..=4)) {
         let user = users[..8].choose(rng).expect("not empty").clone();
-        persons.push(Person::new(format!("{user} {}", filter.text), "authenticated", ordinary(rng, &user), Some(filter)));
+        persons.push(Person::new(
+            format!("{user} {}", filter.text),
+            "authenticated",
+            ordinary(rng, &user),
+            Some(filter),
+        ));
     }
     let others = odd(rng, &users);
     let count = rng.random_range(1..=others.len());
@@ -118,12 +123,20 @@ fn odd(rng: &mut StdRng, users: &[String]) -> Vec<(&'static str, &'static str, V
         ("service", "service_role", json!({})),
         ("no sub", "authenticated", json!({ "app_metadata": { "org": 1 } })),
         ("sub no uuid", "authenticated", json!({ "sub": "me", "app_metadata": { "org": "one", "orgs": "all" } })),
-        ("texts", "authenticated", json!({ "sub": users[0], "app_metadata": { "org": "2", "orgs": ["1", "2", null] } })),
+        (
+            "texts",
+            "authenticated",
+            json!({ "sub": users[0], "app_metadata": { "org": "2", "orgs": ["1", "2", null] } }),
+        ),
         ("null", "authenticated", json!({ "sub": null, "app_metadata": null, "aal": null })),
         ("no object", "authenticated", json!({ "sub": users[2], "app_metadata": "text", "email": 7 })),
         ("anon with sub", "anon", json!({ "sub": users[3], "app_metadata": { "org": 3, "orgs": [3] } })),
         ("nested", "authenticated", json!({ "sub": users[4], "app_metadata": { "org": [1], "orgs": { "1": true } } })),
-        ("editor 2", "editor", json!({ "sub": users[0], "app_metadata": { "org": 4, "orgs": [4, 5, 6], "role": "admin" } })),
+        (
+            "editor 2",
+            "editor",
+            json!({ "sub": users[0], "app_metadata": { "org": 4, "orgs": [4, 5, 6], "role": "admin" } }),
+        ),
         ("guest 2", "guest", json!({})),
     ];
     for n in (1..persons.len()).rev() {

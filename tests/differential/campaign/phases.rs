@@ -20,7 +20,8 @@ impl World {
     pub(super) async fn live(&mut self, transactions: usize, tally: &mut Tally) {
         for _ in 0..transactions {
             let transaction = self.draft(&mut Taken::default(), tally).await;
-            let committed = self.commit(transaction, async |world, sql| execute(&world.database.client, &sql).await).await;
+            let committed =
+                self.commit(transaction, async |world, sql| execute(&world.database.client, &sql).await).await;
             self.judge_all(vec![committed], "live", tally).await;
         }
     }
@@ -37,7 +38,8 @@ impl World {
                 taken.clear();
             }
             let transaction = self.draft(&mut taken, tally).await;
-            let committed = self.commit(transaction, async |world, sql| execute(&world.database.client, &sql).await).await;
+            let committed =
+                self.commit(transaction, async |world, sql| execute(&world.database.client, &sql).await).await;
             self.ask_again(&mut burst, &committed.transaction).await;
             burst.push(committed);
         }
@@ -149,7 +151,8 @@ impl World {
         for committed in &transactions {
             heard.push(self.audience.until(committed.mark).await);
         }
-        let asked = self.deciders(tally).await.asked_postgres();
+        let deciders = self.deciders(tally).await;
+        let (asked, undecided) = (deciders.asked_postgres(), deciders.undecided > 0.0);
         let rule = match (asked, mode) {
             (false, _) => Rule::AsOfCommit,
             (true, "lagging") => Rule::AskedLater,
@@ -157,7 +160,7 @@ impl World {
         };
         for (committed, heard) in transactions.iter().zip(heard) {
             let context = format!("{}, {mode}, mark {}", self.label, committed.mark);
-            judge(committed, heard, (&self.persons, &self.tables), rule, tally, &context);
+            judge(committed, heard, (&self.persons, &self.tables), (rule, undecided), tally, &context);
             tally.transactions += 1;
             *tally.modes.entry(mode).or_default() += committed.transaction.changes.len() * self.persons.len();
         }

@@ -120,12 +120,8 @@ impl Table {
         let key = self.next_key;
         self.next_key += 1;
         let (columns, values): (Vec<_>, Vec<_>) = self.values(rng, users, true).into_iter().unzip();
-        let sql = format!(
-            "insert into {} (id, {}) values ({key}, {})",
-            self.name,
-            columns.join(", "),
-            values.join(", ")
-        );
+        let sql =
+            format!("insert into {} (id, {}) values ({key}, {})", self.name, columns.join(", "), values.join(", "));
         self.live.push(key);
         (key, sql)
     }
@@ -199,14 +195,18 @@ pub(super) fn change_inner(rng: &mut StdRng, users: &[String]) -> String {
         0..=3 => format!("delete from members where org = {org} and member = '{member}'"),
         4 => {
             let to = rng.random_range(1..=6);
-            format!("delete from members where org = {to} and member = '{member}';
-                update members set org = {to} where org = {org} and member = '{member}'")
+            format!(
+                "delete from members where org = {to} and member = '{member}';
+                update members set org = {to} where org = {org} and member = '{member}'"
+            )
         }
         5 => format!("update members set active = not active where member = '{member}'"),
         6 => format!("update members set rank = '{}' where org = {org}", rank(rng)),
         7 => format!("update rooms set org = {org}, hidden = {} where id = {room}", rng.random_bool(0.4)),
         8 if rng.random_bool(0.3) => format!("delete from rooms where id = {room}"),
-        8 => format!("insert into rooms values ({room}, {org}, false, 'new') on conflict (id) do update set org = {org}"),
+        8 => {
+            format!("insert into rooms values ({room}, {org}, false, 'new') on conflict (id) do update set org = {org}")
+        }
         9 => format!("update orgs set owner = '{member}', open = {} where id = {org}", rng.random_bool(0.5)),
         10 if rng.random_bool(0.6) => format!("delete from blocks where blocker = '{member}'"),
         10 => {
@@ -245,7 +245,8 @@ pub(super) fn fill_inner(rng: &mut StdRng, users: &[String]) -> String {
         sql += &format!("; insert into orgs values ({org}, '{owner}', 'pro', {})", rng.random_bool(0.5));
     }
     for room in 1..=9 {
-        sql += &format!("; insert into rooms values ({room}, {}, {}, 'r')", rng.random_range(1..=6), rng.random_bool(0.3));
+        sql +=
+            &format!("; insert into rooms values ({room}, {}, {}, 'r')", rng.random_range(1..=6), rng.random_bool(0.3));
     }
     for _ in 0..12 {
         let (one, other) = (users.choose(rng).expect("users"), users.choose(rng).expect("users"));

@@ -52,6 +52,11 @@ impl Era {
         self.shown + self.denied
     }
 
+    /// It has said long enough the same.
+    pub(super) fn is_lopsided(&self) -> bool {
+        self.row_security && self.decisions() >= DECISIONS_MIN && !is_balanced(self.shown, self.decisions())
+    }
+
     /// It says something: enough of both answers.
     fn counts(&self) -> bool {
         self.row_security && self.decisions() >= DECISIONS_MIN && is_balanced(self.shown, self.decisions())
@@ -64,6 +69,8 @@ pub(super) struct Deciders {
     pub here: f64,
     pub left_open: f64,
     pub not_compiled: f64,
+    /// Events that were not shown since there was no answer.
+    pub undecided: f64,
 }
 
 impl Deciders {
@@ -72,6 +79,7 @@ impl Deciders {
             here: self.here - before.here,
             left_open: self.left_open - before.left_open,
             not_compiled: self.not_compiled - before.not_compiled,
+            undecided: self.undecided - before.undecided,
         }
     }
 
@@ -95,6 +103,10 @@ pub(super) struct Tally {
     pub late: usize,
     /// Asked of Postgres about an image that no moment's SELECT shows any more.
     pub unknown: usize,
+    /// Not shown, and its client told that there was no answer of Postgres.
+    pub undecided: usize,
+    /// Shown by a SELECT whose plan was there before, not by one that has to be planned under the person's claims.
+    pub by_plan: usize,
     /// Old rows of transactions with DDL, judged otherwise than by what held before (see `judge`).
     pub beside_ddl: usize,
     pub wrong: Vec<String>,
@@ -118,6 +130,7 @@ impl Tally {
         self.deciders.here += more.here;
         self.deciders.left_open += more.left_open;
         self.deciders.not_compiled += more.not_compiled;
+        self.deciders.undecided += more.undecided;
     }
 
     /// Decisions of policies that said yes and no often enough.
@@ -147,18 +160,29 @@ impl Tally {
         println!(
             "{} decisions in {} transactions of {} histories; {} about {counted} of {} sets of policies that said yes and no a \
              fifth of the time each, the rest apart",
-            all, self.transactions, self.histories, self.counted(), self.eras.len()
+            all,
+            self.transactions,
+            self.histories,
+            self.counted(),
+            self.eras.len()
         );
         println!("by state of the relay: {:?}; DDL between: {:?}", self.modes, self.ddl);
         println!(
             "also compared: {} by grants alone, {} old rows of updates, {} deletes without an old row",
             self.by_grants, self.old_rows, self.bounded
         );
-        println!("decided (questions, not persons x rows): {:?}; system messages: {}", self.deciders, self.system_messages);
         println!(
-            "asked of Postgres, and right as of a moment after the commit: {}; about an image that is gone: {}; old rows \
-             beside DDL that differ: {}; wrong: {}",
-            self.late, self.unknown, self.beside_ddl, self.wrongs
+            "decided (questions, not persons x rows): {:?}; system messages: {}",
+            self.deciders, self.system_messages
+        );
+        println!(
+            "asked of Postgres, and right as of a moment after the commit: {}; about an image that is gone: {}; without an \
+             answer, and told: {}",
+            self.late, self.unknown, self.undecided
+        );
+        println!(
+            "old rows beside DDL that differ: {}; as the plan has it: {}; wrong: {}",
+            self.beside_ddl, self.by_plan, self.wrongs
         );
     }
 }

@@ -17,7 +17,7 @@ use super::persons::{self, Person, user_ids};
 use super::policies;
 use super::tables::{INNER, Table, fill_inner};
 use super::tally::{Deciders, Era, Tally};
-use super::truth::{Columns, Keys, ONE_BY_ONE, Truth};
+use super::truth::{Columns, Keys, ONE_BY_ONE, Truth, by_plan};
 use crate::support::database::{Database, connect};
 use crate::support::relay::{self, Relay};
 use crate::support::scene::execute;
@@ -74,14 +74,31 @@ impl World {
         let (ddl, roles, deciders) = (Ddl::default(), Roles::default(), Deciders::default());
         tally.histories += 1;
         let mark = 0;
-        World { rng, database, relay, persons, tables, truth, audience, late_writer, roles, deciders, label, ddl, users, columns, mark }
+        World {
+            rng,
+            database,
+            relay,
+            persons,
+            tables,
+            truth,
+            audience,
+            late_writer,
+            roles,
+            deciders,
+            label,
+            ddl,
+            users,
+            columns,
+            mark,
+        }
     }
 
     /// A transaction to be; `taken` are rows that it leaves alone.
     pub(super) async fn draft(&mut self, taken: &mut Taken, tally: &mut Tally) -> Transaction {
-        let with_ddl = self.rng.random_ratio(1, DDL_ONE_IN);
+        let lopsided = self.tables.iter().position(|table| tally.eras[table.era].is_lopsided());
+        let with_ddl = self.rng.random_ratio(1, DDL_ONE_IN) || lopsided.is_some();
         let first = with_ddl && self.rng.random_bool(0.5);
-        let ddl = if first { Some(self.ddl(tally).await) } else { None };
+        let ddl = if first { Some(self.ddl(lopsided, tally).await) } else { None };
         let mut transaction = if with_ddl && self.rng.random_bool(0.3) {
             Transaction::default()
         } else {
@@ -90,8 +107,10 @@ impl World {
         if let Some(sql) = ddl {
             transaction.statements.insert(0, sql);
         } else if with_ddl {
-            let sql = self.ddl(tally).await;
-            transaction.statements.push(sql);
+            let sql = self.ddl(lopsided, tally).await;
+            // Rows written before it do not have a column that is added.
+            let at = if sql.contains("add column") { 0 } else { transaction.statements.len() };
+            transaction.statements.insert(at, sql);
         }
         transaction.moves_the_ground |= with_ddl;
         transaction.has_ddl = with_ddl;
@@ -102,8 +121,9 @@ impl World {
         transaction
     }
 
-    async fn ddl(&mut self, tally: &mut Tally) -> String {
-        let statement = self.ddl.choose(&mut self.rng, &self.truth, &self.persons, &mut self.tables).await;
+    async fn ddl(&mut self, lopsided: Option<usize>, tally: &mut Tally) -> String {
+        let World { ddl, rng, truth, persons, tables, .. } = self;
+        let statement = ddl.choose(rng, truth, persons, tables, lopsided).await;
         *tally.ddl.entry(statement.what).or_default() += 1;
         self.begin_eras(&statement.touched, tally);
         statement.sql
@@ -154,7 +174,8 @@ impl World {
     }
 
     async fn matching(&self, keys: &Keys) -> HashMap<&'static str, Rows> {
-        let filters: HashSet<&str> = self.persons.iter().filter_map(|person| Some(person.filter.as_ref()?.sql)).collect();
+        let filters: HashSet<&str> =
+            self.persons.iter().filter_map(|person| Some(person.filter.as_ref()?.sql)).collect();
         let mut matching = HashMap::new();
         for filter in filters {
             matching.insert(filter, self.truth.matching(&self.tables, keys, filter).await);
@@ -181,6 +202,7 @@ impl World {
             here: sample("walcast_decisions_total"),
             left_open: sample("walcast_decisions_left_open_total"),
             not_compiled: sample("walcast_decisions_not_compiled_total"),
+            undecided: sample("walcast_events_undecided_total"),
         }
     }
 }
@@ -217,6 +239,7 @@ fn schema(rng: &mut StdRng, tables: &mut [Table], users: &[String]) -> String {
     sql += &format!("{};", fill_inner(rng, users));
     for table in tables {
         sql += &table.create();
+        sql += &by_plan(&table.name);
         for _ in 0..40 {
             let (_, insert) = table.insert(rng, users);
             sql += &format!("{insert};");
