@@ -84,6 +84,9 @@ async fn act(world: &mut World, cluster: &Cluster, tally: &mut Tally) {
     let lag = world.rng.random_range(3..12);
     world.lagging(lag, tally).await;
     world.beside_standby(cluster, 2, tally).await;
+    if world.rng.random_ratio(1, 2) {
+        world.claims_change().await;
+    }
     if world.rng.random_ratio(1, 4) {
         world.roles_change(tally).await;
     }
