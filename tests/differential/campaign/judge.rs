@@ -28,6 +28,9 @@ pub(super) struct Committed {
     pub later: Vec<(Rows, Shown)>,
     /// `later` was asked for.
     pub is_followed: bool,
+    /// DDL came after it in the same lag: Postgres is asked about the policies as of this commit, whose sub-queries see
+    /// later rows. No SELECT of any moment is that question.
+    pub ddl_follows: bool,
 }
 
 /// How strictly decisions are judged.
@@ -50,6 +53,8 @@ enum Outcome {
     BesideDdl,
     ByPlan,
     Undecided,
+    Mixed,
+    MixedLeak,
     Late,
     Unknown,
     Wrong,
@@ -232,7 +237,12 @@ impl Judge<'_> {
                 return Outcome::Late;
             }
         }
-        if is_gone { Outcome::Unknown } else { Outcome::Wrong }
+        match (is_gone, self.committed.ddl_follows) {
+            (true, _) => Outcome::Unknown,
+            (false, true) if is_sent => Outcome::MixedLeak,
+            (false, true) => Outcome::Mixed,
+            (false, false) => Outcome::Wrong,
+        }
     }
 
     fn is_beside_ddl(&self) -> bool {
@@ -277,6 +287,8 @@ impl Judge<'_> {
             Outcome::Right => {}
             Outcome::BesideDdl => tally.beside_ddl += 1,
             Outcome::ByPlan => tally.by_plan += 1,
+            Outcome::Mixed => tally.mixed += 1,
+            Outcome::MixedLeak => tally.mixed_leaks += 1,
             Outcome::Undecided => tally.undecided += 1,
             Outcome::Late => tally.late += 1,
             Outcome::Unknown => tally.unknown += 1,

@@ -48,6 +48,9 @@ impl World {
             if self.asks_postgres {
                 self.ask_again(&mut burst, &committed.transaction).await;
             }
+            if committed.transaction.has_ddl {
+                burst.iter_mut().for_each(|earlier| earlier.ddl_follows = true);
+            }
             burst.push(committed);
         }
         self.relay.thaw();

@@ -187,6 +187,7 @@ impl World {
             columns,
             later: Vec::new(),
             is_followed: self.asks_postgres,
+            ddl_follows: false,
         }
     }
 
