@@ -108,6 +108,20 @@ async fn a_delete_is_not_heard_by_whoever_could_never_see_the_row() {
     assert_eq!(events(&mut bob).await, [""; 0]);
 }
 
+/// Old rows by the policies that the transaction began with, new ones by those that it leaves.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_delete_beside_a_change_of_policies_is_judged_by_the_policies_before_it() {
+    let scene = scene().await;
+    let (mut alice, mut bob) = at_posts(&scene).await;
+    // Bob may see everything from here on: not what was gone before.
+    let opened = "begin; delete from posts where id = 1; alter policy member on posts using (true); \
+        insert into posts values (2, 1, 'for all'); commit";
+    scene.execute(opened).await;
+    scene.execute("insert into marks values (1)").await;
+    assert_eq!(events(&mut alice).await, ["DELETE 1", "INSERT 2"]);
+    assert_eq!(events(&mut bob).await, ["INSERT 2"]);
+}
+
 /// `now()` is the commit's, however late the relay comes to it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_window_is_open_or_shut_as_of_the_commit_a_second_to_either_side() {
