@@ -31,6 +31,17 @@ pub struct Access {
 }
 
 impl Access {
+    /// Of a table that cannot be judged.
+    pub fn nothing() -> Access {
+        Access {
+            plan: Plan::Denied(DeniedReason::NoPolicy),
+            row_security: true,
+            visible: ColumnSet::default(),
+            no_primary_key: false,
+            unauthorized: false,
+        }
+    }
+
     /// INSERT and UPDATE reach the role without data (PROTOCOL 4.4).
     pub fn is_error_row(&self) -> bool {
         self.no_primary_key || self.unauthorized
@@ -67,6 +78,11 @@ impl AccessTable {
         self.shapes.clear();
         self.people.clear();
         self.has_news = true;
+    }
+
+    /// A table of the same roles in which nothing is worked out: for another state of the catalog.
+    pub fn fork(&self) -> AccessTable {
+        AccessTable { roles: self.roles.clone(), names: self.names.clone(), ..AccessTable::default() }
     }
 
     /// What is needed of tables is to be worked out again.

@@ -176,7 +176,8 @@ impl Subscribers {
     }
 
     /// The subscriptions that a change matches, whoever may see it.
-    pub fn matches(&self, change: &Change, tables: &Tables, out: &mut Matches) {
+    /// Without `tables` nobody is left out for what policies say.
+    pub fn matches(&self, change: &Change, tables: Option<&Tables>, out: &mut Matches) {
         self.index.matches(change, out);
         self.by_policy.matches(change, tables, out);
     }
