@@ -27,8 +27,8 @@ use crate::wal::pgoutput::RelationId;
 /// What a question is about; equal keys share a question.
 #[derive(PartialEq, Eq, Hash)]
 enum Key {
-    /// Relation, role, and the identity by its (interned) address.
-    Policy(RelationId, RoleKey, usize),
+    /// Plan and identity by their addresses, which the question keeps. An old row may be judged by an earlier plan.
+    Policy(usize, usize),
     /// The predicate by its (interned) address.
     Filter(usize),
     /// Rows of which the same columns can be had.
@@ -348,7 +348,7 @@ impl Chunk {
     ) -> Gate {
         let subscriber = context.subscribers.get(subscriber).expect("the caller has just looked it up");
         let identity = &subscriber.identity;
-        let key = Key::Policy(change.relation.id, subscriber.role, Arc::as_ptr(identity) as usize);
+        let key = Key::Policy(Arc::as_ptr(plan) as usize, Arc::as_ptr(identity) as usize);
         let subject = || Subject::Policy { plan: Arc::clone(plan), identity: Arc::clone(identity) };
         self.gate(key, subject, change, image, text, context)
     }
