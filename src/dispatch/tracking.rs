@@ -243,6 +243,8 @@ impl Tracking {
 
     fn look(&mut self, must_see: &[u32]) {
         let Some(loader) = &self.loader else { return };
+        // Also where nothing is left to look at: what stays due keeps dispatch from everything else.
+        self.next_look = None;
         let serving = self.entries.iter().filter(|(_, entry)| entry.serving.is_some());
         let relations: Vec<_> = serving.map(|(id, _)| *id).collect();
         if relations.is_empty() {
@@ -256,7 +258,6 @@ impl Tracking {
         let number = self.number;
         loader.ask(Request::Storage { number, relations: relations.clone(), must_see: all.clone() });
         self.look = Some(Look { number, relations, must_see: all });
-        self.next_look = None;
     }
 
     /// At a Commit, when its catalog is in force, and before anything of it is judged.

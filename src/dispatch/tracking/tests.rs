@@ -445,3 +445,15 @@ fn an_index_for_deletes_keeps_what_policies_and_filters_read() {
     catalog.relations.remove(&sample::SECURED);
     assert!(columns(&catalog, &[]).is_empty());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_look_that_is_due_when_no_table_serves_does_not_stay_due() {
+    let mut house = House::serving(&[1]);
+    house.alter(|relation| relation.columns[1].type_oid = 20);
+    let read = house.asked();
+    house.now += STORAGE_INTERVAL * 2;
+    assert!(house.tracking.is_due(house.now), "the look of the table that has served");
+    house.tracking.start(Since::default(), house.now);
+    assert!(!house.tracking.is_due(house.now));
+    drop(read);
+}
