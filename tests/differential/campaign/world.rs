@@ -224,7 +224,7 @@ fn schema(rng: &mut StdRng, tables: &mut [Table], users: &[String]) -> String {
     }
     if rng.random_bool(0.3) {
         sql += "alter table orgs enable row level security;
-            create policy some on orgs for select to authenticated using (open or owner = (select auth.uid()));";
+            create policy own on orgs for select to authenticated using (open or owner = (select auth.uid()));";
     }
     if rng.random_bool(0.3) {
         sql += "alter table members replica identity full;";
