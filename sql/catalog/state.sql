@@ -157,12 +157,15 @@ carried as (
                 select
                 from published
                 join pub on pub.oid = published.puboid and pub.has_every_operation
-                where published.oid = c.oid and not exists (
-                    -- 14 has neither.
-                    select from pg_publication_rel r
-                    where r.prpubid = pub.oid and r.prrelid = c.oid
-                        and coalesce(to_jsonb(r) ->> 'prqual', to_jsonb(r) ->> 'prattrs') is not null
-                )
+                where published.oid = c.oid
+                    -- A table that both have is read by the user's alone where both cannot be read together.
+                    and (pub.is_users or c.oid not in (select oid from listed))
+                    and not exists (
+                        -- 14 has neither.
+                        select from pg_publication_rel r
+                        where r.prpubid = pub.oid and r.prrelid = c.oid
+                            and coalesce(to_jsonb(r) ->> 'prqual', to_jsonb(r) ->> 'prattrs') is not null
+                    )
             ) then 'whole'
             when c.oid in (select oid from published) then 'in_part'
             else 'no'

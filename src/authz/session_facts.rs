@@ -21,8 +21,10 @@ const RETRY_MAX: Duration = Duration::from_secs(5);
 /// How often the same trouble is logged.
 const WORDS_APART: Duration = Duration::from_secs(60);
 
-/// Long enough for any body; a lock in the way is met again later.
-const SET_UP: &str = "SET statement_timeout = '10s'; SET lock_timeout = '200ms'; SET jit = off";
+/// Long enough for any body; a lock in the way is met again later. A twin holds locks on the tables that it names: should
+/// this process be stopped just then, nobody's migration is to wait for it.
+const SET_UP: &str = "SET statement_timeout = '10s'; SET lock_timeout = '200ms'; SET jit = off; \
+                      SET idle_in_transaction_session_timeout = '5s'";
 
 const SETTINGS: &str = "select pg_catalog.current_setting('TimeZone'), pg_catalog.current_setting('DateStyle'), \
                         pg_catalog.current_setting('IntervalStyle'), pg_catalog.current_setting('server_encoding'), \

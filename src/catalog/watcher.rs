@@ -231,7 +231,8 @@ impl Watcher {
     }
 
     async fn poll_until_it_fails(&mut self, client: &mut Client) -> Result<std::convert::Infallible, Left> {
-        let settings = "set search_path = pg_catalog, pg_temp; set jit = off; set statement_timeout = '60s'";
+        let settings = "set search_path = pg_catalog, pg_temp; set jit = off; set statement_timeout = '60s'; \
+                        set idle_in_transaction_session_timeout = '5s'";
         answered(client.batch_execute(settings)).await?;
         let statement = answered(client.prepare(FINGERPRINT_SQL)).await?;
         if let Some(request) = self.unanswered.take() {

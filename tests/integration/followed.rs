@@ -141,6 +141,12 @@ async fn a_table_is_followed_where_the_stream_has_all_of_it() {
         for name in ["whole", "by_index", "own"] {
             assert_eq!(any(&catalog, name).followed, Followed::InPart, "{name}");
         }
+        // Both together are whole; where they cannot be read together the user's is read alone.
+        let sql = "drop publication walcast; create publication walcast for table whole, own";
+        database.client.batch_execute(sql).await.unwrap();
+        let catalog = load(&mut database.client).await;
+        assert_eq!(any(&catalog, "whole").followed, Followed::InPart);
+        assert_eq!(any(&catalog, "own").followed, Followed::Whole);
     }
 }
 

@@ -76,10 +76,11 @@ pub struct ReadTable {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Storage(pub String);
 
-/// Once per session: rows are written as the stream writes them.
+/// Once per session: rows are written as the stream writes them. Its locks end with it where this process is stopped.
 pub(super) async fn prepare(client: &Client) -> Result<(), LoadError> {
     let settings = format!(
-        "{}; set jit = off; set statement_timeout = '60s'; set lock_timeout = {LOCK_TIMEOUT_MS}",
+        "{}; set jit = off; set statement_timeout = '60s'; set lock_timeout = {LOCK_TIMEOUT_MS}; \
+         set idle_in_transaction_session_timeout = '5s'",
         output_settings_sql()
     );
     execute(client, &settings).await

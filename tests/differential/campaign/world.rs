@@ -245,6 +245,9 @@ fn schema(rng: &mut StdRng, tables: &mut [Table], users: &[String]) -> String {
         sql += "alter table orgs enable row level security;
             create policy some_of_them on orgs for select to authenticated using (open or owner = (select auth.uid()));";
     }
+    if rng.random_bool(0.3) {
+        sql += "alter table members replica identity full;";
+    }
     if rng.random_bool(0.25) {
         sql += "alter publication supabase_realtime add table rooms;";
     }

@@ -118,11 +118,22 @@ impl Lowering<'_> {
         let args = node.list("args")?;
         let operator = node.text("boolop")?;
         match (&*operator, args) {
-            ("and", _) => Ok(Expr::And(self.list(args, env)?.into())),
-            ("or", _) => Ok(Expr::Or(self.list(args, env)?.into())),
+            ("and", _) => self.junction(args, false, env),
+            ("or", _) => self.junction(args, true, env),
             ("not", [arg]) => Ok(Expr::Not(Box::new(self.expr(arg, &Env { filter: false, ..*env })?))),
             _ => Err(unknown("BOOLEXPR", "boolop")),
         }
+    }
+
+    /// AND (`decides` false) and OR (true).
+    fn junction(&mut self, args: &[Tree], decides: bool, env: &Env) -> Result<Expr, NotCompiled> {
+        let eager = self.eager.clone();
+        let args = self.list(args, env)?;
+        if self.folded(&args, decides).is_some() {
+            self.eager = eager;
+            return Ok(Expr::Const(Value::Bool(decides)));
+        }
+        Ok(if decides { Expr::Or(args.into()) } else { Expr::And(args.into()) })
     }
 
     fn null_test(&mut self, node: &Node, env: &Env) -> Result<Expr, NotCompiled> {

@@ -13,6 +13,7 @@ mod aggregate;
 mod call;
 mod constant;
 mod expression;
+mod fold;
 mod function;
 mod jsonb;
 mod order;
@@ -52,10 +53,21 @@ pub fn compile(catalog: &Catalog, relation: &Arc<Relation>, role: &Role) -> Resu
     lowering.reading.push(relation.id);
     let applicable = applicable(relation, role);
     let mut clauses = Vec::new();
-    for policy in applicable.restrictive.into_iter().chain(applicable.permissive) {
-        let row = Scope::of_one(Entry::Row(relation));
-        let using = lowering.policy(policy, &Env::of_policy(&row, 0, role))?;
-        clauses.push(Clause { policy: policy.name.clone(), permissive: policy.permissive, using });
+    let (hide, show) = (applicable.restrictive, applicable.permissive);
+    for (policies, permissive) in [(hide, false), (show, true)] {
+        let eager = lowering.eager.clone();
+        let mut usings = Vec::new();
+        for policy in &policies {
+            let row = Scope::of_one(Entry::Row(relation));
+            usings.push(lowering.policy(policy, &Env::of_policy(&row, 0, role))?);
+        }
+        if permissive && let Some(decides) = lowering.folded(&usings, true) {
+            // The planner drops the others, and with them what it would work out for them.
+            lowering.eager = eager;
+            usings[..=decides].rotate_right(1);
+        }
+        let clause = |(policy, using): (&Policy, Expr)| Clause { policy: policy.name.clone(), permissive, using };
+        clauses.extend(policies.into_iter().zip(usings).map(clause));
     }
     Ok(program::assemble(lowering, clauses))
 }
