@@ -201,6 +201,7 @@ impl Zoo {
         let session = SessionFacts {
             bodies: bodies(&ground).await,
             roles: catalog.roles.by_name.values().map(|role| role.oid).collect(),
+            elsewhere: Default::default(),
             time_zone: "UTC".into(),
             date_style: "ISO, MDY".into(),
             interval_style: "postgres".into(),

@@ -209,6 +209,10 @@ impl<'c> Lowering<'c> {
             if by_name && !self.names_hold_for(function, env.runs_as) {
                 return Err(refused(function, "what its names mean to the role is not known"));
             }
+            let runs_as = if function.security_definer { function.owner } else { env.runs_as.oid };
+            if let Some(why) = catalog.session.elsewhere.get(&(function.oid, runs_as)).filter(|_| by_name) {
+                return Err(refused(function, why.clone()));
+            }
             return match body {
                 Ok(tree) => Ok(Cow::Borrowed(&**tree)),
                 Err(why) => Err(refused(function, why.clone())),
