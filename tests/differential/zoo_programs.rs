@@ -7,9 +7,9 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use walcast::authz::oracle::PlainConnect;
-use walcast::authz::policy::{Person as Asking, Program, RowTypes, RowValues, compile};
+use walcast::authz::policy::{Person as Asking, Program, RowTypes, RowValues};
 use walcast::authz::tracked::{self, Moment, Tables};
-use walcast::authz::{Plan, plan, read_session_facts};
+use walcast::authz::{DeniedReason, Plan, plan, read_session_facts};
 use walcast::catalog::{Catalog, Followed, PolicyCommand, Relation, Role};
 use walcast::change::Row;
 use walcast::setup::tracking;
@@ -55,16 +55,23 @@ fn made(catalog: &Catalog, table: &ZooTable, policy: &str) -> Made {
     let relation = &catalog.relations[&table.table.relation.id];
     let mut alone = Relation::clone(relation);
     alone.policies.retain(|known| known.name == policy);
-    let [known] = &alone.policies[..] else { panic!("{}: policy {policy:?}", table.name()) };
+    let [known] = &mut alone.policies[..] else { panic!("{}: policy {policy:?}", table.name()) };
+    // By itself a restrictive one shows nothing, which would need no compiling.
+    known.permissive = true;
     assert!(matches!(known.command, PolicyCommand::All | PolicyCommand::Select), "{policy}");
-    let roles = roles(catalog, table, &known.roles);
+    let roles = roles(catalog, table, &known.roles.clone());
     assert!(!roles.is_empty(), "{}: nobody looks at the table that {policy:?} is for", table.name());
     let alone = Arc::new(alone);
     let mut is_tracked = false;
     for role in roles.into_iter().filter(|role| alone.row_security_active(role)) {
-        match compile(catalog, &alone, role) {
-            Ok(program) => is_tracked |= !program.needs.is_empty(),
-            Err(why) => return Made::Oracle(format!("{}: {why}", role.name)),
+        match plan(catalog, &alone, role) {
+            Plan::Compiled(plan) => is_tracked |= !plan.program.needs.is_empty(),
+            Plan::Denied(DeniedReason::AlwaysFails { .. }) => {}
+            Plan::Oracle(plan) => {
+                let why = plan.not_compiled.as_ref().expect("a reason");
+                return Made::Oracle(format!("{}: {why}", role.name));
+            }
+            plan => panic!("{}, {policy:?}, {}: {plan:?}", table.name(), role.name),
         }
     }
     if is_tracked { Made::Tracked } else { Made::Compiled }

@@ -159,7 +159,8 @@ impl Lowering<'_> {
 
     /// `current_setting(name, missing_ok)`, of what a person's session has.
     fn setting(&mut self, args: &[Tree], env: &Env) -> Result<Expr, NotCompiled> {
-        let args = self.list(args, &env.operand())?;
+        let mut args = self.list(args, &env.operand())?;
+        args.iter_mut().for_each(fold);
         let other = || NotCompiled::Setting("a setting that is not named".to_owned());
         let (name, missing_ok) = match &args[..] {
             [Expr::Const(Value::Text(name))] => (name, false),
@@ -170,5 +171,19 @@ impl Lowering<'_> {
             return Err(NotCompiled::Setting(format!("setting {name}")));
         }
         Ok(Expr::Setting { name: Box::new(Expr::Const(Value::Text(name.clone()))), missing_ok })
+    }
+}
+
+/// Works out a call of which all arguments are constants, as the planner does.
+fn fold(expr: &mut Expr) {
+    let Expr::Call { function, args } = expr else { return };
+    args.iter_mut().for_each(fold);
+    let value = |arg: &Expr| match arg {
+        Expr::Const(value) if !value.is_null() => Some(value.clone()),
+        _ => None,
+    };
+    let Some(values) = args.iter().map(value).collect::<Option<Vec<_>>>() else { return };
+    if let (Depends::Nothing, Ok(value)) = (function.depends, (function.eval)(&values)) {
+        *expr = Expr::Const(value);
     }
 }

@@ -15,6 +15,7 @@ mod constant;
 mod expression;
 mod function;
 mod jsonb;
+mod never;
 mod order;
 mod program;
 mod query;
@@ -52,9 +53,13 @@ pub fn compile(catalog: &Catalog, relation: &Arc<Relation>, role: &Role) -> Resu
     lowering.reading.push(relation.id);
     let applicable = applicable(relation, role);
     let mut clauses = Vec::new();
-    for policy in applicable.restrictive.into_iter().chain(applicable.permissive) {
+    for policy in applicable.restrictive.iter().chain(&applicable.permissive) {
         let row = Scope::of_one(Entry::Row(relation));
-        let using = lowering.policy(policy, &Env::of_policy(&row, 0, role))?;
+        let using = match lowering.policy(policy, &Env::of_policy(&row, 0, role)) {
+            Ok(using) => using,
+            Err(fails @ NotCompiled::Fails(_)) => return Err(fails),
+            Err(why) => return Err(lowering.never(&applicable).unwrap_or(why)),
+        };
         clauses.push(Clause { policy: policy.name.clone(), permissive: policy.permissive, using });
     }
     Ok(program::assemble(lowering, clauses))
