@@ -143,6 +143,8 @@ impl Lowering<'_> {
         match (oid, args) {
             (1299 | 2647, []) => return Ok(Expr::Now),
             (745, []) => return Ok(Expr::CurrentUser(env.runs_as.name.as_str().into())),
+            // Of a role by its name, which is text here like every name.
+            (2709, _) => return self.has_role(args, env),
             (2077 | 3294, _) => return self.setting(args, env),
             // `name` to text: what there is of names here is text.
             (406, [arg]) if self.type_of(arg)? == NAME => return self.expr(arg, &env.operand()),

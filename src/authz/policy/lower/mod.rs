@@ -15,6 +15,7 @@ mod constant;
 mod expression;
 mod function;
 mod jsonb;
+mod membership;
 mod never;
 mod order;
 mod program;

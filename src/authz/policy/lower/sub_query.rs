@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::super::builtin::Builtin;
 use super::super::expr::{Aggregate, Query, Truth};
 use super::super::tree::{Node, Tree};
-use super::super::{Expr, NotCompiled, Value, walk};
+use super::super::{DatumType, Expr, NotCompiled, Value, walk};
 use super::query::{Draft, limit, split};
 use super::scope::{Env, Rows, Scope};
 use super::{Lowering, in_query, known, order, slots, target, unknown};
@@ -115,6 +115,7 @@ impl Lowering<'_> {
         if query.flag("hasAggs")? {
             return Err(in_query("an aggregate in an array"));
         }
+        self.no_array_of_arrays(query)?;
         let mut drafts = self.drafts(query, Rows::Set, env)?;
         for draft in &mut drafts {
             let [output] = &draft.output[..] else { return Err(in_query("several columns in an array")) };
@@ -127,10 +128,21 @@ impl Lowering<'_> {
         Ok(self.one_of(drafts, env))
     }
 
+    /// Arrays become one of more dimensions, or an error if they are NULL or empty.
+    fn no_array_of_arrays(&self, query: &Node) -> Result<(), NotCompiled> {
+        for target in target::targets(query)? {
+            if let DatumType::Array(_) = self.datum_type(self.type_of(target)?)? {
+                return Err(in_query("an array of arrays"));
+            }
+        }
+        Ok(())
+    }
+
     pub(super) fn array_query(&mut self, query: &Node, rows: Rows, env: &Env) -> Result<Expr, NotCompiled> {
         if rows == Rows::All && !query.list("sortClause")?.is_empty() {
             return Err(in_query("ORDER BY in an array"));
         }
+        self.no_array_of_arrays(query)?;
         let query = self.query(query, rows, env)?;
         Ok(Expr::ArrayOf(Arc::new(query)))
     }
