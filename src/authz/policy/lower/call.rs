@@ -74,6 +74,13 @@ impl Lowering<'_> {
         let function = self.operator_of(node, &fields)?;
         let [left, right] = node.list("args")? else { return Err(unknown(node.name, "args")) };
         let all = !node.flag("useOr")?;
+        if let Some(query) = sub_query::array_query(right)
+            && let Some(array) = self.one_array(query, env)?
+        {
+            let left = self.expr(left, &env.operand())?;
+            self.collation_fits(function, node)?;
+            return Ok(Expr::AnyArray { function, all, args: Box::new([left, array]) });
+        }
         if let Some(query) = sub_query::array_query(right).filter(|_| env.filter && !all) {
             return self.any_of_array_query(node, function, left, query, env);
         }

@@ -63,7 +63,7 @@ pub fn compile(catalog: &Catalog, relation: &Arc<Relation>, role: &Role) -> Resu
         };
         clauses.push(Clause { policy: policy.name.clone(), permissive: policy.permissive, using });
     }
-    Ok(program::assemble(lowering, clauses))
+    program::assemble(lowering, clauses)
 }
 
 impl From<TreeError> for NotCompiled {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::super::builtin::Builtin;
+use super::super::builtin::{ACCUMULATED, Builtin};
 use super::super::expr::{Aggregate, Query, Truth};
 use super::super::tree::{Node, Tree};
 use super::super::{DatumType, Expr, NotCompiled, Value, walk};
@@ -126,6 +126,18 @@ impl Lowering<'_> {
         }
         self.collation_fits(function, node)?;
         Ok(self.one_of(drafts, env))
+    }
+
+    /// `ARRAY(SELECT array)` of one row for sure, to be compared with: how many dimensions it has does not matter.
+    pub(super) fn one_array(&mut self, query: &Node, env: &Env) -> Result<Option<Expr>, NotCompiled> {
+        let [target] = target::targets(query)?[..] else { return Ok(None) };
+        let is_array = matches!(self.datum_type(self.type_of(target)?), Ok(DatumType::Array(_)));
+        let has_condition = !matches!(query.node("jointree")?.field("quals"), None | Some(Tree::Null));
+        if !is_array || limit(query)?.is_some() || (has_condition && !query.flag("hasAggs")?) {
+            return Ok(None);
+        }
+        let array = self.value_without_table(query, &Env { targets: None, ..env.operand() })?;
+        Ok(array.map(|array| Expr::Call { function: &ACCUMULATED, args: [array].into() }))
     }
 
     /// Arrays become one of more dimensions, or an error if they are NULL or empty.
