@@ -32,6 +32,19 @@ select jsonb_build_object(
             where d.datname = current_database() and (version.num >= 160000 or r.rolinherit)
         ) edge(member, role)
     ), '[]'),
+    -- The same of every membership, whether or not privileges are inherited: pg_has_role(.., 'MEMBER').
+    'members', coalesce((
+        select jsonb_agg(jsonb_build_array(edge.member, edge.role) order by edge.member, edge.role)
+        from (
+            select m.member::int8, m.roleid::int8
+            from pg_auth_members m
+            union
+            select d.datdba::int8, o.oid::int8
+            from pg_database d
+            join pg_roles o on o.rolname = 'pg_database_owner'
+            where d.datname = current_database()
+        ) edge(member, role)
+    ), '[]'),
     -- ALTER ROLE/DATABASE .. SET, as they apply in this database; role 0 stands for everybody.
     'settings', coalesce((
         select jsonb_agg(jsonb_build_object('role', s.setrole::int8, 'values', to_jsonb(s.setconfig))

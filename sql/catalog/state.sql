@@ -458,6 +458,7 @@ select jsonb_build_object(
             'name', f.proname,
             'arguments', to_jsonb(string_to_array(f.proargtypes::text, ' ')::int8[]),
             'argument_names', to_jsonb(f.proargnames),
+            'defaults', f.proargdefaults::text,
             'result', f.prorettype::int8,
             'returns_set', f.proretset,
             'language', l.lanname,

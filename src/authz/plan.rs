@@ -29,6 +29,8 @@ pub enum DeniedReason {
     SystemColumn { policy: String },
     /// The policy's text could not be read.
     TextMissing { policy: String },
+    /// A SELECT ends in an error, whatever the row.
+    AlwaysFails { error: String },
 }
 
 impl fmt::Display for DeniedReason {
@@ -39,6 +41,7 @@ impl fmt::Display for DeniedReason {
                 write!(f, "policy {policy:?} reads a system column, which a row image does not have")
             }
             DeniedReason::TextMissing { policy } => write!(f, "the text of policy {policy:?} could not be read"),
+            DeniedReason::AlwaysFails { error } => write!(f, "every SELECT fails: {error}"),
         }
     }
 }
@@ -102,6 +105,7 @@ pub fn plan(catalog: &Catalog, relation: &Arc<Relation>, role: &Role) -> Plan {
             let audience = Audience::of(&program);
             Plan::Compiled(Arc::new(CompiledPlan { program, audience, types, oracle: oracle(None) }))
         }
+        Err(NotCompiled::Fails(error)) => Plan::Denied(DeniedReason::AlwaysFails { error }),
         Err(why) => Plan::Oracle(oracle(Some(why))),
     }
 }

@@ -150,11 +150,18 @@ impl Session {
     }
 
     async fn read(&mut self, catalog: &Catalog) -> Result<(SessionReading, bool), SessionFactsError> {
-        let Bodies { trees, roles, try_again } = function_bodies::read(&mut self.client, catalog).await?;
+        let Bodies { trees, roles, elsewhere, try_again } = function_bodies::read(&mut self.client, catalog).await?;
         let lsn = loader::flushed_past_everything_seen(&self.client).await?;
         let Settings([time_zone, date_style, interval_style, encoding, _]) = self.settings.clone();
-        let facts =
-            SessionFacts { bodies: trees, roles, time_zone, date_style, interval_style, is_utf8: encoding == "UTF8" };
+        let facts = SessionFacts {
+            bodies: trees,
+            roles,
+            elsewhere,
+            time_zone,
+            date_style,
+            interval_style,
+            is_utf8: encoding == "UTF8",
+        };
         Ok((SessionReading { version: catalog.version, lsn, facts: Arc::new(facts) }, try_again))
     }
 }

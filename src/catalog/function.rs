@@ -12,6 +12,8 @@ pub struct Function {
     /// Types of the input arguments.
     pub arguments: Vec<Oid>,
     pub argument_names: Vec<String>,
+    /// `proargdefaults::text`, the trees of the last arguments' defaults.
+    pub defaults: Option<String>,
     pub result: Oid,
     pub returns_set: bool,
     /// `sql`, `plpgsql`, `c`, ...

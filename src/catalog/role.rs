@@ -28,6 +28,8 @@ pub struct Roles {
     /// `ALTER ROLE .. SET` and `ALTER DATABASE .. SET` as they apply in this database, `name=value`, the more specific
     /// later; 0 stands for every role.
     pub settings: HashMap<Oid, Vec<String>>,
+    /// By member: the roles that it is directly a member of, whether or not it inherits. `None`: not known.
+    members: Option<HashMap<Oid, Vec<Oid>>>,
 }
 
 impl Roles {
@@ -38,10 +40,7 @@ impl Roles {
     /// Reads what `sql/catalog/roles.sql` prints.
     pub fn parse(text: &str) -> Result<Roles, serde_json::Error> {
         let document: Document = serde_json::from_str(text)?;
-        let mut edges: HashMap<Oid, Vec<Oid>> = HashMap::new();
-        for (member, role) in document.inherits {
-            edges.entry(member).or_default().push(role);
-        }
+        let edges = by_member(document.inherits);
         let role = |state: RoleState| {
             let inherits = reachable(state.oid, &edges);
             let RoleState { oid, name, superuser, bypass_rls } = state;
@@ -52,7 +51,13 @@ impl Roles {
         for setting in document.settings {
             settings.entry(setting.role).or_default().extend(setting.values);
         }
-        Ok(Roles { by_name, settings })
+        Ok(Roles { by_name, settings, members: document.members.map(by_member) })
+    }
+
+    /// Every role `m` with `pg_has_role(role, m, 'MEMBER')`, but for superusers, who are members of all. `None`: the
+    /// memberships are not known.
+    pub fn member_of(&self, role: Oid) -> Option<HashSet<Oid>> {
+        self.members.as_ref().map(|edges| reachable(role, edges))
     }
 }
 
@@ -67,6 +72,7 @@ impl Role {
 struct Document {
     roles: Vec<RoleState>,
     inherits: Vec<(Oid, Oid)>,
+    members: Option<Vec<(Oid, Oid)>>,
     settings: Vec<SettingState>,
 }
 
@@ -82,6 +88,14 @@ struct RoleState {
 struct SettingState {
     role: Oid,
     values: Vec<String>,
+}
+
+fn by_member(list: Vec<(Oid, Oid)>) -> HashMap<Oid, Vec<Oid>> {
+    let mut edges: HashMap<Oid, Vec<Oid>> = HashMap::new();
+    for (member, role) in list {
+        edges.entry(member).or_default().push(role);
+    }
+    edges
 }
 
 /// What can be reached along the edges, the start included.
@@ -107,12 +121,13 @@ mod tests {
         let roles = Roles::parse(
             r#"{"roles":[{"oid":1,"name":"a","superuser":false,"bypass_rls":false},
                         {"oid":2,"name":"b","superuser":true,"bypass_rls":true}],
-                "inherits":[[1,3],[3,4],[4,1],[2,5]], "settings":[{"role":0,"values":["TimeZone=UTC"]}]}"#,
+                "inherits":[[1,3],[3,4],[4,1],[2,5]], "members":[[1,3],[3,6]], "settings":[{"role":0,"values":["TimeZone=UTC"]}]}"#,
         )
         .unwrap();
         let a = roles.get("a").unwrap();
         assert_eq!(a.inherits, HashSet::from([1, 3, 4]));
         assert!(!a.has_privileges_of(5));
+        assert_eq!(roles.member_of(1), Some(HashSet::from([1, 3, 6])));
         assert!(roles.get("b").unwrap().has_privileges_of(4), "a superuser has everybody's");
         assert_eq!(roles.settings[&0], ["TimeZone=UTC"]);
     }

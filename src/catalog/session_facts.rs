@@ -15,6 +15,8 @@ pub struct SessionFacts {
     /// The roles that `bodies` hold for, and owners of SECURITY DEFINER functions besides. Another role may find other
     /// things under the same names: with it, no body is known.
     pub roles: HashSet<Oid>,
+    /// By function and role: which of these a body does not hold for, and why.
+    pub elsewhere: HashMap<(Oid, Oid), String>,
     /// The session's TimeZone, DateStyle and IntervalStyle; empty where unknown.
     pub time_zone: String,
     pub date_style: String,

@@ -151,7 +151,7 @@ impl Chunk {
         }
         let (compiled, oracle) = match &access.plan {
             Plan::Open => return Verdict::Shown(Policy::shown(whole_old)),
-            Plan::Denied(DeniedReason::NoPolicy) => return Verdict::Hidden,
+            Plan::Denied(DeniedReason::NoPolicy | DeniedReason::AlwaysFails { .. }) => return Verdict::Hidden,
             Plan::Denied(_) => return Verdict::Undecidable(Undecidable::Plan(Arc::clone(access))),
             Plan::Compiled(plan) => (Some(plan), &plan.oracle),
             Plan::Oracle(plan) => (None, plan),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Case, Question};
-use crate::authz::{self, Answer, Asked, OracleError, OraclePlan, Plan, Verdict, row_text};
+use crate::authz::{self, Answer, Asked, DeniedReason, OracleError, OraclePlan, Plan, Verdict, row_text};
 use crate::catalog::{
     Catalog, ColumnSet, PG_READ_ALL_DATA, Policy, PolicyCommand, Relation, ReplicaIdentity, Role, quote_identifier,
 };
@@ -156,7 +156,8 @@ pub(super) async fn policies(case: &Case<'_>, row: &Row, report: &mut Report) {
                 "create policy ... on {table} for select to {} using (...);",
                 quote_identifier(&case.question.role)
             );
-            return report.fail("policies", reason.to_string(), Some(statement));
+            let statement = (reason == &DeniedReason::NoPolicy).then_some(statement);
+            return report.fail("policies", reason.to_string(), statement);
         }
         Plan::Compiled(plan) => Arc::clone(&plan.oracle),
         Plan::Oracle(plan) => Arc::clone(plan),

@@ -14,6 +14,7 @@ mod policy_values;
 mod random_json;
 mod random_values;
 mod zoo;
+mod zoo_programs;
 
 use rand::SeedableRng;
 use rand::rngs::StdRng;

@@ -8,7 +8,7 @@ use walcast::authz::Verdict;
 use crate::support::zoo::{Person, Zoo, ZooTable, files};
 
 /// What walcast decides today: grants and plan from the catalog, policies by asking Postgres.
-async fn by_oracle(zoo: &Zoo, table: &ZooTable, person: &Person) -> Vec<bool> {
+pub(super) async fn by_oracle(zoo: &Zoo, table: &ZooTable, person: &Person) -> Vec<bool> {
     if !table.is_granted(person) {
         return vec![false; table.keys.len()];
     }
@@ -38,9 +38,12 @@ async fn the_oracle_decides_the_zoo_as_a_select_does() {
 }
 
 /// What stands above a policy.
-struct Citation {
-    number: usize,
+pub(super) struct Citation {
+    pub number: usize,
     repository: String,
+    /// As the file names it.
+    pub table: String,
+    pub policy: String,
 }
 
 /// ```sql
@@ -48,7 +51,7 @@ struct Citation {
 /// -- owner/name: path/of/the/file.sql
 /// create policy ...
 /// ```
-fn citations() -> Vec<Citation> {
+pub(super) fn citations() -> Vec<Citation> {
     let mut cited = Vec::new();
     for (name, text) in files() {
         let lines: Vec<&str> = text.lines().collect();
@@ -57,8 +60,15 @@ fn citations() -> Vec<Citation> {
             let source = lines[at + 1].strip_prefix("-- ").and_then(|source| source.split_once(": "));
             let (repository, path) = source.unwrap_or_else(|| panic!("{name}: [{number}] has no source"));
             assert!(repository.contains('/') && !path.is_empty(), "{name}: [{number}] has no source");
-            assert!(lines[at + 2].starts_with("create policy "), "{name}: [{number}] is not above a policy");
-            cited.push(Citation { number: number.parse().expect("a number"), repository: repository.to_owned() });
+            let named = lines[at + 2].strip_prefix("create policy ").and_then(|rest| rest.split_once(" on "));
+            let (policy, rest) = named.unwrap_or_else(|| panic!("{name}: [{number}] is not above a policy"));
+            let table = rest.split([' ', ';']).next().unwrap_or_default().replace('"', "");
+            cited.push(Citation {
+                number: number.parse().expect("a number"),
+                repository: repository.to_owned(),
+                table,
+                policy: policy.trim_matches('"').to_owned(),
+            });
         }
     }
     cited

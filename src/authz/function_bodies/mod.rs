@@ -13,7 +13,7 @@ use std::sync::Arc;
 use tokio_postgres::Client;
 
 use self::source::Source;
-use self::twin::{Failure, Parser, Signature};
+use self::twin::{Failure, Parser, Signature, Twin};
 use crate::catalog::{Catalog, Function, Oid};
 
 /// What was read.
@@ -22,6 +22,8 @@ pub(super) struct Bodies {
     pub trees: HashMap<Oid, Result<Arc<str>, String>>,
     /// The roles that the trees hold for.
     pub roles: HashSet<Oid>,
+    /// By function and role: those that a tree does not hold for, and why.
+    pub elsewhere: HashMap<(Oid, Oid), String>,
     /// A lock or a timeout was in the way of one: it is worth trying again.
     pub try_again: bool,
 }
@@ -65,7 +67,11 @@ pub(super) async fn read(client: &mut Client, catalog: &Catalog) -> Result<Bodie
             None => Err(Failure::Refused("it is not there any more".into())),
         };
         let tree = match read {
-            Ok(tree) => Ok(tree.into()),
+            Ok(twin) => {
+                let elsewhere = twin.elsewhere.into_iter().map(|(role, why)| ((function.oid, role), why));
+                bodies.elsewhere.extend(elsewhere);
+                Ok(twin.tree.into())
+            }
             Err(Failure::Session(error)) => return Err(error),
             Err(Failure::Refused(why)) => Err(why),
             Err(Failure::InTheWay(why)) => {
@@ -78,7 +84,8 @@ pub(super) async fn read(client: &mut Client, catalog: &Catalog) -> Result<Bodie
     Ok(bodies)
 }
 
-/// As the login itself, then as each of its roles: until somebody may use all the schemas that the body names.
+/// As the login itself, then as each of its roles: until the tree holds for everybody, or else the one that holds for
+/// most. Not everybody may use all the schemas that the body names.
 async fn read_one(
     parser: &mut Parser<'_>,
     function: &Function,
@@ -86,21 +93,35 @@ async fn read_one(
     signature: &Signature,
     roles: &[(Oid, String)],
     runs_as: &[Oid],
-) -> Result<String, Failure> {
+) -> Result<Twin, Failure> {
     if signature.source != function.source {
         return Err(Failure::InTheWay("it has been changed".into()));
     }
     source.check()?;
     let identities = std::iter::once(None).chain(roles.iter().map(|(_, name)| Some(name.as_str())));
+    let mut best: Option<Twin> = None;
     let mut first = None;
     for identity in identities {
         match parser.parse(function, source, signature, identity, runs_as).await {
-            Ok(tree) => return source.check_tree(function, tree),
+            Ok(twin) => {
+                let twin = Twin { tree: source.check_tree(function, twin.tree)?, ..twin };
+                if best.as_ref().is_none_or(|best| twin.elsewhere.len() < best.elsewhere.len()) {
+                    best = Some(twin);
+                }
+                if best.as_ref().is_some_and(|best| best.elsewhere.is_empty()) {
+                    break;
+                }
+            }
             Err(session @ Failure::Session(_)) => return Err(session),
             // A lock may be in the way of the only one who could.
             Err(failure) if first.is_none() || matches!(failure, Failure::InTheWay(_)) => first = Some(failure),
             Err(_) => {}
         }
     }
-    Err(first.unwrap_or_else(|| Failure::Refused("nobody could read it".into())))
+    match (best, first) {
+        (None, first) => Err(first.unwrap_or_else(|| Failure::Refused("nobody could read it".into()))),
+        // It may hold for more people next time.
+        (Some(best), Some(in_the_way @ Failure::InTheWay(_))) if !best.elsewhere.is_empty() => Err(in_the_way),
+        (Some(best), _) => Ok(best),
+    }
 }

@@ -1,6 +1,6 @@
 //! One function's twin, made and rolled back.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Error, Transaction};
@@ -89,8 +89,14 @@ select wanted.oid, r.rolname::text,
  where path.role is null
     or path.schemas is distinct from (
         select mine.schemas from path mine join pg_roles me on me.oid = mine.role where me.rolname = current_user)
-    or exists (select from needed where not has_schema_privilege(wanted.oid, needed.schema, 'usage'))
- limit 1";
+    or exists (select from needed where not has_schema_privilege(wanted.oid, needed.schema, 'usage'))";
+
+/// A function's tree.
+pub(super) struct Twin {
+    pub(super) tree: String,
+    /// Of those who may run the function, those for whom its names may mean something else, and why.
+    pub(super) elsewhere: Vec<(Oid, String)>,
+}
 
 pub(super) struct Parser<'a> {
     pub(super) client: &'a mut Client,
@@ -106,7 +112,7 @@ impl Parser<'_> {
         signature: &Signature,
         identity: Option<&str>,
         runs_as: &[Oid],
-    ) -> Result<String, Failure> {
+    ) -> Result<Twin, Failure> {
         let transaction = self.client.build_transaction().read_only(false).start().await?;
         let parsed = parse(&transaction, function, source, signature, identity, runs_as).await;
         transaction.rollback().await?;
@@ -121,7 +127,7 @@ async fn parse(
     signature: &Signature,
     identity: Option<&str>,
     runs_as: &[Oid],
-) -> Result<String, Failure> {
+) -> Result<Twin, Failure> {
     const SET: &str = "select pg_catalog.set_config($1, $2, true)";
     if let Some(role) = identity {
         transaction.execute(SET, &[&"role", &role]).await?;
@@ -154,15 +160,24 @@ async fn parse(
     if !same_types {
         return Err(Failure::Refused("its types' names mean others under its search_path".into()));
     }
-    if let Some(row) = transaction.query_opt(DIFFERS, &[&path, &runs_as, &twin]).await? {
-        let role: Option<String> = row.get(1);
-        let role = role.unwrap_or_else(|| format!("role {}", row.get::<_, Oid>(0)));
-        return Err(Failure::Refused(match row.get::<_, Option<String>>(2) {
+    let tree = tree.ok_or_else(|| Failure::Refused("it has no statement".into()))?;
+    let mut elsewhere = Vec::new();
+    for row in transaction.query(DIFFERS, &[&path, &runs_as, &twin]).await? {
+        let (oid, role): (Oid, Option<String>) = (row.get(0), row.get(1));
+        let role = role.unwrap_or_else(|| format!("role {oid}"));
+        let why = match row.get::<_, Option<String>>(2) {
             Some(schema) => format!("{role} runs it and may not use the schema {schema}"),
             None => format!("{role} runs it and looks for its names in other schemas"),
-        }));
+        };
+        elsewhere.push((oid, why));
     }
-    tree.ok_or_else(|| Failure::Refused("it has no statement".into()))
+    // For nobody at all it is of no use.
+    if elsewhere.len() >= runs_as.iter().collect::<HashSet<_>>().len()
+        && let Some((_, why)) = elsewhere.pop()
+    {
+        return Err(Failure::Refused(why));
+    }
+    Ok(Twin { tree, elsewhere })
 }
 
 /// The names in a search_path, as `SplitIdentifierString` takes them.

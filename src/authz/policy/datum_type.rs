@@ -4,6 +4,9 @@ use std::sync::Arc;
 
 use crate::catalog::{Catalog, Oid, TypeKind};
 
+/// `name`.
+pub const NAME: Oid = 19;
+
 /// How the text of a value is read and written. Domains are looked through.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DatumType {
@@ -47,6 +50,11 @@ impl DatumType {
             }
             _ => DatumType::built_in(pg_type.oid),
         }
+    }
+
+    /// Of a column: names that are stored are as short as they become.
+    pub fn of_column(catalog: &Catalog, oid: Oid) -> Option<DatumType> {
+        if oid == NAME { Some(DatumType::Text) } else { DatumType::of(catalog, oid) }
     }
 
     /// By the fixed OIDs of `pg_type.dat`.

@@ -56,6 +56,9 @@ pub enum NotCompiled {
     /// A sub-query reads a table that is not followed, or cannot be.
     #[error("table {name}: {why}")]
     Table { relation: RelationId, name: String, why: Cow<'static, str> },
+    /// Nothing is to be asked: Postgres raises an error for every row.
+    #[error("it always fails: {0}")]
+    Fails(String),
     /// A part of a sub-query, in SQL's words.
     #[error("a sub-query with {0}")]
     Query(Cow<'static, str>),

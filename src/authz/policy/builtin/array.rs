@@ -155,6 +155,22 @@ fn position(args: &[Value]) -> Result<Value, Failure> {
     }
 }
 
+/// `ARRAY(SELECT array)` of one row, whose elements are those of the array. What Postgres has against NULL and against
+/// empty arrays is its own matter.
+fn accumulated(args: &[Value]) -> Result<Value, Failure> {
+    match args {
+        [array @ Value::Array(elements)]
+            if !elements.is_empty() && !elements.iter().any(|element| matches!(element, Value::Array(_))) =>
+        {
+            Ok(array.clone())
+        }
+        _ => Err(Failure::undecided("an array of arrays without elements")),
+    }
+}
+
+/// No function of Postgres.
+pub static ACCUMULATED: Builtin = Builtin::new(0, "array_of_array", accumulated).not_strict();
+
 pub(super) const TABLE: &[Builtin] = &[
     Builtin::total(744, "array_eq", |args| of_two(args, arrays_equal)).depends(DeterministicCollation),
     Builtin::total(390, "array_ne", |args| of_two(args, |a, b| arrays_equal(a, b).map(|equal| !equal)))

@@ -21,6 +21,7 @@ use std::sync::LazyLock;
 
 use foldhash::fast::RandomState;
 
+pub use array::ACCUMULATED;
 pub(super) use compare::compare;
 
 use super::{Failure, Value};

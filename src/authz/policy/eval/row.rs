@@ -21,7 +21,7 @@ pub struct RowTypes(Arc<[Option<DatumType>]>);
 
 impl RowTypes {
     pub fn new(catalog: &Catalog, relation: &Relation) -> RowTypes {
-        RowTypes(relation.columns.iter().map(|column| DatumType::of(catalog, column.type_oid)).collect())
+        RowTypes(relation.columns.iter().map(|column| DatumType::of_column(catalog, column.type_oid)).collect())
     }
 
     pub fn get(&self, column: ColumnIndex) -> Option<&DatumType> {

@@ -74,6 +74,13 @@ impl Lowering<'_> {
         let function = self.operator_of(node, &fields)?;
         let [left, right] = node.list("args")? else { return Err(unknown(node.name, "args")) };
         let all = !node.flag("useOr")?;
+        if let Some(query) = sub_query::array_query(right)
+            && let Some(array) = self.one_array(query, env)?
+        {
+            let left = self.expr(left, &env.operand())?;
+            self.collation_fits(function, node)?;
+            return Ok(Expr::AnyArray { function, all, args: Box::new([left, array]) });
+        }
         if let Some(query) = sub_query::array_query(right).filter(|_| env.filter && !all) {
             return self.any_of_array_query(node, function, left, query, env);
         }
@@ -143,6 +150,8 @@ impl Lowering<'_> {
         match (oid, args) {
             (1299 | 2647, []) => return Ok(Expr::Now),
             (745, []) => return Ok(Expr::CurrentUser(env.runs_as.name.as_str().into())),
+            // Of a role by its name, which is text here like every name.
+            (2709, _) => return self.has_role(args, env),
             (2077 | 3294, _) => return self.setting(args, env),
             // `name` to text: what there is of names here is text.
             (406, [arg]) if self.type_of(arg)? == NAME => return self.expr(arg, &env.operand()),
@@ -159,7 +168,8 @@ impl Lowering<'_> {
 
     /// `current_setting(name, missing_ok)`, of what a person's session has.
     fn setting(&mut self, args: &[Tree], env: &Env) -> Result<Expr, NotCompiled> {
-        let args = self.list(args, &env.operand())?;
+        let mut args = self.list(args, &env.operand())?;
+        args.iter_mut().for_each(fold);
         let other = || NotCompiled::Setting("a setting that is not named".to_owned());
         let (name, missing_ok) = match &args[..] {
             [Expr::Const(Value::Text(name))] => (name, false),
@@ -170,5 +180,19 @@ impl Lowering<'_> {
             return Err(NotCompiled::Setting(format!("setting {name}")));
         }
         Ok(Expr::Setting { name: Box::new(Expr::Const(Value::Text(name.clone()))), missing_ok })
+    }
+}
+
+/// Works out a call of which all arguments are constants, as the planner does.
+fn fold(expr: &mut Expr) {
+    let Expr::Call { function, args } = expr else { return };
+    args.iter_mut().for_each(fold);
+    let value = |arg: &Expr| match arg {
+        Expr::Const(value) if !value.is_null() => Some(value.clone()),
+        _ => None,
+    };
+    let Some(values) = args.iter().map(value).collect::<Option<Vec<_>>>() else { return };
+    if let (Depends::Nothing, Ok(value)) = (function.depends, (function.eval)(&values)) {
+        *expr = Expr::Const(value);
     }
 }

@@ -106,7 +106,9 @@ impl Lowering<'_> {
         let index = place.and_then(|place| u16::try_from(place).ok()).map(ColumnIndex);
         let index = index.filter(|index| relation.column(*index).type_oid == vartype);
         let index = index.ok_or_else(|| NotCompiled::Tree("a column that the table has not".to_owned()))?;
-        self.datum_type(vartype)?;
+        if DatumType::of_column(self.catalog, vartype).is_none() {
+            return Err(NotCompiled::Type(vartype));
+        }
         if let Some(collation) = relation.column(index).collation {
             self.collations.insert(node.oid("varcollid")?, collation);
         }

@@ -9,7 +9,7 @@ use super::super::{Expr, NotCompiled, walk};
 use super::query::limit;
 use super::scope::{BOUND_SIZE_MAX, Bound, Env, Rows};
 use super::types::RECORD;
-use super::{Lowering, slots, target};
+use super::{Lowering, never, slots, target};
 use crate::catalog::{Function, Oid, Role, quote_identifier};
 
 /// How deep functions call functions.
@@ -59,7 +59,7 @@ impl<'c> Lowering<'c> {
         let runs_as = self.runs_as(function, env)?;
         // Otherwise it is called, with its arguments worked out first, and its body is planned then.
         let in_place = is_expression(query) && !function.security_definer && function.settings.is_empty();
-        let mut exprs = self.list(args, &Env { targets: None, ..env.operand() })?;
+        let mut exprs = self.arguments(function, args, &Env { targets: None, ..env.operand() })?;
         for expr in &mut exprs {
             if walk::size(expr) > BOUND_SIZE_MAX && slots::is_personal(expr) {
                 *expr = self.slot(expr.clone());
@@ -97,6 +97,27 @@ impl<'c> Lowering<'c> {
         Ok(Expr::Apply { args: exprs.into(), strict: function.strict, body: Box::new(value) })
     }
 
+    /// The arguments of a call, with the defaults of those that it leaves out: the last ones.
+    fn arguments(&mut self, function: &Function, args: &[Tree], env: &Env) -> Result<Vec<Expr>, NotCompiled> {
+        let mut exprs = self.list(args, env)?;
+        let missing = function.arguments.len().saturating_sub(exprs.len());
+        if missing == 0 {
+            return Ok(exprs);
+        }
+        let unknown = || refused(function, "its default arguments are no constants");
+        let defaults = tree::read(function.defaults.as_deref().ok_or_else(unknown)?)?;
+        let defaults = defaults.as_list().ok_or_else(unknown)?;
+        let first = defaults.len().checked_sub(missing).ok_or_else(unknown)?;
+        for default in &defaults[first..] {
+            // What else they may call and read is known to nobody who asks what policies read.
+            match self.expr(default, &Env { scope: None, args: &[], case_value: None, ..*env })? {
+                constant @ Expr::Const(_) => exprs.push(constant),
+                _ => return Err(unknown()),
+            }
+        }
+        Ok(exprs)
+    }
+
     /// The rows of a set-returning function, and its columns' types.
     pub(super) fn rows_of_function(
         &mut self,
@@ -116,7 +137,7 @@ impl<'c> Lowering<'c> {
         }
         let runs_as = self.runs_as(function, env)?;
         let rows = env.scope.map_or(Rows::All, |scope| if scope.rows == Rows::All { Rows::All } else { Rows::Set });
-        let args = self.list(args, &env.operand())?;
+        let args = self.arguments(function, args, &env.operand())?;
         if function.strict && !args.iter().all(|arg| matches!(arg, Expr::Const(value) if !value.is_null())) {
             return Err(refused(function, "it is STRICT and returns a set"));
         }
@@ -190,8 +211,7 @@ impl<'c> Lowering<'c> {
 
     /// The tree of the body, if the function may be looked into at all.
     fn body(&self, function: &Function, env: &Env) -> Result<Cow<'c, str>, NotCompiled> {
-        let may = |grantee: Oid| grantee == 0 || env.runs_as.has_privileges_of(grantee);
-        if !env.runs_as.superuser && !function.execute.iter().any(|item| may(item.grantee)) {
+        if !never::may_execute(function, env.runs_as) {
             return Err(refused(function, format!("role {:?} may not execute it", env.runs_as.name)));
         }
         let is_path =
@@ -208,6 +228,10 @@ impl<'c> Lowering<'c> {
             // Another role may find other things under the names in a string.
             if by_name && !self.names_hold_for(function, env.runs_as) {
                 return Err(refused(function, "what its names mean to the role is not known"));
+            }
+            let runs_as = if function.security_definer { function.owner } else { env.runs_as.oid };
+            if let Some(why) = catalog.session.elsewhere.get(&(function.oid, runs_as)).filter(|_| by_name) {
+                return Err(refused(function, why.clone()));
             }
             return match body {
                 Ok(tree) => Ok(Cow::Borrowed(&**tree)),

@@ -16,6 +16,8 @@ mod expression;
 mod fold;
 mod function;
 mod jsonb;
+mod membership;
+mod never;
 mod order;
 mod program;
 mod query;
@@ -53,23 +55,28 @@ pub fn compile(catalog: &Catalog, relation: &Arc<Relation>, role: &Role) -> Resu
     lowering.reading.push(relation.id);
     let applicable = applicable(relation, role);
     let mut clauses = Vec::new();
-    let (hide, show) = (applicable.restrictive, applicable.permissive);
-    for (policies, permissive) in [(hide, false), (show, true)] {
+    for (policies, permissive) in [(&applicable.restrictive, false), (&applicable.permissive, true)] {
         let eager = lowering.eager.clone();
         let mut usings = Vec::new();
-        for policy in &policies {
+        for policy in policies {
             let row = Scope::of_one(Entry::Row(relation));
-            usings.push(lowering.policy(policy, &Env::of_policy(&row, 0, role))?);
+            usings.push(match lowering.policy(policy, &Env::of_policy(&row, 0, role)) {
+                Ok(using) => using,
+                Err(fails @ NotCompiled::Fails(_)) => return Err(fails),
+                Err(why) => return Err(lowering.never(&applicable).unwrap_or(why)),
+            });
         }
+        let mut names: Vec<String> = policies.iter().map(|policy| policy.name.clone()).collect();
         if permissive && let Some(decides) = lowering.folded(&usings, true) {
             // The planner drops the others, and with them what it would work out for them.
             lowering.eager = eager;
             usings[..=decides].rotate_right(1);
+            names[..=decides].rotate_right(1);
         }
-        let clause = |(policy, using): (&Policy, Expr)| Clause { policy: policy.name.clone(), permissive, using };
-        clauses.extend(policies.into_iter().zip(usings).map(clause));
+        let clause = |(policy, using): (String, Expr)| Clause { policy, permissive, using };
+        clauses.extend(names.into_iter().zip(usings).map(clause));
     }
-    Ok(program::assemble(lowering, clauses))
+    program::assemble(lowering, clauses)
 }
 
 impl From<TreeError> for NotCompiled {

@@ -3,13 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::expr::{Access, Query, Source};
-use super::super::{Clause, Expr, Need, Program, walk};
-use super::Lowering;
+use super::super::{Clause, Expr, Need, NotCompiled, Program, walk};
+use super::{Lowering, in_query};
 use crate::catalog::ColumnIndex;
 use crate::wal::pgoutput::RelationId;
 
-pub(super) fn assemble(mut lowering: Lowering, mut clauses: Vec<Clause>) -> Program {
+pub(super) fn assemble(mut lowering: Lowering, mut clauses: Vec<Clause>) -> Result<Program, NotCompiled> {
     clauses.iter_mut().for_each(|clause| lowering.extract(&mut clause.using));
+    if clauses.iter().map(|clause| &clause.using).chain(&lowering.slots).any(may_fail_on_rows) {
+        return Err(in_query("something that is an error for some rows: Postgres may look at others of them"));
+    }
     let mut reads = Reads::default();
     for expr in clauses.iter().map(|clause| &clause.using).chain(&lowering.slots) {
         reads.expr(expr, &mut Vec::new());
@@ -20,14 +23,32 @@ pub(super) fn assemble(mut lowering: Lowering, mut clauses: Vec<Clause>) -> Prog
         indexes: indexes.into_iter().collect(),
     };
     let needs = reads.tables.into_iter().map(|(id, needed)| (RelationId(id), needed)).map(need);
-    Program {
+    Ok(Program {
         clauses: clauses.into(),
         slots: lowering.slots.into(),
         eager: lowering.eager.into_iter().collect(),
         columns: reads.columns.into_iter().collect(),
         needs: needs.collect(),
         uses_now: reads.now,
-    }
+    })
+}
+
+/// Whether a sub-query over tracked tables would always be undecided: see [`Query::may_fail_on_rows`].
+fn may_fail_on_rows(expr: &Expr) -> bool {
+    let mut found = false;
+    expr.walk(&mut |expr| match expr {
+        Expr::Exists(query) | Expr::Scalar(query) | Expr::ArrayOf(query) | Expr::AnyQuery { query, .. } => {
+            found |= is_undecided(query);
+        }
+        _ => {}
+    });
+    found
+}
+
+fn is_undecided(query: &Query) -> bool {
+    let reads_table = query.sources.iter().any(|source| matches!(source, Source::Table { .. }));
+    let inner = |source: &Source| matches!(source, Source::Query(query) if is_undecided(query));
+    (reads_table && query.may_fail_on_rows()) || query.sources.iter().any(inner) || query.union.iter().any(is_undecided)
 }
 
 type Needed = (BTreeSet<ColumnIndex>, BTreeSet<Box<[ColumnIndex]>>);

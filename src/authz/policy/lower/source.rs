@@ -199,7 +199,12 @@ impl<'c> Lowering<'c> {
             return Ok(());
         }
         if self.reading.contains(&relation.id) {
-            return Err(table(relation, "infinite recursion: its policies lead back to it"));
+            let why = "infinite recursion: its policies lead back to it";
+            // Postgres finds that out before anything is run. Within a function only when it is called.
+            return Err(match self.calling.is_empty() {
+                true => NotCompiled::Fails(format!("table {}: {why}", relation.sql_name())),
+                false => table(relation, why),
+            });
         }
         self.reading.push(relation.id);
         let applicable = applicable(relation, inside.runs_as);

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use super::super::builtin::Builtin;
+use super::super::builtin::{ACCUMULATED, Builtin};
 use super::super::expr::{Aggregate, Query, Truth};
 use super::super::tree::{Node, Tree};
-use super::super::{Expr, NotCompiled, Value, walk};
+use super::super::{DatumType, Expr, NotCompiled, Value, walk};
 use super::query::{Draft, limit, split};
 use super::scope::{Env, Rows, Scope};
 use super::{Lowering, in_query, known, order, slots, target, unknown};
@@ -115,6 +115,7 @@ impl Lowering<'_> {
         if query.flag("hasAggs")? {
             return Err(in_query("an aggregate in an array"));
         }
+        self.no_array_of_arrays(query)?;
         let mut drafts = self.drafts(query, Rows::Set, env)?;
         for draft in &mut drafts {
             let [output] = &draft.output[..] else { return Err(in_query("several columns in an array")) };
@@ -127,10 +128,33 @@ impl Lowering<'_> {
         Ok(self.one_of(drafts, env))
     }
 
+    /// `ARRAY(SELECT array)` of one row for sure, to be compared with: how many dimensions it has does not matter.
+    pub(super) fn one_array(&mut self, query: &Node, env: &Env) -> Result<Option<Expr>, NotCompiled> {
+        let [target] = target::targets(query)?[..] else { return Ok(None) };
+        let is_array = matches!(self.datum_type(self.type_of(target)?), Ok(DatumType::Array(_)));
+        let has_condition = !matches!(query.node("jointree")?.field("quals"), None | Some(Tree::Null));
+        if !is_array || limit(query)?.is_some() || (has_condition && !query.flag("hasAggs")?) {
+            return Ok(None);
+        }
+        let array = self.value_without_table(query, &Env { targets: None, ..env.operand() })?;
+        Ok(array.map(|array| Expr::Call { function: &ACCUMULATED, args: [array].into() }))
+    }
+
+    /// Arrays become one of more dimensions, or an error if they are NULL or empty.
+    fn no_array_of_arrays(&self, query: &Node) -> Result<(), NotCompiled> {
+        for target in target::targets(query)? {
+            if let DatumType::Array(_) = self.datum_type(self.type_of(target)?)? {
+                return Err(in_query("an array of arrays"));
+            }
+        }
+        Ok(())
+    }
+
     pub(super) fn array_query(&mut self, query: &Node, rows: Rows, env: &Env) -> Result<Expr, NotCompiled> {
         if rows == Rows::All && !query.list("sortClause")?.is_empty() {
             return Err(in_query("ORDER BY in an array"));
         }
+        self.no_array_of_arrays(query)?;
         let query = self.query(query, rows, env)?;
         Ok(Expr::ArrayOf(Arc::new(query)))
     }

@@ -7,7 +7,7 @@ use crate::catalog::{Oid, TypeKind};
 
 pub(super) const BOOL: Oid = 16;
 /// `name`: `current_user` and constants compared with it; shortened text otherwise.
-pub(super) const NAME: Oid = 19;
+pub(super) use super::super::datum_type::NAME;
 /// `RETURNS TABLE (..)`.
 pub(super) const RECORD: Oid = 2249;
 
