@@ -7,7 +7,7 @@ mod access;
 mod connecting;
 mod finding;
 mod installation;
-mod plans;
+pub(crate) mod plans;
 mod publication;
 pub(crate) mod remedy;
 mod server;
