@@ -39,8 +39,11 @@ pub struct LaneLabel {
 #[derive(Debug)]
 pub struct AuthzMetrics {
     pub questions: Family<KindLabel, Counter>,
+    /// Statements that questions were put in; fewer than these where some were merged.
+    pub statements: Counter,
     pub question_seconds: Histogram,
-    /// Rows denied because their evaluation failed: an error in the policy, or a column that the image lacks.
+    /// Rows denied because their evaluation failed: an error in the policy, a value that could not be turned into JSON,
+    /// or a column that the image lacks.
     pub rows_failed: Counter,
     /// Of these, rows whose image lacks a column that is read.
     pub rows_incomplete: Counter,
@@ -49,6 +52,8 @@ pub struct AuthzMetrics {
     pub questions_failed: Counter,
     /// Answers thrown away because their snapshot did not see the change's transaction yet.
     pub visibility_waits: Counter,
+    /// Questions asked again because the table's columns were no longer those of the row images.
+    pub misfits: Counter,
     /// Questions moved to the slow lane.
     pub slow_questions: Counter,
     pub sessions: Family<LaneLabel, Gauge>,
@@ -61,12 +66,14 @@ impl Default for AuthzMetrics {
         let seconds = [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.25, 1.0, 5.0];
         AuthzMetrics {
             questions: Family::default(),
+            statements: Counter::default(),
             question_seconds: Histogram::new(seconds),
             rows_failed: Counter::default(),
             rows_incomplete: Counter::default(),
             timeouts: Counter::default(),
             questions_failed: Counter::default(),
             visibility_waits: Counter::default(),
+            misfits: Counter::default(),
             slow_questions: Counter::default(),
             sessions: Family::default(),
             sessions_lost: Counter::default(),
@@ -79,6 +86,7 @@ impl AuthzMetrics {
         let metrics = AuthzMetrics::default();
         let registry = registry.sub_registry_with_prefix("oracle");
         registry.register("questions", "Questions asked of the database", metrics.questions.clone());
+        registry.register("statements", "Statements that rows were asked in", metrics.statements.clone());
         let seconds = metrics.question_seconds.clone();
         registry.register("question_seconds", "From asking to the answer, waiting included", seconds);
         let failed = metrics.rows_failed.clone();
@@ -90,6 +98,8 @@ impl AuthzMetrics {
         registry.register("questions_failed", "Questions that got no answer, which denies", failed);
         let waits = metrics.visibility_waits.clone();
         registry.register("visibility_waits", "Answers that did not see the transaction yet", waits);
+        let misfits = metrics.misfits.clone();
+        registry.register("misfits", "Questions asked again for the columns that their table has by now", misfits);
         let slow = metrics.slow_questions.clone();
         registry.register("slow_questions", "Questions moved to the slow lane", slow);
         registry.register("sessions", "Sessions that are up", metrics.sessions.clone());

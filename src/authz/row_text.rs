@@ -16,6 +16,34 @@ pub struct RowText {
     pub is_new: bool,
 }
 
+impl RowText {
+    /// The same row for a table of other columns: for each of them the place of the old one that it is, or `None` where
+    /// the image cannot have it.
+    pub(super) fn rearranged(&self, places: &[Option<ColumnIndex>]) -> RowText {
+        let fields = fields(&self.literal);
+        let known = |place: &Option<ColumnIndex>| {
+            let place = place.filter(|place| !self.missing.contains(*place))?;
+            fields.get(usize::from(place.0)).copied()
+        };
+        let texts: Vec<Option<&str>> = places.iter().map(known).collect();
+        let missing = (0u16..).zip(&texts).filter(|(_, text)| text.is_none()).map(|(n, _)| ColumnIndex(n)).collect();
+        let literal: Vec<&str> = texts.into_iter().map(Option::unwrap_or_default).collect();
+        RowText { literal: format!("({})", literal.join(",")).into(), missing, is_new: self.is_new }
+    }
+}
+
+/// The fields of a literal as they stand there, quotes and all.
+fn fields(literal: &str) -> Vec<&str> {
+    let inner = literal.strip_prefix('(').and_then(|rest| rest.strip_suffix(')')).unwrap_or_default();
+    // Quotes within a field are doubled, so that a comma is outside where the number of quotes before it is even.
+    let mut quoted = false;
+    let is_end = |c: char| {
+        quoted ^= c == '"';
+        c == ',' && !quoted
+    };
+    inner.split(is_end).collect()
+}
+
 /// The image of a row; what it lacks is taken from `fallback`, the old row of an UPDATE where all of it is known.
 pub fn row_text(row: &Row, fallback: Option<&Row>) -> RowText {
     let relation: &Relation = &row.layout.relation;
@@ -80,6 +108,22 @@ pub(super) fn array_literal<'a>(rows: impl Iterator<Item = &'a RowText>) -> Stri
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_row_is_rearranged_for_other_columns_and_lacks_what_it_never_had() {
+        let column = |n: u16| Some(ColumnIndex(n));
+        let mut literal = String::from("(");
+        push_field(&mut literal, r#"a",(b)\"#);
+        literal.push_str(",,");
+        push_field(&mut literal, "");
+        literal.push_str(",)");
+        let missing = [ColumnIndex(3)].into_iter().collect();
+        let row = RowText { literal: literal.into(), missing, is_new: true };
+        assert_eq!(row.rearranged(&[column(0), column(1), column(2), column(3)]), row);
+        let moved = row.rearranged(&[column(2), None, column(3), column(0), column(1), column(9)]);
+        assert_eq!(&*moved.literal, r#"("",,,"a"",(b)\\",,)"#);
+        assert_eq!(moved.missing.iter().collect::<Vec<_>>(), [ColumnIndex(1), ColumnIndex(2), ColumnIndex(5)]);
+    }
 
     #[test]
     fn fields_are_quoted_twice_on_their_way_into_an_array() {

@@ -42,6 +42,9 @@ pub struct Change {
     pub new: Option<Row>,
     /// The row before it, as far as the replica identity lets the stream carry it; `Absent` for INSERT.
     pub old: OldRow,
+    /// Of a DELETE whose old row the stream has in part: more of it, as `--delete-index` has kept it. To judge by, not
+    /// to be shown; read as an old row of which other columns are not known.
+    pub kept: Option<Row>,
     /// Its place in the transaction, counted from 0.
     pub index: u32,
     /// Microseconds since 2000-01-01 00:00 UTC.
@@ -51,7 +54,12 @@ pub struct Change {
 impl Change {
     /// The image that filters are evaluated on (PROTOCOL 4.6): the new row, or the old one of a DELETE.
     pub fn filtered_row(&self) -> Option<&Row> {
-        self.new.as_ref().or_else(|| self.old.row())
+        self.new.as_ref().or_else(|| self.known_old())
+    }
+
+    /// As much of the old row as is known.
+    pub fn known_old(&self) -> Option<&Row> {
+        self.kept.as_ref().or_else(|| self.old.row())
     }
 }
 

@@ -31,6 +31,17 @@ pub struct Access {
 }
 
 impl Access {
+    /// Of a table that cannot be judged.
+    pub fn nothing() -> Access {
+        Access {
+            plan: Plan::Denied(DeniedReason::NoPolicy),
+            row_security: true,
+            visible: ColumnSet::default(),
+            no_primary_key: false,
+            unauthorized: false,
+        }
+    }
+
     /// INSERT and UPDATE reach the role without data (PROTOCOL 4.4).
     pub fn is_error_row(&self) -> bool {
         self.no_primary_key || self.unauthorized
@@ -66,6 +77,16 @@ impl AccessTable {
         self.access.clear();
         self.shapes.clear();
         self.people.clear();
+        self.has_news = true;
+    }
+
+    /// A table of the same roles in which nothing is worked out: for another state of the catalog.
+    pub fn fork(&self) -> AccessTable {
+        AccessTable { roles: self.roles.clone(), names: self.names.clone(), ..AccessTable::default() }
+    }
+
+    /// What is needed of tables is to be worked out again.
+    pub fn needs_changed(&mut self) {
         self.has_news = true;
     }
 
@@ -130,8 +151,14 @@ fn work_out(catalog: &Catalog, relation: &Arc<Relation>, role: &str) -> Access {
         };
     };
     let visible = catalog.visible_columns(role, relation);
+    let plan = authz::plan(catalog, relation, role);
+    if let Plan::Oracle(plan) = &plan
+        && let Some(why) = &plan.not_compiled
+    {
+        tracing::debug!(relation = %relation.sql_name(), role = role.name, %why, "policies are left to Postgres");
+    }
     Access {
-        plan: authz::plan(catalog, relation, role),
+        plan,
         row_security: relation.row_security_active(role),
         no_primary_key: relation.primary_key.is_empty(),
         unauthorized: !relation.primary_key.iter().all(|column| visible.contains(*column)),

@@ -114,7 +114,7 @@ impl ByPolicy {
     }
 
     /// Adds the subscriptions that the change may be for and whose filters it matches.
-    pub fn matches(&self, change: &Change, tables: &Tables, out: &mut Matches) {
+    pub fn matches(&self, change: &Change, tables: Option<&Tables>, out: &mut Matches) {
         let Some(of_table) = self.tables.get(&change.relation.id) else { return };
         let mut found: Vec<SubscriptionId> = Vec::new();
         for of_role in of_table {
@@ -141,13 +141,13 @@ impl ByPolicy {
 }
 
 impl OfRole {
-    fn find(&self, change: &Change, tables: &Tables, found: &mut Vec<SubscriptionId>) {
+    fn find(&self, change: &Change, tables: Option<&Tables>, found: &mut Vec<SubscriptionId>) {
         let (row, fallback, moment) = match (change.operation, &change.old) {
-            (Operation::Delete, old) => (old.row(), None, Moment::Before),
+            (Operation::Delete, _) => (change.known_old(), None, Moment::Before),
             (_, OldRow::Full(old)) => (change.new.as_ref(), Some(old), Moment::After),
             _ => (change.new.as_ref(), None, Moment::After),
         };
-        let (Some(row), Some(audience)) = (row, &self.plan.audience) else {
+        let (Some(row), Some(audience), Some(tables)) = (row, &self.plan.audience, tables) else {
             return found.extend(&self.everyone);
         };
         let row = RowValues::new(&self.plan.types, row, fallback);

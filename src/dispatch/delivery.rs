@@ -13,7 +13,7 @@ use smallvec::SmallVec;
 
 use super::Config;
 use super::access::{Access, AccessTable, RoleKey};
-use super::judging::{DecisionCounts, Judging, Verdict};
+use super::judging::{Before, DecisionCounts, Judging, Verdict};
 use super::pending::{Asked, ComputedRow, ComputedRows, Content, Delivery, Gate, PendingChange, Ticket, frame_bytes};
 use super::subscribers::Subscribers;
 use crate::authz::tracked::Tables;
@@ -149,12 +149,16 @@ impl Chunk {
         ticket: &Arc<Ticket>,
         matches: &mut Matches,
         access: &mut AccessTable,
+        mut before: Option<&mut Before>,
         context: &Context<'_>,
     ) -> bool {
         self.changes += 1;
         let relation = Arc::clone(&change.relation);
         self.add_error_rows(&change, ticket, access, context);
-        context.subscribers.matches(&change, context.tables, matches);
+        // Whom a deleted row was for is not what the new policies say.
+        let tables =
+            if before.is_some() && change.operation == Operation::Delete { None } else { Some(context.tables) };
+        context.subscribers.matches(&change, tables, matches);
         if matches.matched.is_empty() && matches.undecided.is_empty() {
             return false;
         }
@@ -180,7 +184,16 @@ impl Chunk {
                     known.insert((projection, access_of_role, shape))
                 }
             };
-            let asker = (group.subscriber, &*access_of_role);
+            let earlier = match &mut before {
+                None => None,
+                Some(before) => match before.access(&relation, subscriber.role) {
+                    Some(earlier) => Some(earlier),
+                    // Its columns are not what they were: nothing can be said of its old rows.
+                    None if change.change.operation == Operation::Delete => continue,
+                    None => Some(Arc::new(Access::nothing())),
+                },
+            };
+            let asker = (group.subscriber, &*access_of_role, earlier.as_ref());
             let policy = match self.judge(&mut judging, asker, &mut access.people, &mut texts, context) {
                 Verdict::Undecidable(why) => {
                     self.undecidable.push((group.subscriber, Arc::clone(&relation), why));
@@ -401,7 +414,7 @@ impl Texts {
         let (row, fallback): (Option<&Row>, Option<&Row>) = match (image, &change.old) {
             (Image::New, OldRow::Full(old)) => (change.new.as_ref(), Some(old)),
             (Image::New, _) => (change.new.as_ref(), None),
-            (Image::Old, old) => (old.row(), None),
+            (Image::Old, _) => (change.known_old(), None),
         };
         let row = row?;
         Some(self.known[image as usize].get_or_insert_with(|| row_text(row, fallback)).clone())

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use foldhash::fast::RandomState;
 
 use super::Deletes;
-use super::access::Access;
+use super::access::{Access, AccessTable, RoleKey};
 use super::delivery::{Chunk, Context, Image, Texts, Undecidable};
 use super::pending::{Policy, WholeOld};
 use super::people::People;
@@ -17,6 +17,7 @@ use crate::authz::policy::failure::Undecided;
 use crate::authz::policy::{RowTypes, RowValues};
 use crate::authz::tracked::Moment;
 use crate::authz::{CompiledPlan, DeniedReason, OraclePlan, Plan};
+use crate::catalog::{Catalog, Relation};
 use crate::change::{Change, OldRow, Operation};
 
 /// What comes of judging.
@@ -65,7 +66,7 @@ impl<'a> Judging<'a> {
         let (row, fallback) = match (image, &change.old) {
             (Image::New, OldRow::Full(old)) => (change.new.as_ref(), Some(old)),
             (Image::New, _) => (change.new.as_ref(), None),
-            (Image::Old, old) => (old.row(), None),
+            (Image::Old, _) => (change.known_old(), None),
         };
         let cell = &self.values[image as usize];
         cell.get_or_init(|| row.map(|row| RowValues::new(types, row, fallback))).as_ref()
@@ -102,24 +103,48 @@ impl<'a> Judging<'a> {
     }
 }
 
+/// The catalog that the transaction in work began with, where it has changed it: old rows are judged by that.
+pub struct Before {
+    pub catalog: Arc<Catalog>,
+    pub access: AccessTable,
+}
+
+impl Before {
+    /// `None`: the table was another one, and nothing can be said of its old rows.
+    pub(super) fn access(&mut self, relation: &Relation, role: RoleKey) -> Option<Arc<Access>> {
+        let earlier = self.catalog.relation(relation.id).filter(|earlier| earlier.columns == relation.columns)?;
+        Some(self.access.access(&self.catalog, earlier, role))
+    }
+}
+
 impl Chunk {
     /// Whether and how the channel at a place, of that access, may see the change.
     pub(super) fn judge(
         &mut self,
         judging: &mut Judging<'_>,
-        (place, access): (usize, &Arc<Access>),
+        (place, access, old_access): (usize, &Arc<Access>, Option<&Arc<Access>>),
         people: &mut People,
         texts: &mut Texts,
         context: &Context<'_>,
     ) -> Verdict {
         let change = judging.change;
         let is_delete = change.operation == Operation::Delete;
+        let access = match old_access {
+            Some(earlier) if is_delete => earlier,
+            _ => access,
+        };
         if !is_delete && access.is_error_row() {
             return Verdict::Hidden; // It went out as an error row.
         }
         let whole_old = matches!(change.old, OldRow::Full(_));
         if !access.row_security {
-            return Verdict::Shown(Policy::shown(whole_old));
+            let old = match old_access {
+                Some(earlier) if whole_old && !is_delete => {
+                    self.judge_old(judging, (place, earlier), people, texts, context)
+                }
+                _ => WholeOld::known(whole_old),
+            };
+            return Verdict::Shown(Policy { row: None, old });
         }
         if is_delete && context.config.deletes == Deletes::None {
             return Verdict::Hidden;
@@ -133,7 +158,7 @@ impl Chunk {
         };
         let image = if is_delete { Image::Old } else { Image::New };
         let decided = match compiled {
-            Some(plan) if !is_delete || change.old.row().is_some() => {
+            Some(plan) if !is_delete || change.known_old().is_some() => {
                 Some(judging.decide(plan, image, place, people, context))
             }
             _ => None,
@@ -159,16 +184,36 @@ impl Chunk {
         if is_delete {
             return Verdict::Shown(Policy { row, old: WholeOld::known(whole_old) });
         }
-        let old = match (&change.old, compiled) {
-            (OldRow::Full(_), Some(plan)) => match judging.decide(plan, Image::Old, place, people, context) {
-                Decided::Allowed => WholeOld::Yes,
-                Decided::Denied => WholeOld::No,
-                Decided::Open => self.ask_old(change, oracle, place, texts, context),
-            },
-            (OldRow::Full(_), None) => self.ask_old(change, oracle, place, texts, context),
+        let old = match &change.old {
+            OldRow::Full(_) => self.judge_old(judging, (place, old_access.unwrap_or(access)), people, texts, context),
             _ => WholeOld::No,
         };
         Verdict::Shown(Policy { row, old })
+    }
+
+    /// The old row of an UPDATE, all of which the stream has.
+    fn judge_old(
+        &mut self,
+        judging: &mut Judging<'_>,
+        (place, access): (usize, &Arc<Access>),
+        people: &mut People,
+        texts: &mut Texts,
+        context: &Context<'_>,
+    ) -> WholeOld {
+        match &access.plan {
+            _ if !access.row_security => WholeOld::Yes,
+            Plan::Open => WholeOld::Yes,
+            Plan::Denied(_) => WholeOld::No,
+            Plan::Compiled(plan) => match judging.decide(plan, Image::Old, place, people, context) {
+                Decided::Allowed => WholeOld::Yes,
+                Decided::Denied => WholeOld::No,
+                Decided::Open => {
+                    self.counts.left_open += 1;
+                    self.ask_old(judging.change, &plan.oracle, place, texts, context)
+                }
+            },
+            Plan::Oracle(plan) => self.ask_old(judging.change, plan, place, texts, context),
+        }
     }
 
     fn ask_old(
@@ -194,10 +239,10 @@ impl Chunk {
         texts: &mut Texts,
         context: &Context<'_>,
     ) -> Verdict {
-        let judged = match &change.old {
-            OldRow::Absent => None,
-            OldRow::Full(_) => texts.get(change, Image::Old),
-            OldRow::Key(row) => {
+        let judged = match (&change.old, change.known_old()) {
+            (_, None) => None,
+            (OldRow::Full(_), _) => texts.get(change, Image::Old),
+            (_, Some(row)) => {
                 let reads_key_only = plan.columns.as_ref().is_some_and(|columns| {
                     columns.iter().all(|column| row.layout.is_key.get(usize::from(column.0)).copied().unwrap_or(false))
                 });

@@ -188,14 +188,18 @@ impl ComputedRows {
     }
 
     fn failed(&self) -> bool {
-        self.rows().any(|row| matches!(row.gate.asked.answer(), Some(Err(_))))
+        self.rows().any(|row| match row.gate.asked.answer() {
+            Some(Ok(Answer::Json(rows))) => !matches!(rows.get(row.gate.row as usize), Some(Some(_))),
+            Some(Ok(Answer::Verdicts(_)) | Err(_)) => true,
+            None => false,
+        })
     }
 
     /// The values, once they are here.
     pub fn values(&self) -> Computed {
         let values = |row: &ComputedRow| match row.gate.asked.answer() {
             Some(Ok(Answer::Json(rows))) => {
-                let values = rows.get(row.gate.row as usize)?.clone();
+                let values = rows.get(row.gate.row as usize)?.clone()?;
                 Some(ComputedValues { columns: Arc::clone(&row.columns), values })
             }
             _ => None,

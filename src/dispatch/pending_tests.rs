@@ -7,7 +7,15 @@ fn change() -> Change {
     let relation = Arc::clone(&catalog().relations[&SECURED]);
     let layout = Arc::new(Layout::identity(Arc::clone(&relation)));
     let new = Some(Row { layout, tuple: Tuple::from_values([Some(&b"1"[..]), None]), key_only: false });
-    Change { relation, operation: Operation::Insert, new, old: OldRow::Absent, index: 0, commit_timestamp: 0 }
+    Change {
+        relation,
+        operation: Operation::Insert,
+        new,
+        old: OldRow::Absent,
+        kept: None,
+        index: 0,
+        commit_timestamp: 0,
+    }
 }
 
 fn pending(computed: ComputedRows) -> Arc<PendingChange> {
@@ -90,7 +98,7 @@ fn values_that_only_postgres_encodes_are_waited_for() {
     let computed = ComputedRows { new: Some(row(&new)), old: Some(row(&old)) };
     let delivery = delivery(Policy::shown(true), &[None], computed);
     assert_eq!((delivery.outcome(), delivery.undecided().count()), (Outcome::Wait, 2));
-    new.settle(Ok(Answer::Json(vec![vec![Some("1".into())]])));
+    new.settle(Ok(Answer::Json(vec![Some(vec![Some("1".into())])])));
     assert_eq!(delivery.outcome(), Outcome::Wait);
     old.settle(Err(OracleError::Closed));
     assert_eq!(delivery.outcome(), Outcome::Fail);

@@ -115,6 +115,8 @@ pub struct Subscribers {
     pub index: SubscriptionIndex,
     /// Those of them that their table's policies lead to, and routing does not.
     pub by_policy: ByPolicy,
+    /// The columns that filters have looked at, by table; grows only.
+    filtered: HashMap<RelationId, ColumnSet, RandomState>,
 }
 
 impl Subscribers {
@@ -152,13 +154,30 @@ impl Subscribers {
         self.audiences.iter().flat_map(|(relation, audience)| audience.iter().map(|(role, _)| (*relation, *role)))
     }
 
+    /// The columns that filters on a table look at.
+    pub fn filter_columns(&self, relation: RelationId) -> ColumnSet {
+        self.filtered.get(&relation).cloned().unwrap_or_default()
+    }
+
+    /// `true`: there are new ones.
+    fn note_filter(&mut self, subscription: &BoundSubscription) -> bool {
+        let Some(predicate) = &subscription.predicate else { return false };
+        let known = self.filtered.entry(subscription.relation).or_default();
+        if predicate.columns().all(|column| known.contains(column)) {
+            return false;
+        }
+        *known = known.iter().chain(predicate.columns()).collect();
+        true
+    }
+
     /// Whether anybody wants anything of a table.
     pub fn want(&self, relation: RelationId) -> bool {
         self.index.has_relation(relation) || self.by_policy.has_relation(relation)
     }
 
     /// The subscriptions that a change matches, whoever may see it.
-    pub fn matches(&self, change: &Change, tables: &Tables, out: &mut Matches) {
+    /// Without `tables` nobody is left out for what policies say.
+    pub fn matches(&self, change: &Change, tables: Option<&Tables>, out: &mut Matches) {
         self.index.matches(change, out);
         self.by_policy.matches(change, tables, out);
     }
@@ -274,6 +293,9 @@ impl Subscribers {
         let identity = Arc::clone(&self.channels[place].identity);
         for (client_id, subscription) in bound {
             let BoundSubscription { relation, event, .. } = subscription;
+            if self.note_filter(&subscription) {
+                access.needs_changed();
+            }
             let audience = self.audiences.entry(relation).or_default();
             let of_role = audience.iter().position(|(known, _)| *known == role).unwrap_or_else(|| {
                 audience.push((role, Vec::new()));

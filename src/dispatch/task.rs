@@ -30,6 +30,7 @@ use super::access::AccessTable;
 use super::delivery::{Chunk, Context};
 use super::facts::Facts;
 use super::handle::{Command, Handle};
+use super::judging::Before;
 use super::metrics::DispatchMetrics;
 use super::pending::{Ticket, Tickets};
 use super::pressure::Pressure;
@@ -95,6 +96,7 @@ pub struct Dispatch {
     catalog: Arc<Catalog>,
     subscribers: Subscribers,
     access: AccessTable,
+    before: Option<Before>,
     assembler: Assembler,
     relations: Relations,
     layouts: HashMap<RelationId, KnownLayout, RandomState>,
@@ -186,6 +188,7 @@ impl Dispatch {
             catalog,
             subscribers: Subscribers::default(),
             access: AccessTable::default(),
+            before: None,
             relations: Relations::default(),
             layouts: HashMap::default(),
             phase: Phase::Reading,
@@ -316,6 +319,9 @@ impl Dispatch {
         }
         self.metrics.pending_bytes.set(self.budget.load(Ordering::Relaxed) as i64);
         self.track_needs();
+        if !self.tracking.is_empty() {
+            self.metrics.tracking.serving.set(self.tracking.tables().serving() as i64);
+        }
     }
 
     /// Reads frames up to the next Commit; `false`: there are none.
@@ -415,7 +421,9 @@ impl Dispatch {
         let ddl_log = std::mem::take(&mut transaction.ddl_log);
         let has_ddl = ddl_log != DdlLog::Nothing;
         let work = Work { transaction, ticket, index: 0 };
+        let catalog = Arc::clone(&self.catalog);
         let loading = self.apply_ddl(ddl_log, header.xid);
+        self.began_with(catalog);
         if has_ddl {
             self.tracking.ddl(header.xid);
         }
@@ -451,6 +459,7 @@ impl Dispatch {
         self.flush(chunk);
         if finished {
             self.finish_tracked();
+            self.before = None;
         } else {
             self.phase = Phase::Working(work);
         }
@@ -480,6 +489,10 @@ impl Dispatch {
         if !self.know_layout(relation)? {
             return Ok(());
         }
+        let kept = match (&operation, &old) {
+            (Operation::Delete, OldTuple::Key(key)) => self.kept_row(relation, key)?,
+            _ => None,
+        };
         let known = &self.layouts[&relation];
         if !is_published(&known.layout.relation, operation) {
             return Ok(());
@@ -494,6 +507,7 @@ impl Dispatch {
                 OldTuple::Key(tuple) => OldRow::Key(row(tuple, true)),
                 OldTuple::Full(tuple) => OldRow::Full(row(tuple, false)),
             },
+            kept,
             index,
             commit_timestamp: work.transaction.header.commit_timestamp,
         };
@@ -507,7 +521,7 @@ impl Dispatch {
             xid: work.transaction.header.xid,
             sequence: work.transaction.sequence,
         };
-        if chunk.add(change, &work.ticket, matches, &mut self.access, &context) {
+        if chunk.add(change, &work.ticket, matches, &mut self.access, self.before.as_mut(), &context) {
             self.metrics.changes_matched.inc();
         }
         Ok(())

@@ -24,7 +24,7 @@ use std::time::Duration;
 use foldhash::fast::RandomState;
 use tokio::time::{Instant, sleep_until};
 
-pub use deletes::{KeptRow, OldRow, TableName};
+pub use deletes::{KeptRow, KeptText, OldRow, TableName};
 use entry::{Entry, Gathering, Serving};
 pub use metrics::TrackingMetrics;
 
@@ -572,6 +572,14 @@ impl Tracking {
             entry.serving = None;
         }
         true
+    }
+
+    /// The text of what is kept of the row with this key, as it was before the transaction in work.
+    pub fn kept_row(&self, stream: &Arc<StreamRelation>, key: &Tuple) -> Option<KeptText> {
+        match self.old_row(stream, key) {
+            OldRow::Row(table, row) => Some(KeptText::of(table, row)),
+            OldRow::Unknown | OldRow::Absent => None,
+        }
     }
 
     /// The row that a DELETE or an UPDATE of the transaction in work is about, as it was before that transaction.

@@ -106,21 +106,22 @@ async fn matches(case: &Case<'_>, filter: &str, row: &Row) -> Result<bool, Strin
         }
     };
     let Some(predicate) = bound.into_iter().next().and_then(|bound| bound.predicate) else { return Ok(true) };
+    // A DELETE is matched by what the stream has of the old row, and by what is kept of it.
     let is_delete = case.question.event == Operation::Delete;
-    // A DELETE is matched by what the stream has of the old row.
     let key_only = is_delete && case.relation.replica_identity != ReplicaIdentity::Full;
+    let kept = (key_only && old_row::is_kept(case)).then(|| row.clone());
+    let lacks_columns = key_only && kept.is_none();
     let old = match (is_delete, key_only) {
         (false, _) => OldRow::Absent,
         (true, false) => OldRow::Full(row.clone()),
-        (true, true) if old_row::is_kept(case) => OldRow::Full(row.clone()),
         (true, true) => OldRow::Key(Row { key_only, ..row.clone() }),
     };
-    let lacks_columns = matches!(old, OldRow::Key(_));
     let change = Change {
         relation: Arc::clone(case.relation),
         operation: case.question.event,
         new: (!is_delete).then(|| row.clone()),
         old,
+        kept,
         index: 0,
         commit_timestamp: 0,
     };

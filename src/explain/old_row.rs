@@ -19,7 +19,7 @@ pub(super) enum Judged {
 /// `--delete-index` names the table.
 pub(super) fn is_kept(case: &Case<'_>) -> bool {
     let is_it =
-        |name: &&crate::dispatch::TableName| name.schema == case.relation.schema && name.name == case.relation.name;
+        |name: &crate::dispatch::TableName| name.schema == case.relation.schema && name.name == case.relation.name;
     case.question.delete_indexes.iter().any(|name| is_it(&name))
 }
 
@@ -67,21 +67,21 @@ pub(super) fn look(case: &Case<'_>, report: &mut Report) -> Judged {
         report.pass("old row", "its key, which is all that the policies read");
         return Judged::ByPolicies;
     }
-    match (&plan, is_kept(case), case.question.deletes) {
+    match (&plan, case.question.deletes) {
         // Whatever the mode: nothing of the table is shown to the role.
-        (Plan::Open | Plan::Denied(_), ..) => Judged::ByPolicies,
-        (Plan::Compiled(_), true, _) => {
+        (Plan::Open | Plan::Denied(_), _) => Judged::ByPolicies,
+        _ if is_kept(case) && columns.is_some() => {
             let detail = "its key; what the policies read of the row is kept (--delete-index), and they judge that";
             report.pass("old row", detail);
             Judged::ByPolicies
         }
-        (_, _, Deletes::Compatible) => {
+        (_, Deletes::Compatible) => {
             let detail = "its key only, which the policies cannot judge: everybody who subscribes to the table is sent it \
                           (--deletes compatible)";
             report.warn("old row", detail, full);
             Judged::Unseen
         }
-        (_, _, _) => {
+        (_, _) => {
             let detail = "its key only, which the policies cannot judge: nobody is sent it (--deletes authorized)";
             report.fail("old row", detail, full);
             Judged::ByPolicies

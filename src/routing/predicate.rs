@@ -102,6 +102,11 @@ impl Predicate {
         self.bucketed.is_some()
     }
 
+    /// The columns that it looks at.
+    pub fn columns(&self) -> impl Iterator<Item = ColumnIndex> + '_ {
+        self.tests.iter().map(|test| test.column)
+    }
+
     /// What it says of a change.
     pub fn test(&self, change: &Change) -> Outcome {
         let fallback = match (&change.new, &change.old) {

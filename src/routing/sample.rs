@@ -232,5 +232,5 @@ pub(crate) fn insert_of(relation: &Arc<Relation>, values: &[(&str, &str)]) -> Ch
 }
 
 pub(super) fn change(relation: &Arc<Relation>, operation: Operation, new: Option<Row>, old: OldRow) -> Change {
-    Change { relation: relation.clone(), operation, new, old, index: 0, commit_timestamp: 0 }
+    Change { relation: relation.clone(), operation, new, old, kept: None, index: 0, commit_timestamp: 0 }
 }

@@ -14,6 +14,8 @@ mod hostile;
 mod joins;
 mod mistakes;
 mod oracle;
+mod oracle_columns;
+mod oracle_merging;
 mod original_wrong;
 mod place;
 mod policy_trees;

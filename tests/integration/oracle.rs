@@ -390,7 +390,7 @@ async fn json(ground: &Ground, table: &Table, columns: &[&str]) -> Vec<Vec<Optio
     let asked = Asked::Json { role: "authenticated".into(), columns };
     let question = Question { xid: None, relation: Arc::clone(&table.relation), asked, rows: table.texts() };
     match ground.oracle.ask(question).await.unwrap() {
-        Ok(Answer::Json(json)) => json,
+        Ok(Answer::Json(json)) => json.into_iter().map(|row| row.expect("JSON of every row")).collect(),
         other => panic!("{other:?}"),
     }
 }

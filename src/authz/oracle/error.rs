@@ -26,9 +26,9 @@ pub enum OracleError {
     Refused { sqlstate: String, message: String },
     #[error("the database cannot be reached as the oracle's login")]
     Unreachable,
-    /// JSON was asked of a row whose image lacks the column.
-    #[error("the row image lacks a column that was asked for")]
-    Incomplete,
+    /// A column that is read was dropped since, or is another one now.
+    #[error("the table no longer has a column that was asked for")]
+    ColumnGone,
     #[error("the oracle is shutting down")]
     Closed,
 }

@@ -1,4 +1,8 @@
-//! A question that has been sent, and what becomes of it.
+//! Questions that have been sent together, and what becomes of each.
+//!
+//! Promise: an answer is made of rows that were asked for its own question, at the place that the statement's list of
+//! rows says, in a snapshot that sees its own transaction. What befell several together is nobody's verdict: each is then
+//! asked alone, and within a question each row.
 
 use std::sync::Arc;
 
@@ -10,12 +14,12 @@ use super::job::{Job, Work};
 use super::question::{Answer, Asked, Question, Verdict};
 use super::session::{Guise, Session};
 use super::statement::{Part, parts};
-use super::trouble::{Trouble, cast_refused, refused, role_refused};
+use super::trouble::{Trouble, cast_refused, role_refused};
 use crate::authz::metrics::AuthzMetrics;
 use crate::catalog::Snapshot;
 
 /// One transaction's rows, a list per statement.
-type Reply = Result<Vec<Vec<Row>>, Trouble>;
+pub(super) type Reply = Result<Vec<Vec<Row>>, Trouble>;
 
 /// What a session is to be asked: statements by transaction.
 pub(super) struct Script {
@@ -35,16 +39,17 @@ enum Asks {
 }
 
 impl Script {
-    pub(super) fn of(job: &Job) -> Script {
-        match &job.work {
-            Work::Cast { role, request, .. } => Script {
+    /// `jobs` ask alike. Of nothing there is no script.
+    pub(super) fn of(jobs: &[Job]) -> Option<Script> {
+        match &jobs.first()?.work {
+            Work::Cast { role, request, .. } => Some(Script {
                 guise: Guise::Output { role: role.clone() },
                 schema: None,
                 asks: Asks::Cast { sql: request.statement(), text: request.text.clone() },
-            },
+            }),
             Work::Ask { question, .. } => {
-                let all = parts(question);
-                let transactions = if job.one_by_one {
+                let all = parts(&questions(jobs)?);
+                let transactions = if jobs.iter().any(|job| job.one_by_one) {
                     all.iter().flat_map(Part::one_by_one).map(|part| vec![part]).collect()
                 } else if all.is_empty() {
                     Vec::new()
@@ -52,7 +57,7 @@ impl Script {
                     vec![all]
                 };
                 let schema = Some(question.relation.schema.clone());
-                Script { guise: guise(question), schema, asks: Asks::Rows(transactions) }
+                Some(Script { guise: guise(question), schema, asks: Asks::Rows(transactions) })
             }
         }
     }
@@ -60,7 +65,7 @@ impl Script {
     fn statements(&self) -> Vec<&str> {
         match &self.asks {
             Asks::Cast { sql, .. } => vec![sql],
-            Asks::Rows(transactions) => transactions.iter().flatten().map(|part| part.sql.as_str()).collect(),
+            Asks::Rows(transactions) => transactions.iter().flatten().map(|part| &*part.sql).collect(),
         }
     }
 
@@ -86,20 +91,33 @@ impl Script {
         }
     }
 
+    /// How many statements ask rows.
+    pub(super) fn row_statements(&self) -> usize {
+        match &self.asks {
+            Asks::Cast { .. } => 0,
+            Asks::Rows(transactions) => transactions.iter().map(Vec::len).sum(),
+        }
+    }
+
     /// The transactions' replies; `None` if a statement is not prepared.
-    pub(super) fn send(&self, job: &Job, session: &Session) -> Option<BoxFuture<'static, Vec<Reply>>> {
+    pub(super) fn send(&self, jobs: &[Job], session: &Session) -> Option<BoxFuture<'static, Vec<Reply>>> {
         let role = self.guise.role();
-        let transactions = match (&self.asks, &job.work) {
-            (Asks::Cast { sql, text }, _) => vec![vec![(session.prepared(role, sql)?, vec![text.clone()])]],
-            (Asks::Rows(transactions), Work::Ask { question, .. }) => {
-                let bound = |part: &Part| Some((session.prepared(role, &part.sql)?, part.bind(question)));
+        let transactions = match &self.asks {
+            Asks::Cast { sql, text } => vec![vec![(session.prepared(role, sql)?, vec![text.clone()])]],
+            Asks::Rows(transactions) => {
+                let questions = questions(jobs)?;
+                let bound = |part: &Part| Some((session.prepared(role, &part.sql)?, part.bind(&questions)?));
                 transactions.iter().map(|parts| parts.iter().map(bound).collect()).collect::<Option<_>>()?
             }
-            (Asks::Rows(_), Work::Cast { .. }) => return None,
         };
         let replies: Vec<_> = transactions.into_iter().map(|asked| session.ask(self.guise.clone(), asked)).collect();
         Some(Box::pin(join_all(replies)))
     }
+}
+
+/// All the questions; `None` if one is none.
+fn questions(jobs: &[Job]) -> Option<Vec<&Question>> {
+    jobs.iter().map(Job::question).collect()
 }
 
 fn guise(question: &Question) -> Guise {
@@ -111,10 +129,8 @@ fn guise(question: &Question) -> Guise {
     }
 }
 
-/// What to do with a question after its replies.
+/// What to do with a question after its replies, if it has not been answered.
 pub(super) enum Next {
-    /// It has been answered.
-    Done,
     /// Its transaction is not visible yet.
     Later(Job),
     /// To be asked again, as it now says.
@@ -125,37 +141,55 @@ pub(super) enum Next {
 
 /// Asked again this often after a deadlock, or a cancel that was meant for another.
 const TRANSIENT_MAX: u32 = 2;
+/// The columns are looked up this often for one question: a table that has others each time is not worth waiting for.
+const MISFITS_MAX: u32 = 3;
 
-/// Answers the question, if the replies allow it.
-pub(super) fn conclude(mut job: Job, script: &Script, mut replies: Vec<Reply>, metrics: &AuthzMetrics) -> Next {
+/// Answers the questions of a flight as far as the replies allow it.
+pub(super) fn conclude(
+    mut jobs: Vec<Job>,
+    script: &Script,
+    mut replies: Vec<Reply>,
+    metrics: &AuthzMetrics,
+) -> Vec<Next> {
+    let merged = jobs.len() > 1;
     let gone = replies.iter().find_map(|reply| match reply {
         Err(Trouble::Lost { ordered }) => Some(*ordered),
         _ => None,
     });
     if let Some(ordered) = gone {
-        return Next::Lost { job, ordered };
+        jobs.iter_mut().for_each(|job| job.alone |= merged);
+        return jobs.into_iter().map(|job| Next::Lost { job, ordered }).collect();
+    }
+    // A role that cannot be taken on is the same for all. Anything else may be due to one of them.
+    if merged && replies.iter().any(|reply| matches!(reply, Err(Trouble::Transient(_) | Trouble::Statement(_)))) {
+        return jobs.into_iter().map(|job| Next::Again(Job { alone: true, ..job })).collect();
     }
     for reply in &mut replies {
         if let Err(Trouble::Transient(db)) = reply {
-            if job.transients < TRANSIENT_MAX {
-                job.transients += 1;
-                return Next::Again(job);
+            if jobs.iter().all(|job| job.transients < TRANSIENT_MAX) {
+                return jobs
+                    .into_iter()
+                    .map(|job| Next::Again(Job { transients: job.transients + 1, ..job }))
+                    .collect();
             }
             // A policy may raise such codes itself.
             *reply = Err(Trouble::Statement(db.clone()));
         }
     }
-    match job.work {
-        Work::Cast { .. } => {
-            metrics.answered(job.kind(), job.asked_at.elapsed());
-            conclude_cast(job, replies)
+    match &script.asks {
+        Asks::Cast { .. } => {
+            for job in jobs {
+                metrics.answered(job.kind(), job.asked_at.elapsed());
+                conclude_cast(job, std::mem::take(&mut replies));
+            }
+            Vec::new()
         }
-        Work::Ask { .. } => conclude_rows(job, script, replies, metrics),
+        Asks::Rows(transactions) => conclude_rows(jobs, transactions, replies, metrics),
     }
 }
 
-fn conclude_cast(job: Job, replies: Vec<Reply>) -> Next {
-    let Work::Cast { role, reply, .. } = job.work else { return Next::Done };
+fn conclude_cast(job: Job, replies: Vec<Reply>) {
+    let Work::Cast { role, reply, .. } = job.work else { return };
     let answer = match replies.into_iter().next() {
         Some(Ok(rows)) => {
             let text = rows.first().and_then(|rows| rows.first()).and_then(|row| row.try_get(0).ok());
@@ -166,49 +200,70 @@ fn conclude_cast(job: Job, replies: Vec<Reply>) -> Next {
         _ => Err(nonsense().into()),
     };
     drop(reply.send(answer));
-    Next::Done
 }
 
-fn conclude_rows(mut job: Job, script: &Script, replies: Vec<Reply>, metrics: &AuthzMetrics) -> Next {
-    let (Work::Ask { question, .. }, Asks::Rows(transactions)) = (&job.work, &script.asks) else {
-        return Next::Done;
-    };
-    let mut answer = Draft::new(question);
+fn conclude_rows(jobs: Vec<Job>, transactions: &[Vec<Part>], replies: Vec<Reply>, metrics: &AuthzMetrics) -> Vec<Next> {
+    let merged = jobs.len() > 1;
+    let Some(questions) = questions(&jobs) else { return Vec::new() };
+    let rows: usize = questions.iter().map(|question| question.rows.len()).sum();
+    let mut drafts: Vec<Draft> = questions.iter().map(|question| Draft::new(question)).collect();
+    // Of the whole flight.
     let mut refusal = None;
+    let mut one_by_one = false;
     for (parts, reply) in transactions.iter().zip(replies) {
         match reply {
             Ok(lists) if lists.len() == parts.len() => {
                 for (part, rows) in parts.iter().zip(&lists) {
-                    match answer.fill(question, part, rows) {
-                        Some(true) => {}
-                        Some(false) => {
-                            metrics.visibility_waits.inc();
-                            return Next::Later(job);
-                        }
-                        None => refusal = Some(nonsense()),
+                    if fill(&mut drafts, &questions, part, rows).is_none() {
+                        refusal = Some(nonsense());
                     }
                 }
             }
-            Err(Trouble::Statement(_)) if !job.one_by_one && question.rows.len() > 1 && !is_json(question) => {
-                job.one_by_one = true;
-                return Next::Again(job);
+            Err(Trouble::Statement(db)) => {
+                one_by_one |= rows > 1 && jobs.iter().all(|job| !job.one_by_one);
+                // A row alone: it stays failed. Row values must not get into the log: neither does the message.
+                tracing::debug!(sqlstate = db.code().code(), "rows could not be judged");
             }
-            // The row's verdict stays Failed. Row values must not get into the log: neither does the message.
-            Err(Trouble::Statement(db)) if !is_json(question) => {
-                tracing::debug!(table = %question.relation.name, sqlstate = db.code().code(), "a row could not be judged");
+            Err(Trouble::Role(db)) => {
+                refusal = jobs.first().map(|job| role_refused(&job.key.role, &db));
             }
-            Err(Trouble::Statement(db)) => refusal = Some(refused(&db)),
-            Err(Trouble::Role(db)) => refusal = Some(role_refused(&job.key.role, &db)),
             Ok(_) | Err(Trouble::Lost { .. } | Trouble::Transient(_)) => refusal = Some(nonsense()),
         }
     }
-    let incomplete = question.rows.len() - transactions.iter().flatten().map(|part| part.rows.len()).sum::<usize>();
-    metrics.rows_incomplete.inc_by(incomplete as u64);
-    if is_json(question) && incomplete > 0 {
-        refusal = Some(OracleError::Incomplete);
+    let mut asked = vec![0; jobs.len()];
+    for place in transactions.iter().flatten().flat_map(|part| &part.rows) {
+        asked[place.question] += 1;
     }
-    finish(job, refusal.map_or_else(|| Ok(answer.done()), Err), metrics);
-    Next::Done
+    let next = |((mut job, draft), asked): ((Job, Draft), usize)| {
+        if let Some(refusal) = &refusal {
+            if merged && !matches!(refusal, OracleError::Role { .. }) {
+                return Some(Next::Again(Job { alone: true, ..job }));
+            }
+            finish(job, Err(refusal.clone()), metrics);
+            return None;
+        }
+        if one_by_one {
+            return Some(Next::Again(Job { one_by_one: true, alone: true, ..job }));
+        }
+        if draft.misfits {
+            metrics.misfits.inc();
+            job.misfit_count += 1;
+            if job.misfit_count > MISFITS_MAX {
+                finish(job, Err(OracleError::ColumnGone), metrics);
+                return None;
+            }
+            return Some(Next::Again(Job { misfits: true, alone: true, ..job }));
+        }
+        if draft.invisible {
+            metrics.visibility_waits.inc();
+            return Some(Next::Later(job));
+        }
+        let rows = job.question().map_or(0, |question| question.rows.len());
+        metrics.rows_incomplete.inc_by((rows - asked) as u64);
+        finish(job, Ok(draft.answer), metrics);
+        None
+    };
+    jobs.into_iter().zip(drafts).zip(asked).filter_map(next).collect()
 }
 
 fn finish(job: Job, answer: Result<Answer, OracleError>, metrics: &AuthzMetrics) {
@@ -217,7 +272,10 @@ fn finish(job: Job, answer: Result<Answer, OracleError>, metrics: &AuthzMetrics)
             let failed = verdicts.iter().filter(|verdict| **verdict == Verdict::Failed).count();
             metrics.rows_failed.inc_by(failed as u64);
         }
-        Ok(Answer::Json(_)) => {}
+        Ok(Answer::Json(rows)) => {
+            let failed = rows.iter().filter(|row| row.is_none()).count();
+            metrics.rows_failed.inc_by(failed as u64);
+        }
         Err(_) => drop(metrics.questions_failed.inc()),
     }
     metrics.answered(job.kind(), job.asked_at.elapsed());
@@ -226,57 +284,64 @@ fn finish(job: Job, answer: Result<Answer, OracleError>, metrics: &AuthzMetrics)
     }
 }
 
-fn is_json(question: &Question) -> bool {
-    matches!(question.asked, Asked::Json { .. })
-}
-
 fn nonsense() -> OracleError {
     OracleError::Refused { sqlstate: "XX000".to_owned(), message: "an answer of another shape".to_owned() }
 }
 
-/// An answer while its rows come in.
-enum Draft {
-    Verdicts(Vec<Verdict>),
-    Json(Vec<Vec<Option<Box<str>>>>),
+/// An answer while its rows come in; what is never filled in has failed.
+struct Draft {
+    answer: Answer,
+    /// A snapshot that it was asked in does not see its transaction.
+    invisible: bool,
+    /// The table's columns are others than those that its rows were written for.
+    misfits: bool,
 }
 
 impl Draft {
     fn new(question: &Question) -> Draft {
-        match is_json(question) {
-            true => Draft::Json(vec![Vec::new(); question.rows.len()]),
-            false => Draft::Verdicts(vec![Verdict::Failed; question.rows.len()]),
-        }
+        let rows = question.rows.len();
+        let answer = match question.asked {
+            Asked::Json { .. } => Answer::Json(vec![None; rows]),
+            Asked::Policy { .. } | Asked::Filter { .. } => Answer::Verdicts(vec![Verdict::Failed; rows]),
+        };
+        Draft { answer, invisible: false, misfits: false }
     }
 
-    /// `Some(false)`: the snapshot does not see the transaction. `None`: not what was asked for.
-    fn fill(&mut self, question: &Question, part: &Part, rows: &[Row]) -> Option<bool> {
-        if rows.len() != part.rows.len() {
-            return None;
-        }
-        for (place, row) in part.rows.iter().zip(rows) {
-            if let Some(xid) = question.xid
-                && !row.try_get::<_, &str>(0).ok()?.parse::<Snapshot>().ok()?.sees(xid)
-            {
-                return Some(false);
+    fn fill(&mut self, place: usize, row: &Row) -> Option<()> {
+        match &mut self.answer {
+            Answer::Verdicts(verdicts) => {
+                let allowed = row.try_get::<_, Option<bool>>(1).ok()? == Some(true);
+                *verdicts.get_mut(place)? = if allowed { Verdict::Allowed } else { Verdict::Denied };
             }
-            match self {
-                Draft::Verdicts(verdicts) => {
-                    let allowed = row.try_get::<_, Option<bool>>(1).ok()? == Some(true);
-                    verdicts[*place] = if allowed { Verdict::Allowed } else { Verdict::Denied };
-                }
-                Draft::Json(json) => {
-                    let column = |n: usize| row.try_get::<_, Option<&str>>(n).map(|text| text.map(Box::from));
-                    json[*place] = (1..row.len()).map(column).collect::<Result<_, _>>().ok()?;
-                }
+            Answer::Json(json) => {
+                let column = |n: usize| row.try_get::<_, Option<&str>>(n).map(|text| text.map(Box::from));
+                *json.get_mut(place)? = Some((1..row.len()).map(column).collect::<Result<_, _>>().ok()?);
             }
         }
-        Some(true)
+        Some(())
     }
+}
 
-    fn done(self) -> Answer {
-        match self {
-            Draft::Verdicts(verdicts) => Answer::Verdicts(verdicts),
-            Draft::Json(json) => Answer::Json(json),
+/// Puts the rows of a statement into the answers that they are for. `None`: not what was asked for.
+fn fill(drafts: &mut [Draft], questions: &[&Question], part: &Part, rows: &[Row]) -> Option<()> {
+    if rows.is_empty() {
+        // The statement has no rows where the columns differ.
+        for place in &part.rows {
+            drafts.get_mut(place.question)?.misfits = true;
         }
+        return Some(());
     }
+    if rows.len() != part.rows.len() {
+        return None;
+    }
+    // One statement, one snapshot.
+    let snapshot: Snapshot = rows.first()?.try_get::<_, &str>(0).ok()?.parse().ok()?;
+    for (place, row) in part.rows.iter().zip(rows) {
+        let draft = drafts.get_mut(place.question)?;
+        if questions.get(place.question)?.xid.is_some_and(|xid| !snapshot.sees(xid)) {
+            draft.invisible = true;
+        }
+        draft.fill(place.row, row)?;
+    }
+    Some(())
 }

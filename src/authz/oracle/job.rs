@@ -1,10 +1,12 @@
 //! A question on its way to an answer.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::sync::oneshot;
 
 use super::error::OracleError;
+use super::group::{GroupKey, Subject};
 use super::question::{Answer, Asked, CastFailure, Question};
 use super::queue::Ticket;
 use crate::authz::metrics::QuestionKind;
@@ -27,8 +29,14 @@ pub(super) struct Job {
     pub(super) key: LaneKey,
     pub(super) work: Work,
     pub(super) asked_at: Instant,
+    /// Not put together with others: with them it has failed, and only by itself can it be told who is to blame.
+    pub(super) alone: bool,
     /// A statement over all rows has failed: each row is asked alone.
     pub(super) one_by_one: bool,
+    /// The table's columns are not those of the row images: they are looked up before it is asked again.
+    pub(super) misfits: bool,
+    /// How often that has happened.
+    pub(super) misfit_count: u32,
     /// How often it was asked without an answer, through no fault of the question.
     pub(super) losses: u32,
     /// How often it was asked again for a reason that is not its own: a deadlock, a cancel meant for another.
@@ -53,12 +61,40 @@ impl Job {
             key,
             work,
             asked_at: Instant::now(),
+            alone: false,
             one_by_one: false,
+            misfits: false,
+            misfit_count: 0,
             losses: 0,
             transients: 0,
             lost_at: None,
             pauses: 0,
             _ticket: ticket,
+        }
+    }
+
+    /// Whom it may be asked together with; `number` is nobody's.
+    pub(super) fn group(&self, number: u64) -> GroupKey {
+        match &self.work {
+            Work::Ask { question, .. } if !self.alone => GroupKey::Shared(Arc::new(Subject::of(question))),
+            _ => GroupKey::Alone(number),
+        }
+    }
+
+    /// What of a merged question's bounds it takes: rows and bytes.
+    pub(super) fn share(&self) -> (usize, usize) {
+        match &self.work {
+            Work::Ask { question, .. } => {
+                (question.rows.len(), question.rows.iter().map(|row| row.literal.len()).sum())
+            }
+            Work::Cast { .. } => (1, 0),
+        }
+    }
+
+    pub(super) fn question(&self) -> Option<&Question> {
+        match &self.work {
+            Work::Ask { question, .. } => Some(question),
+            Work::Cast { .. } => None,
         }
     }
 

@@ -13,10 +13,14 @@
 pub mod connect;
 pub mod error;
 mod flight;
+mod group;
 mod job;
 pub mod login;
 pub mod question;
 mod queue;
+mod reshape;
+#[cfg(test)]
+mod sample;
 mod session;
 mod statement;
 mod trouble;
@@ -33,7 +37,7 @@ use tokio_util::sync::CancellationToken;
 pub use connect::{Connect, ConnectError, Connected, PlainConnect};
 pub use error::OracleError;
 pub use login::{LoginError, check_login};
-pub use question::{Answer, Asked, CastFailure, Question, Verdict};
+pub use question::{Answer, Asked, CastFailure, JsonRow, Question, Verdict};
 
 use self::job::{Job, Work, size_of};
 use self::queue::{Lane, Queue};

@@ -47,9 +47,12 @@ impl Asked {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
     Verdicts(Vec<Verdict>),
-    /// By row, then by column; `None`: SQL NULL.
-    Json(Vec<Vec<Option<Box<str>>>>),
+    /// By row; `None`: it could not be turned into JSON, or its image lacks a column.
+    Json(Vec<Option<JsonRow>>),
 }
+
+/// By column; `None`: SQL NULL.
+pub type JsonRow = Vec<Option<Box<str>>>;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Verdict {

@@ -15,8 +15,9 @@ use tokio_postgres::{CancelToken, Client, Row, Statement};
 
 use super::connect::{Connect, ConnectError};
 use super::login::{LoginError, check_login};
-use super::statement::{SET_IDENTITY, SET_OUTPUT};
+use super::statement::{SET_IDENTITY, SET_OUTPUT, SNAPSHOT, columns_of, quote_literal};
 use super::trouble::Trouble;
+use crate::catalog::Snapshot;
 use crate::wal;
 
 /// Prepared questions kept per session: as many plans as a database has, and then some. Beyond it all go.
@@ -164,6 +165,17 @@ impl Session {
         Ok(())
     }
 
+    /// The table's present columns, and the snapshot that has them; no columns: there is no such table.
+    pub(super) async fn columns(&self, table: u32) -> Result<(Snapshot, Option<String>), Trouble> {
+        let sql = format!("SELECT {SNAPSHOT}, ({})", columns_of(table));
+        let row = self.client.query_one(&sql, &[]).await.map_err(|err| Trouble::of_frame(&err))?;
+        let snapshot = row.try_get::<_, &str>(0).map(str::parse);
+        match (snapshot, row.try_get(1)) {
+            (Ok(Ok(snapshot)), Ok(columns)) => Ok((snapshot, columns)),
+            _ => Err(Trouble::Lost { ordered: false }),
+        }
+    }
+
     async fn prepare_as(&self, guise: Option<&Guise>, sql: &str, types: &[Type]) -> Result<Statement, Trouble> {
         let client = &self.client;
         let set = async {
@@ -242,9 +254,5 @@ async fn query(client: &Client, (statement, parameters): &Bound) -> Result<Vec<R
 /// The same question, for a reader who may use more schemas than the role: without USAGE on the table's schema a real
 /// SELECT fails, and so must this.
 fn with_schema_check(sql: &str, schema: &str) -> String {
-    let schema = schema.replace('\'', "''");
-    format!(
-        "SELECT q.* FROM ({sql}) AS q WHERE pg_catalog.has_schema_privilege(E'{}', 'USAGE')",
-        schema.replace('\\', "\\\\")
-    )
+    format!("SELECT q.* FROM ({sql}) AS q WHERE pg_catalog.has_schema_privilege({}, 'USAGE')", quote_literal(schema))
 }

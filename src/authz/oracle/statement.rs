@@ -8,23 +8,34 @@
 //! `unnest` gives the rows in the array's order, and a select list without ORDER BY, DISTINCT or window keeps it.
 //! WITH ORDINALITY would add a column to the row type, and functions that take the row would no longer fit.
 
+use std::sync::Arc;
+
 use super::super::RowText;
 use super::super::row_text::array_literal;
 use super::question::{Asked, Question};
 use crate::catalog::relation::quote_identifier;
 use crate::catalog::{Column, ColumnIndex, ColumnSet, Relation};
 
-const SNAPSHOT: &str = "(SELECT pg_catalog.pg_current_snapshot()::pg_catalog.text)";
+pub(super) const SNAPSHOT: &str = "(SELECT pg_catalog.pg_current_snapshot()::pg_catalog.text)";
 
-/// One statement of a question, for those of its rows that are asked alike.
+/// One statement of a flight, for those rows of its questions that are asked alike.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Part {
-    pub(super) sql: String,
-    /// Places in the question's rows, in the order in which they are asked.
-    pub(super) rows: Vec<usize>,
-    /// How many text parameters: the rows, and for [`Form::Current`] the transaction.
-    pub(super) parameters: usize,
+    pub(super) sql: Arc<str>,
+    /// In the order in which they are asked.
+    pub(super) rows: Vec<Place>,
     form: Form,
+    /// For [`Form::Current`]: the transaction that wrote the rows.
+    xid: Option<u32>,
+}
+
+/// A row of a flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    /// Which of the flight's questions.
+    pub(super) question: usize,
+    /// Which of that question's rows.
+    pub(super) row: usize,
 }
 
 /// Where the values of a row come from.
@@ -40,31 +51,37 @@ enum Form {
 }
 
 impl Part {
-    /// The statement's parameters.
-    pub(super) fn bind(&self, question: &Question) -> Vec<String> {
-        let mut parameters = vec![array_literal(self.rows.iter().map(|row| &question.rows[*row]))];
-        if self.parameters > 1 {
-            parameters.push(question.xid.unwrap_or(0).to_string());
-        }
-        parameters
+    /// The statement's parameters, all text.
+    pub(super) fn bind(&self, questions: &[&Question]) -> Option<Vec<String>> {
+        let text = |place: &Place| questions.get(place.question)?.rows.get(place.row);
+        let rows = self.rows.iter().map(text).collect::<Option<Vec<_>>>()?;
+        let mut parameters = vec![array_literal(rows.into_iter())];
+        parameters.extend(self.xid.map(|xid| xid.to_string()));
+        Some(parameters)
     }
 
     /// The same statement for each row alone.
     pub(super) fn one_by_one(&self) -> impl Iterator<Item = Part> + '_ {
-        self.rows.iter().map(|row| Part { rows: vec![*row], ..self.clone() })
+        self.rows.iter().map(|place| Part { rows: vec![*place], ..self.clone() })
     }
 }
 
-/// The statements of a question. Rows that are in none of them cannot be asked at all.
-pub(super) fn parts(question: &Question) -> Vec<Part> {
+/// The statements of questions that ask alike. Rows that are in none of them cannot be asked at all.
+pub(super) fn parts(questions: &[&Question]) -> Vec<Part> {
     let mut parts: Vec<Part> = Vec::new();
-    for (row, text) in question.rows.iter().enumerate() {
-        let Some(form) = form(question, text) else { continue };
-        match parts.iter_mut().find(|part| part.form == form) {
-            Some(part) => part.rows.push(row),
-            None => {
-                let parameters = if form == Form::Current { 2 } else { 1 };
-                parts.push(Part { sql: sql(question, form), rows: vec![row], parameters, form });
+    for (n, question) in questions.iter().enumerate() {
+        for (row, text) in question.rows.iter().enumerate() {
+            let Some(form) = form(question, text) else { continue };
+            let place = Place { question: n, row };
+            // What is asked of the table is asked of one transaction's rows.
+            let xid = question.xid.filter(|_| form == Form::Current);
+            match parts.iter_mut().find(|part| part.form == form && part.xid == xid) {
+                Some(part) => part.rows.push(place),
+                None => {
+                    let same = parts.iter().find(|part| part.form == form).map(|part| Arc::clone(&part.sql));
+                    let sql = same.unwrap_or_else(|| sql(question, form).into());
+                    parts.push(Part { sql, rows: vec![place], form, xid });
+                }
             }
         }
     }
@@ -121,8 +138,51 @@ fn sql(question: &Question, form: Form) -> String {
 }
 
 /// The array literal, typed. Given as text, so that the driver need not know the table's type.
+///
+/// A literal names no columns: it is read only while the table has those that it was written for, else there are no
+/// rows at all. Where as many were added as dropped nothing else would tell. (A change of columns between this look and
+/// the reading of the literal is an error: the statement was planned for a row type of another length.) The sub-select also
+/// keeps the planner from reading the literal for an estimate, before anything was looked at.
 fn array_parameter(relation: &Relation) -> String {
-    format!("$1::pg_catalog.text::{}[]", relation.sql_name())
+    let table = relation.id.0;
+    // Attributes stay when they are dropped, so up to this one each has its row to be compared.
+    let last = relation.columns.iter().map(|column| column.attnum).max().unwrap_or(0);
+    format!(
+        "(SELECT $1::pg_catalog.text FROM pg_catalog.pg_class AS c WHERE c.oid = {table} AND c.relname = {} \
+         AND c.relnamespace = {}::pg_catalog.regnamespace AND c.relnatts >= {last} AND NOT EXISTS (SELECT FROM pg_catalog.pg_attribute AS a \
+         WHERE a.attrelid = {table} AND a.attnum > 0 AND ({}) IS NOT TRUE))::{}[]",
+        quote_literal(&relation.name),
+        quote_literal(&quote_identifier(&relation.schema)),
+        is_known(relation),
+        relation.sql_name()
+    )
+}
+
+/// Whether the attribute `a` is as the catalog has it, or dropped.
+fn is_known(relation: &Relation) -> String {
+    let column = |column: &Column| {
+        let Column { attnum, type_oid, name, .. } = column;
+        format!("WHEN {attnum} THEN a.atttypid = {type_oid} AND a.attname = {}", quote_literal(name))
+    };
+    let columns: Vec<String> = relation.columns.iter().map(column).collect();
+    match columns.is_empty() {
+        true => "a.attisdropped".to_owned(),
+        false => format!("CASE a.attnum {} ELSE a.attisdropped END", columns.join(" ")),
+    }
+}
+
+/// The table's columns at present, a line for each: number, type, name. With its length no name can pass for two lines.
+pub(super) fn columns_of(table: u32) -> String {
+    format!(
+        "SELECT pg_catalog.string_agg(pg_catalog.concat_ws(' ', a.attnum, a.atttypid, \
+         pg_catalog.length(a.attname::pg_catalog.text), a.attname), e'\\n' ORDER BY a.attnum) \
+         FROM pg_catalog.pg_attribute AS a WHERE a.attrelid = {table} AND a.attnum > 0 AND NOT a.attisdropped"
+    )
+}
+
+/// Whatever `standard_conforming_strings` is.
+pub(super) fn quote_literal(text: &str) -> String {
+    format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
 }
 
 /// The rows with their generated columns filled in, still of the table's type.

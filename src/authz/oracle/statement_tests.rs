@@ -1,47 +1,8 @@
 use std::sync::Arc;
 
 use super::*;
+use crate::authz::oracle::sample::{relation, row, set};
 use crate::authz::{Identity, OraclePlan};
-use crate::catalog::{Generated, Publish, RelationKind, ReplicaIdentity};
-use crate::wal::pgoutput::RelationId;
-
-fn relation() -> Arc<Relation> {
-    let column = |attnum: i16, name: &str, generated: Option<&str>| Column {
-        attnum,
-        name: name.into(),
-        type_oid: 25,
-        type_modifier: -1,
-        generated: generated.map(|expression| Generated { stored: true, expression: Some(expression.into()) }),
-        collation: None,
-        acl: vec![],
-    };
-    Arc::new(Relation {
-        id: RelationId(1),
-        schema: "s".into(),
-        name: "t\"x".into(),
-        kind: RelationKind::Table,
-        owner: 10,
-        row_security: true,
-        force_row_security: false,
-        replica_identity: ReplicaIdentity::Default,
-        columns: vec![column(1, "id", None), column(2, "body", None), column(3, "gen", Some("lower(body)"))],
-        primary_key: vec![ColumnIndex(0)],
-        identity_key: vec![ColumnIndex(0)],
-        acl: vec![],
-        policies: vec![],
-        publish: Publish { insert: true, update: true, delete: true },
-        followed: crate::catalog::Followed::Whole,
-        leaves: Vec::new(),
-    })
-}
-
-fn set(columns: &[u16]) -> ColumnSet {
-    columns.iter().map(|column| ColumnIndex(*column)).collect()
-}
-
-fn row(missing: &[u16]) -> RowText {
-    RowText { literal: "(1,,)".into(), missing: set(missing), is_new: true }
-}
 
 /// A policy that reads these columns, asked of these rows.
 fn question(reads: Option<&[u16]>, rows: Vec<RowText>) -> Question {
@@ -58,24 +19,49 @@ fn question(reads: Option<&[u16]>, rows: Vec<RowText>) -> Question {
     Question { xid: Some(7), relation, asked, rows }
 }
 
+fn parts_of(question: &Question) -> Vec<Part> {
+    parts(&[question])
+}
+
 fn forms(question: &Question) -> Vec<(Form, Vec<usize>)> {
-    parts(question).into_iter().map(|part| (part.form, part.rows)).collect()
+    let rows = |part: Part| (part.form, part.rows.iter().map(|place| place.row).collect());
+    parts_of(question).into_iter().map(rows).collect()
 }
 
 #[test]
 fn whole_images_are_asked_in_one_statement() {
-    let parts = parts(&question(Some(&[0]), vec![row(&[]), row(&[2]), row(&[1, 2])]));
-    assert_eq!(parts.len(), 1, "what is missing is not read");
-    let sql = r#"SELECT (SELECT pg_catalog.pg_current_snapshot()::pg_catalog.text), (((x))) FROM pg_catalog.unnest($1::pg_catalog.text::"s"."t""x"[]) AS "t""x""#;
-    assert_eq!(parts[0].sql, sql);
-    assert_eq!(parts[0].rows, [0, 1, 2]);
+    let asked = question(Some(&[0]), vec![row(&[]), row(&[2]), row(&[1, 2])]);
+    assert_eq!(forms(&asked), [(Form::Image, vec![0, 1, 2])], "what is missing is not read");
+    let sql = &parts_of(&asked)[0].sql;
+    let expected = r#"SELECT (SELECT pg_catalog.pg_current_snapshot()::pg_catalog.text), (((x))) FROM pg_catalog.unnest((SELECT $1::pg_catalog.text FROM"#;
+    assert!(sql.starts_with(expected), "{sql}");
+    let columns = r#"CASE a.attnum WHEN 1 THEN a.atttypid = 25 AND a.attname = E'id' WHEN 2 THEN a.atttypid = 25 AND a.attname = E'body' WHEN 3 THEN a.atttypid = 25 AND a.attname = E'gen' ELSE a.attisdropped END) IS NOT TRUE))::"s"."t""x"[]) AS "t""x""#;
+    assert!(sql.ends_with(columns), "{sql}");
+}
+
+#[test]
+fn rows_of_several_questions_are_told_apart_by_their_place() {
+    let (one, two) = (question(Some(&[1]), vec![row(&[]), row(&[1])]), question(Some(&[1]), vec![row(&[1]), row(&[])]));
+    let two = Question { xid: Some(8), ..two };
+    let place = |question, row| Place { question, row };
+    let asked = parts(&[&one, &two]);
+    let places: Vec<_> = asked.iter().map(|part| (part.form, part.xid, part.rows.clone())).collect();
+    let expected = [
+        (Form::Image, None, vec![place(0, 0), place(1, 1)]),
+        (Form::Current, Some(7), vec![place(0, 1)]),
+        (Form::Current, Some(8), vec![place(1, 0)]),
+    ];
+    assert_eq!(places, expected, "the table is asked for one transaction's rows at a time");
+    assert_eq!(asked[2].bind(&[&one, &two]).unwrap()[1], "8");
+    assert_eq!(asked[1].sql, asked[2].sql);
+    assert_eq!(asked[0].bind(&[&one]), None, "a question is not there");
 }
 
 #[test]
 fn generated_columns_are_computed_where_their_sources_are_known() {
     let asked = question(Some(&[2]), vec![row(&[2]), row(&[]), row(&[1, 2])]);
     assert_eq!(forms(&asked), [(Form::Computed, vec![0]), (Form::Image, vec![1]), (Form::Current, vec![2])]);
-    let sql = &parts(&asked)[0].sql;
+    let sql = &parts_of(&asked)[0].sql;
     assert!(sql.contains(r#"SELECT ROW("t""x"."id", "t""x"."body", (lower(body)))::"s"."t""x" FROM"#), "{sql}");
 }
 
@@ -87,13 +73,13 @@ fn an_unknown_reader_reads_everything() {
 #[test]
 fn the_table_is_asked_only_for_new_rows_with_their_key_and_transaction() {
     let asked = question(Some(&[1]), vec![row(&[1])]);
-    let part = &parts(&asked)[0];
-    assert_eq!(part.bind(&asked), [r#"{"(1,,)"}"#, "7"]);
+    let part = &parts_of(&asked)[0];
+    assert_eq!(part.bind(&[&asked]).unwrap(), [r#"{"(1,,)"}"#, "7"]);
     assert!(part.sql.contains(r#"walcast_now."id" = "t""x"."id" AND walcast_now.xmin = $2"#), "{}", part.sql);
-    assert!(parts(&question(Some(&[1]), vec![row(&[0, 1])])).is_empty(), "no key");
+    assert!(parts_of(&question(Some(&[1]), vec![row(&[0, 1])])).is_empty(), "no key");
     let old = RowText { is_new: false, ..row(&[1]) };
-    assert!(parts(&question(Some(&[1]), vec![old])).is_empty(), "an old row");
-    assert!(parts(&Question { xid: None, ..asked.clone() }).is_empty(), "no transaction");
+    assert!(parts_of(&question(Some(&[1]), vec![old])).is_empty(), "an old row");
+    assert!(parts_of(&Question { xid: None, ..asked.clone() }).is_empty(), "no transaction");
     let filter = Asked::Filter { role: "r".into(), expression: "x".into(), columns: Some(set(&[1])) };
-    assert!(parts(&Question { asked: filter, ..asked }).is_empty(), "not a policy");
+    assert!(parts_of(&Question { asked: filter, ..asked }).is_empty(), "not a policy");
 }

@@ -15,9 +15,10 @@ use tokio_util::sync::CancellationToken;
 use super::OracleConfig;
 use super::connect::Connect;
 use super::error::OracleError;
-use super::flight::{Next, Script, conclude};
+use super::flight::{Next, Reply, Script, conclude};
 use super::job::{Job, Work};
-use super::queue::{Lane, Queue};
+use super::queue::{Batch, Hold, Lane, Queue};
+use super::reshape::reshape;
 use super::session::{OpenError, Session};
 use super::trouble::{Trouble, cast_refused, refused, role_refused};
 use crate::authz::metrics::{AuthzMetrics, LaneLabel, LaneName};
@@ -45,9 +46,11 @@ pub(super) struct Worker {
 }
 
 struct Flight {
-    job: Job,
+    jobs: Vec<Job>,
+    /// Others that ask alike wait while this is kept.
+    _hold: Option<Hold>,
     script: Script,
-    replies: BoxFuture<'static, Vec<Result<Vec<Vec<tokio_postgres::Row>>, Trouble>>>,
+    replies: BoxFuture<'static, Vec<Reply>>,
     /// When it became its session's turn.
     since: Instant,
 }
@@ -141,7 +144,7 @@ impl Worker {
         self.up.fetch_sub(1, Ordering::Relaxed);
         // What was behind the head has done nothing wrong: it is asked elsewhere, in its order.
         for flight in flights.into_iter().rev() {
-            self.queue.push_again(flight.job);
+            self.push_again(flight.jobs);
         }
         match end {
             End::Shutdown => {}
@@ -172,8 +175,8 @@ impl Worker {
     async fn serve(&self, session: &mut Session, flights: &mut VecDeque<Flight>, shutdown: &CancellationToken) -> End {
         loop {
             while flights.len() < self.depth() {
-                let Some(job) = self.queue.take(self.lane, !flights.is_empty()) else { break };
-                if let Some(end) = self.launch(job, session, flights).await {
+                let Some(batch) = self.queue.take(self.lane, !flights.is_empty()) else { break };
+                if let Some(end) = self.launch(batch, session, flights).await {
                     return end;
                 }
             }
@@ -199,90 +202,152 @@ impl Worker {
                     }
                 }
                 () = tokio::time::sleep_until(deadline) => {
-                    return flights.pop_front().map_or(End::Overdue(None), |flight| self.overdue(flight.job));
+                    return flights.pop_front().map_or(End::Overdue(None), |flight| self.overdue(flight.jobs));
                 }
                 () = self.queue.wait(self.lane, false), if room => {}
             }
         }
     }
 
-    /// Puts a question to the session behind those in flight.
-    async fn launch(&self, job: Job, session: &mut Session, flights: &mut VecDeque<Flight>) -> Option<End> {
-        if self.lane == Lane::Slow && self.queue.is_silent(&job.key) && job.asked_at.elapsed() > self.config.timeout {
-            self.timed_out(job);
-            return None;
+    /// Puts questions that ask alike to the session, behind those in flight.
+    async fn launch(&self, batch: Batch, session: &mut Session, flights: &mut VecDeque<Flight>) -> Option<End> {
+        let (mut jobs, hold) = batch.into_parts();
+        if self.lane == Lane::Slow {
+            let is_late =
+                |job: &mut Job| self.queue.is_silent(&job.key) && job.asked_at.elapsed() > self.config.timeout;
+            jobs.extract_if(.., is_late).for_each(|job| self.timed_out(job));
         }
-        let script = Script::of(&job);
+        if jobs.iter().any(|job| job.misfits) {
+            // A round trip of its own: those in flight first.
+            if let Some(end) = self.land_all(session, flights).await {
+                self.push_again(jobs);
+                return Some(end);
+            }
+            match self.fit(jobs, session).await {
+                Ok(fitting) => jobs = fitting,
+                Err(end) => return Some(end),
+            }
+        }
+        let script = Script::of(&jobs)?;
         if !script.is_prepared(session) {
-            // Preparing takes round trips inside a transaction: those in flight first.
-            while !flights.is_empty() {
-                let replies = {
-                    let head = flights.front_mut()?;
-                    tokio::time::timeout_at(head.since + self.patience(), &mut head.replies).await
-                };
-                let end = match replies {
-                    Ok(replies) => self.land(replies, session, flights),
-                    Err(_) => Some(self.overdue(flights.pop_front()?.job)),
-                };
-                if end.is_some() {
-                    self.queue.push_again(job);
-                    return end;
-                }
+            // Preparing takes round trips inside a transaction.
+            if let Some(end) = self.land_all(session, flights).await {
+                self.push_again(jobs);
+                return Some(end);
             }
             match tokio::time::timeout(self.patience(), script.prepare(session)).await {
                 Ok(Ok(())) => {}
-                Ok(Err(trouble)) => return self.not_prepared(job, trouble, session),
-                Err(_) => return Some(self.overdue(job)),
+                Ok(Err(trouble)) => return self.not_prepared(jobs, trouble, session),
+                Err(_) => return Some(self.overdue(jobs)),
             }
         }
-        let Some(mut replies) = script.send(&job, session) else {
+        let Some(mut replies) = script.send(&jobs, session) else {
             // More statements in one question than a session keeps: never so, but it must not be asked for ever.
-            job.fail(OracleError::Overloaded);
+            jobs.into_iter().for_each(|job| job.fail(OracleError::Overloaded));
             return None;
         };
+        self.metrics.statements.inc_by(script.row_statements() as u64);
         // Polled once, it is sent; its turn among the replies comes when it is the head.
         let sent = poll_fn(|cx| Poll::Ready(replies.as_mut().poll(cx))).await;
         if let Poll::Ready(done) = sent {
             replies = Box::pin(std::future::ready(done));
         }
-        flights.push_back(Flight { job, script, replies, since: Instant::now() });
+        flights.push_back(Flight { jobs, _hold: hold, script, replies, since: Instant::now() });
         None
     }
 
+    /// Waits for everything in flight.
+    async fn land_all(&self, session: &mut Session, flights: &mut VecDeque<Flight>) -> Option<End> {
+        while let Some(head) = flights.front_mut() {
+            let replies = tokio::time::timeout_at(head.since + self.patience(), &mut head.replies).await;
+            let end = match replies {
+                Ok(replies) => self.land(replies, session, flights),
+                Err(_) => Some(self.overdue(flights.pop_front()?.jobs)),
+            };
+            if end.is_some() {
+                return end;
+            }
+        }
+        None
+    }
+
+    /// Rewrites questions for the columns that their table has by now, as far as there is anything to ask of it.
+    async fn fit(&self, jobs: Vec<Job>, session: &Session) -> Result<Vec<Job>, End> {
+        let mut fitting = Vec::with_capacity(jobs.len());
+        let mut jobs = VecDeque::from(jobs);
+        while let Some(mut job) = jobs.pop_front() {
+            let Work::Ask { question, .. } = &mut job.work else { continue };
+            let looked = tokio::time::timeout(self.patience(), session.columns(question.relation.id.0)).await;
+            let (snapshot, columns) = match looked {
+                Ok(Ok(looked)) => looked,
+                Ok(Err(trouble)) => {
+                    self.push_again(jobs.into());
+                    let ordered = matches!(trouble, Trouble::Lost { ordered: true });
+                    self.lost(job, ordered, session);
+                    return Err(End::Lost);
+                }
+                Err(_) => {
+                    self.push_again(jobs.into());
+                    return Err(self.overdue(vec![job]));
+                }
+            };
+            if question.xid.is_some_and(|xid| !snapshot.sees(xid)) {
+                // The columns may be those before its own transaction.
+                self.metrics.visibility_waits.inc();
+                self.queue.push_later(job);
+                continue;
+            }
+            match columns.and_then(|columns| reshape(question, &columns)) {
+                Some(reshaped) => {
+                    *question = reshaped;
+                    job.misfits = false;
+                    fitting.push(job);
+                }
+                None => {
+                    self.metrics.questions_failed.inc();
+                    job.fail(OracleError::ColumnGone);
+                }
+            }
+        }
+        Ok(fitting)
+    }
+
     /// The head's replies are there.
-    fn land(
-        &self,
-        replies: Vec<Result<Vec<Vec<tokio_postgres::Row>>, Trouble>>,
-        session: &mut Session,
-        flights: &mut VecDeque<Flight>,
-    ) -> Option<End> {
-        let Flight { job, script, since, .. } = flights.pop_front()?;
+    fn land(&self, replies: Vec<Reply>, session: &mut Session, flights: &mut VecDeque<Flight>) -> Option<End> {
+        let Flight { jobs, script, since, _hold, .. } = flights.pop_front()?;
         if let Some(next) = flights.front_mut() {
             next.since = Instant::now();
         }
-        let key = job.key.clone();
+        let key = jobs.first()?.key.clone();
         if replies.iter().any(|reply| reply.as_ref().is_err_and(Trouble::is_of_the_schema)) {
             script.forget(session);
         }
-        if self.lane == Lane::Slow {
-            let quick = since.elapsed() < self.config.slow_after / 2;
-            if quick { self.queue.mark_quick(&key) } else { self.queue.mark_slow(&key, false) }
-        }
-        match conclude(job, &script, replies, &self.metrics) {
-            Next::Done => None,
-            Next::Later(job) => {
-                self.queue.push_later(job);
-                None
-            }
-            Next::Again(job) => {
-                self.queue.push_again(job);
-                None
-            }
-            Next::Lost { job, ordered } => {
-                self.lost(job, ordered, session);
-                Some(End::Lost)
+        match self.lane {
+            Lane::Slow if since.elapsed() < self.config.slow_after / 2 => self.queue.mark_quick(&key),
+            Lane::Slow => self.queue.mark_slow(&key, false),
+            Lane::Fast => {
+                let rows = jobs.iter().map(|job| job.share().0).sum();
+                self.queue.pace(&key, rows, since.elapsed(), self.config.slow_after);
             }
         }
+        let mut end = None;
+        // The last one first: what is asked again goes to the head of its lane.
+        for next in conclude(jobs, &script, replies, &self.metrics).into_iter().rev() {
+            match next {
+                Next::Later(job) => self.queue.push_later(job),
+                Next::Again(job) => self.queue.push_again(job),
+                Next::Lost { job, ordered } => {
+                    self.lost(job, ordered, session);
+                    end = Some(End::Lost);
+                }
+            }
+        }
+        end
+    }
+
+    /// In their order, before all others.
+    fn push_again(&self, jobs: Vec<Job>) {
+        jobs.into_iter().rev().for_each(|job| self.queue.push_again(job));
     }
 
     /// The session has ended with this question at its head. Sessions that go down together are one loss, or a question
@@ -302,16 +367,27 @@ impl Worker {
     }
 
     /// The head has kept its session for too long.
-    fn overdue(&self, job: Job) -> End {
+    fn overdue(&self, mut jobs: Vec<Job>) -> End {
+        let Some(first) = jobs.first() else { return End::Overdue(None) };
         match self.lane {
-            Lane::Fast => {
-                tracing::info!(relation = ?job.key.relation, role = %job.key.role, "a slow policy goes to the slow lane");
-                self.metrics.slow_questions.inc();
-                self.queue.mark_slow(&job.key, false);
-                self.queue.push_again(job);
+            Lane::Fast if jobs.len() > 1 => {
+                // Each may be quick: alone they show it.
+                let rows = jobs.iter().map(|job| job.share().0).sum();
+                self.queue.pace(&first.key, rows, self.config.slow_after, self.config.slow_after);
+                jobs.iter_mut().for_each(|job| job.alone = true);
+                self.push_again(jobs);
                 End::Overdue(None)
             }
-            Lane::Slow => End::Overdue(Some(Box::new(job))),
+            Lane::Fast => {
+                let key = &first.key;
+                tracing::info!(relation = ?key.relation, role = %key.role, "a slow policy goes to the slow lane");
+                self.metrics.slow_questions.inc();
+                self.queue.mark_slow(key, false);
+                self.push_again(jobs);
+                End::Overdue(None)
+            }
+            // There every question is alone.
+            Lane::Slow => End::Overdue(jobs.pop().map(Box::new)),
         }
     }
 
@@ -321,29 +397,42 @@ impl Worker {
         job.fail(OracleError::Timeout(self.config.timeout));
     }
 
-    /// The question could not even be prepared.
-    fn not_prepared(&self, mut job: Job, trouble: Trouble, session: &Session) -> Option<End> {
-        let error = match trouble {
-            Trouble::Lost { ordered } => {
+    /// The questions could not even be prepared.
+    fn not_prepared(&self, mut jobs: Vec<Job>, trouble: Trouble, session: &Session) -> Option<End> {
+        let merged = jobs.len() > 1;
+        if let Trouble::Lost { ordered } = trouble {
+            for mut job in jobs.into_iter().rev() {
+                job.alone |= merged;
                 self.lost(job, ordered, session);
-                return Some(End::Lost);
             }
-            Trouble::Transient(_) if job.transients == 0 => {
-                job.transients += 1;
-                self.queue.push_again(job);
-                return None;
+            return Some(End::Lost);
+        }
+        // One of them may need a statement that the others do not.
+        let apart = merged && !matches!(trouble, Trouble::Role(_));
+        let once_more = matches!(trouble, Trouble::Transient(_)) && jobs.iter().all(|job| job.transients == 0);
+        if apart || once_more {
+            for job in &mut jobs {
+                job.alone |= apart;
+                job.transients += u32::from(!apart);
             }
-            Trouble::Transient(db) | Trouble::Statement(db) => {
-                if let Work::Cast { reply, .. } = job.work {
-                    drop(reply.send(Err(cast_refused(&db))));
-                    return None;
+            self.push_again(jobs);
+            return None;
+        }
+        for job in jobs {
+            let error = match &trouble {
+                Trouble::Role(db) => role_refused(&job.key.role, db),
+                Trouble::Transient(db) | Trouble::Statement(db) => {
+                    if let Work::Cast { reply, .. } = job.work {
+                        drop(reply.send(Err(cast_refused(db))));
+                        continue;
+                    }
+                    refused(db)
                 }
-                refused(&db)
-            }
-            Trouble::Role(db) => role_refused(&job.key.role, &db),
-        };
-        self.metrics.questions_failed.inc();
-        job.fail(error);
+                Trouble::Lost { .. } => OracleError::SessionLost,
+            };
+            self.metrics.questions_failed.inc();
+            job.fail(error);
+        }
         None
     }
 }

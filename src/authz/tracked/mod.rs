@@ -83,6 +83,11 @@ impl Tables {
         }
     }
 
+    /// How many can be decided by.
+    pub fn serving(&self) -> usize {
+        self.tables.values().filter(|slot| !slot.hidden).count()
+    }
+
     /// Hidden ones, too.
     pub fn iter(&self) -> impl Iterator<Item = (RelationId, &Table)> {
         self.tables.iter().map(|(relation, slot)| (*relation, &slot.table))

@@ -56,6 +56,17 @@ pub enum Refused {
 }
 
 impl Shape {
+    /// The columns that are kept, ascending.
+    pub fn columns(&self) -> &[ColumnIndex] {
+        &self.columns
+    }
+
+    /// The type of a column whose values are kept.
+    pub fn datum_type(&self, column: ColumnIndex) -> Option<&DatumType> {
+        let place = self.columns.binary_search(&column).ok()?;
+        self.kept.get(place)?.datum_type.as_ref()
+    }
+
     /// What the needs of all programs for one relation add up to.
     pub fn of(catalog: &Catalog, id: RelationId, needs: &[&Need]) -> Result<Shape, Refused> {
         let relation = catalog.any_relation(id).ok_or(Refused::Unknown)?;

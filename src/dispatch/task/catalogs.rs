@@ -13,6 +13,7 @@ use crate::catalog::{Catalog, Relation, SessionReading};
 use crate::change::assembler::DdlLog;
 use crate::channels::system;
 use crate::dispatch::hint;
+use crate::dispatch::judging::Before;
 use crate::dispatch::subscribers::Bind;
 use crate::dispatch::updates::Due;
 use crate::wal::Lsn;
@@ -70,9 +71,11 @@ impl Dispatch {
         let Phase::Waiting(work, _) = std::mem::replace(&mut self.phase, Phase::Reading) else { return Ok(()) };
         let update = update.ok_or(Error::NoCatalog)?;
         let header = work.transaction.header;
+        let catalog = Arc::clone(&self.catalog);
         if let Some(catalog) = self.updates.loaded(update, header.xid, self.position) {
             self.apply(catalog);
         }
+        self.began_with(catalog);
         self.begin_work(work);
         Ok(())
     }
@@ -120,6 +123,13 @@ impl Dispatch {
         self.facts.catalog_changed(self.catalog.version);
         self.catalogs.send_replace(Arc::clone(&self.catalog));
         self.rebind(&previous);
+    }
+
+    /// The catalog at the start of the transaction that comes to work, which may have changed it.
+    pub(super) fn began_with(&mut self, catalog: Arc<Catalog>) {
+        if !Arc::ptr_eq(&catalog, &self.catalog) {
+            self.before = Some(Before { catalog, access: self.access.fork() });
+        }
     }
 
     /// Gives the previous one. Whatever depends on the catalog alone is worked out anew.

@@ -5,9 +5,10 @@ use tokio::time::Instant;
 
 use super::Dispatch;
 use crate::authz::tracked::LoaderHandle;
-use crate::catalog::ColumnSet;
-use crate::change::Transaction;
+use crate::change::assembler::Error as StreamFault;
+use crate::change::{Row, Transaction};
 use crate::dispatch::tracking::{Event, Since};
+use crate::wal::pgoutput::{RelationId, Tuple};
 
 impl Dispatch {
     /// Gives the task that reads tables; without it none are tracked.
@@ -18,7 +19,8 @@ impl Dispatch {
     /// If plans were made, what all of them need from now on, in place of what they needed.
     pub(super) fn track_needs(&mut self) {
         let Some(mut needs) = self.access.take_needs() else { return };
-        needs.extend(self.tracking.delete_needs(&self.catalog, |_| ColumnSet::default()));
+        let filters = |relation| self.subscribers.filter_columns(relation);
+        needs.extend(self.tracking.delete_needs(&self.catalog, filters));
         if needs.is_empty() && self.tracking.is_empty() {
             return;
         }
@@ -61,6 +63,15 @@ impl Dispatch {
             let log = std::mem::take(&mut transaction.tracked);
             self.tracking.apply(&transaction.header, transaction.sequence, &log, Instant::now());
         }
+    }
+
+    /// More of a deleted row than the stream says, where the table is kept.
+    pub(super) fn kept_row(&self, relation: RelationId, key: &Tuple) -> Result<Option<Row>, StreamFault> {
+        if self.tracking.is_empty() {
+            return Ok(None);
+        }
+        let kept = self.tracking.kept_row(self.relations.get(relation)?, key);
+        Ok(kept.zip(self.catalog.relation(relation)).map(|(kept, relation)| kept.into_row(relation)))
     }
 
     pub(super) fn finish_tracked(&mut self) {

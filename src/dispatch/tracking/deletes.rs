@@ -1,10 +1,15 @@
 //! Keys for deletes: a published table kept like one that policies read, so that a DELETE of which the stream has the
 //! bare key is judged by the row that it removed.
 
+use std::sync::Arc;
+
+use crate::authz::policy::decode::encode;
 use crate::authz::policy::failure::Undecided;
 use crate::authz::policy::{DatumType, Failure, Need, Row, Value};
 use crate::authz::tracked::{Table, TrackedRow};
 use crate::catalog::{Catalog, ColumnIndex, ColumnSet, Relation};
+use crate::change::{self, Layout};
+use crate::wal::pgoutput::Tuple;
 
 /// `schema.table` of `--delete-index`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +48,43 @@ pub struct KeptRow<'a>(pub &'a Table, pub &'a TrackedRow);
 impl Row for KeptRow<'_> {
     fn value(&self, column: ColumnIndex) -> Result<&Value, Failure> {
         self.0.value(self.1, column).ok_or(Failure::Undecided(Undecided::ColumnMissing(column)))
+    }
+}
+
+/// Values of a kept row, by column, as text of the stream.
+pub struct KeptText(Vec<(ColumnIndex, Option<String>)>);
+
+impl KeptText {
+    /// `None` where the value has no text that is sure: the column counts as not kept.
+    pub(super) fn of(table: &Table, row: &TrackedRow) -> KeptText {
+        let shape = table.shape();
+        let text = |column: &ColumnIndex| {
+            let datum_type = shape.datum_type(*column)?;
+            let text = match table.value(row, *column)? {
+                Value::Null => None,
+                // Under UTC, as the stream has it.
+                Value::Timestamptz(at) => {
+                    Some(format!("{}+00", encode(&DatumType::Timestamp, &Value::Timestamp(*at)).ok()?))
+                }
+                value => Some(encode(datum_type, value).ok()?),
+            };
+            Some((*column, text))
+        };
+        KeptText(shape.columns().iter().filter_map(text).collect())
+    }
+
+    /// An old row of which these columns are known.
+    pub fn into_row(self, relation: &Arc<Relation>) -> change::Row {
+        let mut positions = vec![None; relation.columns.len()];
+        for ((column, _), position) in self.0.iter().zip(0..) {
+            if let Some(place) = positions.get_mut(usize::from(column.0)) {
+                *place = Some(position);
+            }
+        }
+        let is_key = positions.iter().map(Option::is_some).collect();
+        let layout = Arc::new(Layout { relation: Arc::clone(relation), positions: positions.into(), is_key });
+        let tuple = Tuple::from_values(self.0.iter().map(|(_, text)| text.as_deref().map(str::as_bytes)));
+        change::Row { layout, tuple, key_only: true }
     }
 }
 

@@ -22,6 +22,7 @@ pub struct ReasonLabel {
 pub struct TrackingMetrics {
     pub rows: Family<TableLabel, Gauge>,
     pub bytes: Family<TableLabel, Gauge>,
+    pub serving: Gauge,
     pub loads: Counter,
     pub broken: Family<ReasonLabel, Counter>,
 }
@@ -30,6 +31,8 @@ impl TrackingMetrics {
     pub fn register(&self, registry: &mut Registry) {
         registry.register("tracked_rows", "Rows kept of a table that policies read", self.rows.clone());
         registry.register("tracked_bytes", "Memory that they take, about", self.bytes.clone());
+        let help = "Tables that policies can be decided by: loaded, and as current as the stream";
+        registry.register("tracked_serving", help, self.serving.clone());
         registry.register("tracked_loads", "Tables that were read as a whole", self.loads.clone());
         let help = "Tables that had to be read again because what was kept of them was not whole";
         registry.register("tracked_broken", help, self.broken.clone());

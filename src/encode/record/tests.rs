@@ -101,7 +101,15 @@ impl Table {
     }
 
     fn change(&self, operation: Operation, new: Option<Row>, old: OldRow) -> Change {
-        Change { relation: self.relation.clone(), operation, new, old, index: 0, commit_timestamp: COMMITTED }
+        Change {
+            relation: self.relation.clone(),
+            operation,
+            new,
+            old,
+            kept: None,
+            index: 0,
+            commit_timestamp: COMMITTED,
+        }
     }
 
     fn shape(&self) -> RecordShape {

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::persons::Person;
 use super::tables::Table;
-use crate::support::client::{Client, Vsn, all_of};
+use crate::support::client::{Client, Vsn, all_of, topic};
 use crate::support::relay::Relay;
 
 /// One event, as far as it is judged.
@@ -42,6 +42,13 @@ impl Audience {
         let heard = join_all(self.listeners.iter_mut().map(|listener| hear(listener, mark))).await;
         self.system_messages += heard.iter().map(|(_, messages)| messages).sum::<usize>();
         heard.into_iter().map(|(events, _)| events).collect()
+    }
+
+    /// A new token for one of them, which holds when this returns.
+    pub(super) async fn renew(&mut self, number: usize, person: &Person) {
+        let listener = &mut self.listeners[number];
+        listener.push(&topic("history"), "access_token", json!({ "access_token": person.token })).await;
+        listener.heartbeat().await;
     }
 
     pub(super) fn system_messages(&self) -> usize {

@@ -15,12 +15,21 @@ use super::truth::Truth;
 pub(super) enum Undo {
     EnableRowSecurity(usize),
     Grant(usize, &'static str),
+    GrantMembers(&'static str),
 }
 
 #[derive(Default)]
 pub(super) struct Ddl {
     undo: Vec<Undo>,
     added: usize,
+    members: Members,
+}
+
+/// The state of the inner table that most policies read.
+#[derive(Default)]
+struct Members {
+    row_security: bool,
+    whole_old: bool,
 }
 
 /// Statements, and the tables whose decisions change with them.
@@ -31,13 +40,20 @@ pub(super) struct Statement {
 }
 
 impl Ddl {
+    /// `lopsided`: a table whose policies say hardly anything but yes, or no, and need others.
     pub(super) async fn choose(
         &mut self,
         rng: &mut StdRng,
         truth: &Truth,
         persons: &[Person],
         tables: &mut [Table],
+        lopsided: Option<usize>,
     ) -> Statement {
+        if let Some(number) = lopsided {
+            let policies = choose(rng, truth, persons, &tables[number]).await;
+            let sql = replace_policies(&mut tables[number], policies);
+            return Statement { sql, touched: vec![number], what: "policies" };
+        }
         if !self.undo.is_empty() && rng.random_bool(0.6) {
             return self.put_back(tables);
         }
@@ -45,7 +61,7 @@ impl Ddl {
         let table = &mut tables[number];
         let name = table.name.clone();
         let one = |what, sql| Statement { sql, touched: vec![number], what };
-        match rng.random_range(0..12) {
+        match rng.random_range(0..15) {
             0..=4 => {
                 let policies = choose(rng, truth, persons, table).await;
                 let sql = replace_policies(table, policies);
@@ -74,10 +90,38 @@ impl Ddl {
                 self.added += 1;
                 one("column", format!("alter table {name} add column added{} text default 'x'", self.added))
             }
-            _ => {
+            11 => {
                 table.whole_old = !table.whole_old;
                 let identity = if table.whole_old { "full" } else { "default" };
                 one("replica identity", format!("alter table {name} replica identity {identity}"))
+            }
+            _ => {
+                let sql = self.members(rng);
+                Statement { sql, touched: (0..tables.len()).collect(), what: "inner table" }
+            }
+        }
+    }
+
+    fn members(&mut self, rng: &mut StdRng) -> String {
+        match rng.random_range(0..4) {
+            0 => {
+                self.members.row_security = !self.members.row_security;
+                let enable = if self.members.row_security { "enable" } else { "disable" };
+                format!("alter table members {enable} row level security")
+            }
+            1 => {
+                self.members.whole_old = !self.members.whole_old;
+                let identity = if self.members.whole_old { "full" } else { "default" };
+                format!("alter table members replica identity {identity}")
+            }
+            2 => {
+                let role = if rng.random_bool(0.3) { "authenticated" } else { "guest" };
+                self.undo.push(Undo::GrantMembers(role));
+                format!("revoke select on members from {role}")
+            }
+            _ => {
+                self.added += 1;
+                format!("alter table members add column added{} int default 1", self.added)
             }
         }
     }
@@ -86,6 +130,10 @@ impl Ddl {
     fn put_back(&mut self, tables: &mut [Table]) -> Statement {
         let undo = self.undo.pop().expect("the caller has looked");
         let (number, sql, what) = match undo {
+            Undo::GrantMembers(role) => {
+                let touched = (0..tables.len()).collect();
+                return Statement { sql: format!("grant select on members to {role}"), touched, what: "inner table" };
+            }
             Undo::EnableRowSecurity(number) => {
                 tables[number].row_security = true;
                 (number, format!("alter table {} enable row level security", tables[number].name), "row security on")

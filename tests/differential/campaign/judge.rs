@@ -26,6 +26,11 @@ pub(super) struct Committed {
     /// After each later transaction of the same lag: the rows of this one that were still as it left them, and whom
     /// they were shown.
     pub later: Vec<(Rows, Shown)>,
+    /// `later` was asked for.
+    pub is_followed: bool,
+    /// DDL came after it in the same lag: Postgres is asked about the policies as of this commit, whose sub-queries see
+    /// later rows. No SELECT of any moment is that question.
+    pub ddl_follows: bool,
 }
 
 /// How strictly decisions are judged.
@@ -48,6 +53,8 @@ enum Outcome {
     BesideDdl,
     ByPlan,
     Undecided,
+    Mixed,
+    MixedLeak,
     Late,
     Unknown,
     Wrong,
@@ -57,7 +64,8 @@ struct Judge<'a> {
     committed: &'a Committed,
     person: &'a Person,
     number: usize,
-    rule: Rule,
+    /// By table and role.
+    rules: &'a dyn Fn(usize, &'static str) -> Rule,
     /// The relay says that there were questions without an answer.
     undecided: bool,
 }
@@ -67,13 +75,13 @@ pub(super) fn judge(
     committed: &Committed,
     heard: Vec<Vec<Event>>,
     (persons, tables): (&[Person], &[Table]),
-    (rule, undecided): (Rule, bool),
+    (rules, undecided): (&dyn Fn(usize, &'static str) -> Rule, bool),
     tally: &mut Tally,
     context: &str,
 ) {
     let before = tally.wrongs;
     for (number, (person, events)) in persons.iter().zip(heard).enumerate() {
-        let judge = Judge { committed, person, number, rule, undecided };
+        let judge = Judge { committed, person, number, rules, undecided };
         judge.person(events, tables, tally, context);
     }
     if tally.wrongs > before && tally.wrong.len() < 12 {
@@ -180,6 +188,10 @@ impl Judge<'_> {
         }
     }
 
+    fn rule(&self, change: &Change) -> Rule {
+        (self.rules)(change.table, self.person.role)
+    }
+
     fn sees_new(&self, change: &Change) -> bool {
         change.new.is_some_and(|key| self.committed.after[self.number].contains(&(change.table, key)))
     }
@@ -208,13 +220,14 @@ impl Judge<'_> {
         if is_sent && self.committed.after[self.number].with_a_plan.contains(&row) {
             return Outcome::ByPlan;
         }
-        if !is_sent && self.undecided && self.rule != Rule::AsOfCommit {
-            return Outcome::Undecided;
-        }
-        if self.rule != Rule::AskedLater {
+        if self.rule(change) != Rule::AskedLater {
             return Outcome::Wrong;
         }
-        let mut is_gone = false;
+        if !is_sent && self.undecided {
+            return Outcome::Undecided;
+        }
+        // Nobody expected that Postgres would be asked, or the row has changed since.
+        let mut is_gone = !self.committed.is_followed;
         for (rows, shown) in &self.committed.later {
             if !rows.contains(&row) {
                 is_gone = true;
@@ -224,7 +237,12 @@ impl Judge<'_> {
                 return Outcome::Late;
             }
         }
-        if is_gone { Outcome::Unknown } else { Outcome::Wrong }
+        match (is_gone, self.committed.ddl_follows) {
+            (true, _) => Outcome::Unknown,
+            (false, true) if is_sent => Outcome::MixedLeak,
+            (false, true) => Outcome::Mixed,
+            (false, false) => Outcome::Wrong,
+        }
     }
 
     fn is_beside_ddl(&self) -> bool {
@@ -240,10 +258,10 @@ impl Judge<'_> {
         if self.is_beside_ddl() {
             return Outcome::BesideDdl;
         }
-        if !is_sent && self.undecided && self.rule != Rule::AsOfCommit {
+        if !is_sent && self.undecided && self.rule(change) == Rule::AskedLater {
             return Outcome::Undecided;
         }
-        match self.rule {
+        match self.rule(change) {
             Rule::AsOfCommit => Outcome::Wrong,
             Rule::AskedAtOnce if !self.committed.transaction.moves_the_ground => Outcome::Wrong,
             Rule::AskedAtOnce | Rule::AskedLater => Outcome::Unknown,
@@ -269,6 +287,8 @@ impl Judge<'_> {
             Outcome::Right => {}
             Outcome::BesideDdl => tally.beside_ddl += 1,
             Outcome::ByPlan => tally.by_plan += 1,
+            Outcome::Mixed => tally.mixed += 1,
+            Outcome::MixedLeak => tally.mixed_leaks += 1,
             Outcome::Undecided => tally.undecided += 1,
             Outcome::Late => tally.late += 1,
             Outcome::Unknown => tally.unknown += 1,
@@ -282,7 +302,7 @@ impl Judge<'_> {
         let Change { operation, old, new, whole_old, .. } = change;
         let said = format!(
             "{context} ({:?}): {} ({}, {}): {what}: {} {table} {old:?} -> {new:?} (old row whole: {whole_old})\n  under {}",
-            self.rule,
+            self.rule(change),
             self.person.name,
             self.person.role,
             self.person.claims,

@@ -40,6 +40,7 @@ use world::World;
 const DECISIONS: u64 = 3_000;
 /// After so many a history has grown old: another schema.
 const DECISIONS_PER_HISTORY: usize = 30_000;
+const TRANSACTIONS_PER_HISTORY: usize = 400;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_decision_of_a_random_history_is_that_of_a_select() {
@@ -59,7 +60,8 @@ async fn every_decision_of_a_random_history_is_that_of_a_select() {
         let label = format!("WALCAST_DIFFERENTIAL_SEED={history_seed}");
         let mut world = World::new(&cluster, rng, label, &mut tally).await;
         let until = wanted.min(tally.counted() + DECISIONS_PER_HISTORY);
-        while tally.counted() < until && tally.wrongs == 0 {
+        let transactions_max = tally.transactions + TRANSACTIONS_PER_HISTORY;
+        while tally.counted() < until && tally.transactions < transactions_max && tally.wrongs == 0 {
             act(&mut world, &cluster, &mut tally).await;
         }
         tally.system_messages += world.audience.system_messages();
@@ -82,6 +84,9 @@ async fn act(world: &mut World, cluster: &Cluster, tally: &mut Tally) {
     let lag = world.rng.random_range(3..12);
     world.lagging(lag, tally).await;
     world.beside_standby(cluster, 2, tally).await;
+    if world.rng.random_ratio(1, 2) {
+        world.claims_change().await;
+    }
     if world.rng.random_ratio(1, 4) {
         world.roles_change(tally).await;
     }

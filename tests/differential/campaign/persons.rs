@@ -63,6 +63,15 @@ impl Person {
         Person { name, role, claims: payload.to_string(), token, filter }
     }
 
+    /// Another token for the same person: what it says of organizations and roles has changed.
+    pub(super) fn renew(&mut self, rng: &mut StdRng) {
+        let claims: Value = serde_json::from_str(&self.claims).expect("claims are JSON");
+        if let Some(user) = claims["sub"].as_str().filter(|_| claims["aal"].is_string()) {
+            let person = Person::new(self.name.clone(), self.role, ordinary(rng, user), self.filter.take());
+            *self = person;
+        }
+    }
+
     /// The rows of its role are decided by grants alone.
     pub(super) fn is_exempt(&self) -> bool {
         self.role == "service_role"

@@ -1,16 +1,21 @@
 //! What goes on with the relay while transactions commit: it keeps up, it lags, it is restarted, a standby is slow.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use rand::Rng;
+use walcast::authz::{Plan, plan};
+use walcast::catalog::{Relation, loader};
 use walcast::demo::postgres::Cluster;
 
 use super::audience::Audience;
 use super::history::{Taken, Transaction};
 use super::judge::{Committed, Rows, Rule, judge};
+use super::persons::Person;
+use super::tables::Table;
 use super::tally::{Deciders, Tally};
 use super::truth::Keys;
-use super::world::{World, new_keys};
+use super::world::{Compiled, World, new_keys};
 use crate::support::database::connect;
 use crate::support::relay::pause_between_polls;
 use crate::support::scene::{execute, until};
@@ -40,7 +45,12 @@ impl World {
             let transaction = self.draft(&mut taken, tally).await;
             let committed =
                 self.commit(transaction, async |world, sql| execute(&world.database.client, &sql).await).await;
-            self.ask_again(&mut burst, &committed.transaction).await;
+            if self.asks_postgres {
+                self.ask_again(&mut burst, &committed.transaction).await;
+            }
+            if committed.transaction.has_ddl {
+                burst.iter_mut().for_each(|earlier| earlier.ddl_follows = true);
+            }
             burst.push(committed);
         }
         self.relay.thaw();
@@ -145,6 +155,13 @@ impl World {
         *tally.ddl.entry("roles").or_default() += 1;
     }
 
+    /// Somebody has a new token: it counts from the next change on.
+    pub(super) async fn claims_change(&mut self) {
+        let number = self.rng.random_range(0..self.persons.len());
+        self.persons[number].renew(&mut self.rng);
+        self.audience.renew(number, &self.persons[number]).await;
+    }
+
     /// What everybody was sent, against what Postgres said.
     async fn judge_all(&mut self, transactions: Vec<Committed>, mode: &'static str, tally: &mut Tally) {
         let mut heard = Vec::new();
@@ -152,19 +169,46 @@ impl World {
             heard.push(self.audience.until(committed.mark).await);
         }
         let deciders = self.deciders(tally).await;
-        let (asked, undecided) = (deciders.asked_postgres(), deciders.undecided > 0.0);
-        let rule = match (asked, mode) {
-            (false, _) => Rule::AsOfCommit,
-            (true, "lagging") => Rule::AskedLater,
-            (true, _) => Rule::AskedAtOnce,
+        let undecided = deciders.undecided > 0.0;
+        self.asks_postgres |= deciders.asked_postgres();
+        let otherwise = if mode == "lagging" { Rule::AskedLater } else { Rule::AskedAtOnce };
+        let before = Arc::clone(&self.compiled);
+        if transactions.iter().any(|committed| committed.transaction.moves_the_ground) {
+            self.compiled = compiled(&self.database.url, &self.persons, &self.tables).await;
+        }
+        let after = &self.compiled;
+        // Before and after: DDL in between may have made it another.
+        let is_compiled = |pair: &(usize, &str)| before.contains(pair) && after.contains(pair);
+        let rule = |table: usize, role: &'static str| {
+            let in_process = !deciders.asked_postgres() || (deciders.left_open == 0.0 && is_compiled(&(table, role)));
+            if in_process { Rule::AsOfCommit } else { otherwise }
         };
         for (committed, heard) in transactions.iter().zip(heard) {
             let context = format!("{}, {mode}, mark {}", self.label, committed.mark);
-            judge(committed, heard, (&self.persons, &self.tables), (rule, undecided), tally, &context);
+            judge(committed, heard, (&self.persons, &self.tables), (&rule, undecided), tally, &context);
             tally.transactions += 1;
             *tally.modes.entry(mode).or_default() += committed.transaction.changes.len() * self.persons.len();
         }
     }
+}
+
+/// The tables and roles whose policies are decided in-process.
+pub(super) async fn compiled(url: &str, persons: &[Person], tables: &[Table]) -> Compiled {
+    let mut client = connect(url).await;
+    let loaded = loader::load(&mut client, &["supabase_realtime".to_owned()], None).await.expect("the catalog");
+    let catalog = loaded.catalog;
+    let mut compiled = HashSet::new();
+    for (number, table) in tables.iter().enumerate() {
+        let named = |relation: &&Arc<Relation>| relation.schema == "public" && relation.name == table.name;
+        let relation = catalog.relations.values().find(named).expect("a published table");
+        for person in persons {
+            let role = catalog.roles.get(person.role).expect("a person's role");
+            if !matches!(plan(&catalog, relation, role), Plan::Oracle(_)) {
+                compiled.insert((number, person.role));
+            }
+        }
+    }
+    Arc::new(compiled)
 }
 
 /// Whether commits wait for a standby that is not there.

@@ -189,7 +189,7 @@ pub(super) fn change_inner(rng: &mut StdRng, users: &[String]) -> String {
     let (org, room, member) = (rng.random_range(1..=6), rng.random_range(1..=9), user(rng));
     match rng.random_range(0..12) {
         0..=3 if rng.random_bool(0.55) => format!(
-            "insert into members values {} on conflict (org, member) do update set rank = excluded.rank, active = excluded.active",
+            "insert into members (org, member, rank, active) values {} on conflict (org, member) do update set rank = excluded.rank, active = excluded.active",
             member_values(rng, org, &member)
         ),
         0..=3 => format!("delete from members where org = {org} and member = '{member}'"),
@@ -235,7 +235,7 @@ pub(super) fn fill_members(rng: &mut StdRng, users: &[String]) -> String {
             }
         }
     }
-    format!("insert into members values {}", rows.join(", "))
+    format!("insert into members (org, member, rank, active) values {}", rows.join(", "))
 }
 
 pub(super) fn fill_inner(rng: &mut StdRng, users: &[String]) -> String {

@@ -52,6 +52,11 @@ impl Era {
         self.shown + self.denied
     }
 
+    /// It has said long enough the same.
+    pub(super) fn is_lopsided(&self) -> bool {
+        self.row_security && self.decisions() >= DECISIONS_MIN && !is_balanced(self.shown, self.decisions())
+    }
+
     /// It says something: enough of both answers.
     fn counts(&self) -> bool {
         self.row_security && self.decisions() >= DECISIONS_MIN && is_balanced(self.shown, self.decisions())
@@ -100,6 +105,9 @@ pub(super) struct Tally {
     pub unknown: usize,
     /// Not shown, and its client told that there was no answer of Postgres.
     pub undecided: usize,
+    /// Asked of Postgres: policies as of the commit over tables as of later, hidden or shown as at no moment.
+    pub mixed: usize,
+    pub mixed_leaks: usize,
     /// Shown by a SELECT whose plan was there before, not by one that has to be planned under the person's claims.
     pub by_plan: usize,
     /// Old rows of transactions with DDL, judged otherwise than by what held before (see `judge`).
@@ -174,6 +182,10 @@ impl Tally {
             "asked of Postgres, and right as of a moment after the commit: {}; about an image that is gone: {}; without an \
              answer, and told: {}",
             self.late, self.unknown, self.undecided
+        );
+        println!(
+            "asked of Postgres with the commit's policies over later tables, as at no moment: {} hidden, {} shown",
+            self.mixed, self.mixed_leaks
         );
         println!(
             "old rows beside DDL that differ: {}; as the plan has it: {}; wrong: {}",

@@ -14,6 +14,7 @@ use super::grammar::{FUNCTIONS, function};
 use super::history::{Taken, Transaction, write};
 use super::judge::{Committed, Rows};
 use super::persons::{self, Person, user_ids};
+use super::phases::compiled;
 use super::policies;
 use super::tables::{INNER, Table, fill_inner};
 use super::tally::{Deciders, Era, Tally};
@@ -35,11 +36,17 @@ pub(super) struct World {
     pub roles: Roles,
     pub deciders: Deciders,
     pub label: String,
+    pub compiled: Compiled,
+    /// Postgres was asked about a row, once.
+    pub asks_postgres: bool,
     ddl: Ddl,
     users: Vec<String>,
     columns: Columns,
     mark: i64,
 }
+
+/// Tables, by number, and roles.
+pub(super) type Compiled = Arc<HashSet<(usize, &'static str)>>;
 
 /// Row changes under random policies: one transaction in so many has DDL in it.
 const DDL_ONE_IN: u32 = 14;
@@ -71,9 +78,8 @@ impl World {
         execute(&late_writer, "set synchronous_commit = on; set client_min_messages = error").await;
         execute(&database.client, "set client_min_messages = error").await;
         let columns = truth.columns(&persons, &tables).await;
-        let (ddl, roles, deciders) = (Ddl::default(), Roles::default(), Deciders::default());
+        let compiled = compiled(&url, &persons, &tables).await;
         tally.histories += 1;
-        let mark = 0;
         World {
             rng,
             database,
@@ -83,21 +89,24 @@ impl World {
             truth,
             audience,
             late_writer,
-            roles,
-            deciders,
+            roles: Roles::default(),
+            deciders: Deciders::default(),
             label,
-            ddl,
+            compiled,
+            asks_postgres: false,
+            ddl: Ddl::default(),
             users,
             columns,
-            mark,
+            mark: 0,
         }
     }
 
     /// A transaction to be; `taken` are rows that it leaves alone.
     pub(super) async fn draft(&mut self, taken: &mut Taken, tally: &mut Tally) -> Transaction {
-        let with_ddl = self.rng.random_ratio(1, DDL_ONE_IN);
+        let lopsided = self.tables.iter().position(|table| tally.eras[table.era].is_lopsided());
+        let with_ddl = self.rng.random_ratio(1, DDL_ONE_IN) || lopsided.is_some();
         let first = with_ddl && self.rng.random_bool(0.5);
-        let ddl = if first { Some(self.ddl(tally).await) } else { None };
+        let ddl = if first { Some(self.ddl(lopsided, tally).await) } else { None };
         let mut transaction = if with_ddl && self.rng.random_bool(0.3) {
             Transaction::default()
         } else {
@@ -106,8 +115,10 @@ impl World {
         if let Some(sql) = ddl {
             transaction.statements.insert(0, sql);
         } else if with_ddl {
-            let sql = self.ddl(tally).await;
-            transaction.statements.push(sql);
+            let sql = self.ddl(lopsided, tally).await;
+            // Rows written before it do not have a column that is added.
+            let at = if sql.contains("add column") { 0 } else { transaction.statements.len() };
+            transaction.statements.insert(at, sql);
         }
         transaction.moves_the_ground |= with_ddl;
         transaction.has_ddl = with_ddl;
@@ -118,8 +129,9 @@ impl World {
         transaction
     }
 
-    async fn ddl(&mut self, tally: &mut Tally) -> String {
-        let statement = self.ddl.choose(&mut self.rng, &self.truth, &self.persons, &mut self.tables).await;
+    async fn ddl(&mut self, lopsided: Option<usize>, tally: &mut Tally) -> String {
+        let World { ddl, rng, truth, persons, tables, .. } = self;
+        let statement = ddl.choose(rng, truth, persons, tables, lopsided).await;
         *tally.ddl.entry(statement.what).or_default() += 1;
         self.begin_eras(&statement.touched, tally);
         statement.sql
@@ -166,7 +178,17 @@ impl World {
             self.columns = self.truth.columns(&self.persons, &self.tables).await;
         }
         let columns = Arc::clone(&self.columns);
-        Committed { transaction, mark: self.mark, before, after, matching, columns, later: Vec::new() }
+        Committed {
+            transaction,
+            mark: self.mark,
+            before,
+            after,
+            matching,
+            columns,
+            later: Vec::new(),
+            is_followed: self.asks_postgres,
+            ddl_follows: false,
+        }
     }
 
     async fn matching(&self, keys: &Keys) -> HashMap<&'static str, Rows> {
@@ -216,18 +238,12 @@ fn schema(rng: &mut StdRng, tables: &mut [Table], users: &[String]) -> String {
     for name in FUNCTIONS {
         sql += &format!("{};", function(rng, name));
     }
-    // Inner tables with policies of their own.
-    if rng.random_bool(0.4) {
-        let all = rng.random_bool(0.3);
-        let own = if all { "true" } else { "member = auth.uid() or rank = 'owner'" };
-        sql += &format!("alter table members enable row level security; create policy own on members using ({own});");
-    }
+    // Inner tables with policies of their own; that of the members is sometimes switched on.
+    let own = if rng.random_bool(0.3) { "true" } else { "member = auth.uid() or rank = 'owner'" };
+    sql += &format!("create policy own on members using ({own});");
     if rng.random_bool(0.3) {
         sql += "alter table orgs enable row level security;
-            create policy some on orgs for select to authenticated using (open or owner = (select auth.uid()));";
-    }
-    if rng.random_bool(0.3) {
-        sql += "alter table members replica identity full;";
+            create policy some_of_them on orgs for select to authenticated using (open or owner = (select auth.uid()));";
     }
     if rng.random_bool(0.25) {
         sql += "alter publication supabase_realtime add table rooms;";
