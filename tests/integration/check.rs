@@ -224,7 +224,7 @@ async fn plans_say_what_they_read_and_what_keeps_them_from_being_decided_here() 
              alter table messages replica identity full;
              create function is_member(r int) returns boolean language sql stable security definer set search_path = '' as
                 'select exists (select from public.members m where m.room = r and m.person = auth.uid())';
-             create function is_procedural(r int) returns boolean language plpgsql stable as 'begin return r = 1; end';
+             create function is_procedural(r int) returns boolean language plpgsql stable as 'begin if r = 1 then return true; end if; return false; end';
              create policy member on posts for select to authenticated
                 using (is_member(room) and tenant = (auth.jwt() -> 'app_metadata' ->> 'tenant'));
              create policy pattern on posts for select to anon using (title ~ '^open');

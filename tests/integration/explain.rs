@@ -105,7 +105,7 @@ async fn each_policy_has_its_verdict_and_one_permissive_one_is_enough() {
 async fn where_it_is_decided_is_what_the_relay_would_do() {
     let members = format!("insert into members values (1, '{ALICE}'); insert into posts values (1, 1);");
     let procedural = "create function is_mine(owner uuid) returns boolean language plpgsql stable as
-            'begin return owner = auth.uid(); end';
+            'begin if owner is null then return false; end if; return owner = auth.uid(); end';
         create table things (id int primary key, owner uuid); alter table things enable row level security;
         create policy mine on things for select using (is_mine(owner));
         grant select on things to authenticated; alter publication supabase_realtime add table things;";
