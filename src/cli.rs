@@ -8,7 +8,7 @@ use tracing_subscriber::EnvFilter;
 use crate::causes::with_causes;
 use crate::change::Operation;
 use crate::config::{DatabaseArgs, LogFormat, ServeArgs, duration, variable};
-use crate::dispatch::Deletes;
+use crate::dispatch::{Deletes, TableName};
 use crate::relay::BoxError;
 use crate::wal::Conninfo;
 use crate::{check, explain, setup};
@@ -100,6 +100,9 @@ pub struct ExplainArgs {
     /// As `serve` is run with it.
     #[arg(long, env = "WALCAST_DELETES", value_enum, default_value_t, value_name = "MODE")]
     pub deletes: Deletes,
+    /// As `serve` is run with it: schema.table, several times or with commas.
+    #[arg(long, env = "WALCAST_DELETE_INDEX", value_delimiter = ',', value_name = "TABLE")]
+    pub delete_index: Vec<TableName>,
     /// Findings as JSON.
     #[arg(long)]
     pub json: bool,
@@ -295,6 +298,7 @@ async fn explain(args: ExplainArgs) -> Result<ExitCode, BoxError> {
         event,
         filter: args.filter,
         deletes: args.deletes,
+        delete_indexes: args.delete_index,
     };
     let oracle_conninfo = args.oracle_url.as_deref().map(Conninfo::parse).transpose()?;
     let found = explain::with_oracle(&conninfo, oracle_conninfo, &question).await?;

@@ -1,12 +1,15 @@
 //! Who may see what: grants, row-level security, and the plan that walcast makes of it.
 
+use std::sync::Arc;
+
 use tokio_postgres::{Client, Error};
 
+use super::plans::{self, TablePlan, table_plan};
 use super::publication::may_be_full;
 use super::{Report, roles_of};
 use crate::authz::{Plan, plan};
 use crate::catalog::relation::quote_identifier;
-use crate::catalog::{Catalog, ColumnSet, Relation, Role};
+use crate::catalog::{Catalog, ColumnSet, PolicyCommand, Relation, Role};
 use crate::setup::ApiRole;
 
 pub(super) async fn look(
@@ -28,7 +31,14 @@ pub(super) async fn look(
     for relation in relations {
         let plans: Vec<(&Role, Plan)> =
             roles_of(catalog, api_roles).map(|role| (role, plan(catalog, relation, role))).collect();
-        who_sees(catalog, relation, &plans, report);
+        let named = named_by_policies(catalog, relation, &plans);
+        let mut found = Vec::new();
+        for (role, plan) in plans.iter().chain(&named) {
+            found.push(table_plan(client, catalog, relation, role, plan).await?);
+        }
+        who_sees(catalog, relation, (&plans, &named), &found, report);
+        plans::warn(relation, &found, report);
+        report.plans.extend(found);
         deletes(client, catalog, relation, &plans, report).await?;
     }
     functions(client, catalog, api_roles, report).await
@@ -40,36 +50,50 @@ fn may_select_key(catalog: &Catalog, relation: &Relation, role: &Role) -> bool {
     !columns.is_empty() && key.is_subset(&columns)
 }
 
-fn who_sees(catalog: &Catalog, relation: &Relation, plans: &[(&Role, Plan)], report: &mut Report) {
+/// Roles that the table's policies are for, but that no token may name.
+fn named_by_policies<'c>(
+    catalog: &'c Catalog,
+    relation: &Arc<Relation>,
+    known: &[(&Role, Plan)],
+) -> Vec<(&'c Role, Plan)> {
+    let policies = relation.policies.iter();
+    let policies = policies.filter(|policy| matches!(policy.command, PolicyCommand::All | PolicyCommand::Select));
+    let named: Vec<u32> = policies.flat_map(|policy| policy.roles.iter().copied()).collect();
+    let is_known = |role: &Role| known.iter().any(|(known, _)| known.oid == role.oid);
+    let mut roles: Vec<&Role> = catalog.roles.by_name.values().map(AsRef::as_ref).collect();
+    roles.retain(|role| named.contains(&role.oid) && !is_known(role));
+    roles.sort_by(|a, b| a.name.cmp(&b.name));
+    roles.into_iter().map(|role| (role, plan(catalog, relation, role))).collect()
+}
+
+fn who_sees(
+    catalog: &Catalog,
+    relation: &Relation,
+    (plans, named): (&[(&Role, Plan)], &[(&Role, Plan)]),
+    found: &[TablePlan],
+    report: &mut Report,
+) {
     let what = format!("table {}", relation.sql_name());
     let mut lines = Vec::new();
     let mut anybody = false;
-    for (role, plan) in plans {
+    for (place, ((role, plan), found)) in plans.iter().chain(named).zip(found).enumerate() {
         let sees = if !catalog.may_use_schema(role, &relation.schema) {
             format!("nothing: no USAGE on the schema {} (\"Error 401: Unauthorized\")", relation.schema)
         } else if !may_select_key(catalog, relation, role) {
             "nothing: no SELECT on the table, or not on its primary key (\"Error 401: Unauthorized\")".to_owned()
         } else {
+            anybody |= place < plans.len() && !matches!(plan, Plan::Denied(_));
             match plan {
-                Plan::Open => {
-                    anybody = true;
-                    match relation.row_security {
-                        true => "every row: row-level security does not apply to the role".to_owned(),
-                        false => "every row: row-level security is off".to_owned(),
-                    }
+                Plan::Open if relation.row_security => {
+                    format!("{found}, open: row-level security does not apply to the role")
                 }
-                Plan::Denied(reason) => format!("nothing: {reason}"),
-                Plan::Compiled(plan) => {
-                    anybody = true;
-                    format!("what its policies say, decided in-process: {}", plan.oracle.expression)
-                }
-                Plan::Oracle(plan) => {
-                    anybody = true;
-                    format!("what Postgres says of: {}", plan.expression)
-                }
+                Plan::Open => format!("{found}, open: row-level security is off"),
+                Plan::Denied(reason) => format!("{found}: {reason}"),
+                Plan::Compiled(_) | Plan::Oracle(_) => found.to_string(),
             }
         };
-        lines.push(format!("{} sees {sees}", role.name));
+        let token = if place < plans.len() { "" } else { " (no token can name it)" };
+        lines.push(format!("{}{token} sees {sees}", role.name));
     }
     let detail = lines.join("\n");
     let anon = plans.iter().find(|(role, _)| role.name == "anon");

@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::Serialize;
 
+use super::plans::TablePlan;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
@@ -29,6 +31,9 @@ pub struct Finding {
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Report {
     pub findings: Vec<Finding>,
+    /// How each role's view of each published table is decided; in words among the findings too.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub plans: Vec<TablePlan>,
 }
 
 impl Report {

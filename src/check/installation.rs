@@ -10,6 +10,10 @@ use crate::wal::publication::Own;
 
 const SETUP: &str = "walcast setup";
 
+/// Which changes are noticed when, with event triggers.
+const PLACES: &str = "policies, grants, functions, tables and publications are applied at their place in the stream; what event \
+    triggers do not see (roles, memberships, ALTER ROLE and ALTER DATABASE .. SET) within a second, by a poll";
+
 pub(super) async fn look(
     client: &Client,
     conninfo: &Conninfo,
@@ -62,10 +66,10 @@ pub(super) async fn look(
 
 fn event_triggers(present: i64, always: i64, report: &mut Report) {
     match (present, always) {
-        (2, 2) => report.pass("event triggers", "catalog changes are applied at their place in the stream"),
+        (2, 2) => report.pass("event triggers", PLACES),
         (2, _) => report.warn(
             "event triggers",
-            "they are not ENABLE ALWAYS: DDL under session_replication_role = replica is found by the poll alone",
+            format!("they are not ENABLE ALWAYS: DDL under session_replication_role = replica is found by the poll alone. Else {PLACES}"),
             Some(
                 "alter event trigger walcast_ddl_command_end enable always;\n\
                  alter event trigger walcast_sql_drop enable always;"
@@ -74,7 +78,7 @@ fn event_triggers(present: i64, always: i64, report: &mut Report) {
         ),
         _ => report.warn(
             "event triggers",
-            "are missing: DDL is found by a poll. For up to a second after a policy is tightened, rows may be judged by \
+            "are missing: every change of policies, grants, functions, tables and roles is found by a poll. For up to a second after a policy is tightened, rows may be judged by \
              the policy before; and a policy and a row changed in one transaction are not told apart",
             Some(format!("{SETUP} -- as a superuser")),
         ),

@@ -7,7 +7,9 @@ mod access;
 mod connecting;
 mod finding;
 mod installation;
+pub(crate) mod plans;
 mod publication;
+pub(crate) mod remedy;
 mod server;
 mod slot;
 mod tracked;
@@ -15,6 +17,7 @@ mod tracked;
 use tokio_postgres::Client;
 
 pub use finding::{Finding, Level, Report};
+pub use plans::{Kind, PolicyObstacle, TablePlan};
 
 use crate::catalog::{Catalog, loader};
 use crate::setup::{self, ApiRole};
@@ -56,11 +59,19 @@ async fn tables(
     config: &Config,
     report: &mut Report,
 ) -> Result<(), loader::LoadError> {
-    let loaded = loader::load(client, &config.publications, None).await?;
+    let mut loaded = loader::load(client, &config.publications, None).await?;
     let api_roles = setup::api_roles(client).await?;
     publication::look(client, config, &loaded, report).await?;
-    access::look(client, &loaded.catalog, &api_roles, report).await?;
-    tracked::look(client, conninfo, config, report).await?;
+    let catalog = &mut loaded.catalog;
+    let has_bodies = setup::tracking::read_bodies(client, catalog, conninfo).await;
+    let has_sources = catalog.functions.values().any(|function| function.language == "sql" && function.body.is_none());
+    if !has_bodies && has_sources {
+        let detail = "policies call functions whose bodies the oracle's login could not read: what follows is as if walcast \
+            could not look into them";
+        report.warn("function bodies", detail, Some("walcast setup".into()));
+    }
+    access::look(client, catalog, &api_roles, report).await?;
+    tracked::look(client, catalog, report).await?;
     Ok(())
 }
 

@@ -2,23 +2,16 @@
 
 use tokio_postgres::Client;
 
-use super::{Config, Report};
+use super::Report;
 use crate::catalog::{Catalog, Followed, LoadError, Relation};
 use crate::setup::OWN_PUBLICATION;
-use crate::setup::tracking::{Obstacle, catalog_with_bodies, obstacle, tables_read};
-use crate::wal::Conninfo;
+use crate::setup::tracking::{Obstacle, obstacle, tables_read};
 
 const WHAT_THEN: &str = "of policies that read it Postgres is asked, as of the question";
 
-pub(super) async fn look(
-    client: &mut Client,
-    conninfo: &Conninfo,
-    config: &Config,
-    report: &mut Report,
-) -> Result<(), LoadError> {
-    let (catalog, _) = catalog_with_bodies(client, &config.publications, Some(conninfo)).await?;
-    for relation in tables_read(&catalog).iter().filter_map(|id| catalog.any_relation(*id)) {
-        table(client, &catalog, relation, report).await?;
+pub(super) async fn look(client: &Client, catalog: &Catalog, report: &mut Report) -> Result<(), LoadError> {
+    for relation in tables_read(catalog).iter().filter_map(|id| catalog.any_relation(*id)) {
+        table(client, catalog, relation, report).await?;
     }
     Ok(())
 }

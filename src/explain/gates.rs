@@ -1,15 +1,12 @@
-//! Each gate's verdict, and the statement that would change it.
+//! Publication, grants and filter: each one's verdict, and the statement that would change it.
 
 use std::sync::Arc;
 
-use super::{Case, Question};
-use crate::authz::{self, Answer, Asked, DeniedReason, OracleError, OraclePlan, Plan, Verdict, row_text};
-use crate::catalog::{
-    Catalog, ColumnSet, PG_READ_ALL_DATA, Policy, PolicyCommand, Relation, ReplicaIdentity, Role, quote_identifier,
-};
+use super::{Case, Question, old_row};
+use crate::authz::{self, Answer, Asked, OracleError, Verdict, row_text};
+use crate::catalog::{Catalog, ColumnSet, PG_READ_ALL_DATA, Relation, ReplicaIdentity, quote_identifier};
 use crate::change::{Change, OldRow, Operation, Row};
 use crate::check::Report;
-use crate::dispatch::Deletes;
 use crate::routing::{self, Binding, Bound, Casts, Predicate, Tested};
 
 /// The table, if it is published.
@@ -61,8 +58,14 @@ pub(super) fn grants(case: &Case<'_>, report: &mut Report) {
     };
     let key: ColumnSet = relation.primary_key.iter().copied().collect();
     if !key.is_subset(&visible) {
-        let detail = format!("{role_name} may not read the primary key ({}): Error 401", names(&key));
-        return report.fail("grants", detail, Some(format!("grant select on {table} to {role_name};")));
+        let statement = Some(format!("grant select on {table} to {role_name};"));
+        let detail = format!("{role_name} may not read the primary key ({})", names(&key));
+        return match case.question.event {
+            Operation::Delete => {
+                report.warn("grants", format!("{detail}: a delete arrives without what may not be read"), statement)
+            }
+            _ => report.fail("grants", format!("{detail}: the event arrives without data (Error 401)"), statement),
+        };
     }
     report.pass("grants", format!("{role_name} reads the columns {}", names(&visible)));
 }
@@ -103,18 +106,29 @@ async fn matches(case: &Case<'_>, filter: &str, row: &Row) -> Result<bool, Strin
         }
     };
     let Some(predicate) = bound.into_iter().next().and_then(|bound| bound.predicate) else { return Ok(true) };
+    // A DELETE is matched by what the stream has of the old row, and by what is kept of it.
+    let is_delete = case.question.event == Operation::Delete;
+    let key_only = is_delete && case.relation.replica_identity != ReplicaIdentity::Full;
+    let kept = (key_only && old_row::is_kept(case)).then(|| row.clone());
+    let lacks_columns = key_only && kept.is_none();
+    let old = match (is_delete, key_only) {
+        (false, _) => OldRow::Absent,
+        (true, false) => OldRow::Full(row.clone()),
+        (true, true) => OldRow::Key(Row { key_only, ..row.clone() }),
+    };
     let change = Change {
         relation: Arc::clone(case.relation),
-        operation: Operation::Insert,
-        new: Some(row.clone()),
-        old: OldRow::Absent,
-        kept: None,
+        operation: case.question.event,
+        new: (!is_delete).then(|| row.clone()),
+        old,
+        kept,
         index: 0,
         commit_timestamp: 0,
     };
     match predicate.test(&change) {
         Tested::Matched => Ok(true),
         Tested::NotMatched => Ok(false),
+        Tested::Undecided if lacks_columns => Err(format!("{filter} reads what the old row of a DELETE does not have")),
         Tested::Undecided => by_postgres(case, &predicate, row).await,
     }
 }
@@ -132,127 +146,11 @@ async fn by_postgres(case: &Case<'_>, predicate: &Predicate, row: &Row) -> Resul
     }
 }
 
-async fn ask(case: &Case<'_>, asked: Asked, row: &Row) -> Result<Verdict, OracleError> {
+pub(super) async fn ask(case: &Case<'_>, asked: Asked, row: &Row) -> Result<Verdict, OracleError> {
     let (relation, rows) = (Arc::clone(case.relation), vec![row_text(row, None)]);
     let answer = case.oracle.ask(authz::Question { xid: None, relation, asked, rows }).await;
     match answer.unwrap_or(Err(OracleError::Closed))? {
         Answer::Verdicts(verdicts) => Ok(verdicts.first().copied().unwrap_or(Verdict::Failed)),
         Answer::Json(_) => Ok(Verdict::Failed),
-    }
-}
-
-/// Row-level security as a whole, and policy by policy.
-pub(super) async fn policies(case: &Case<'_>, row: &Row, report: &mut Report) {
-    let (relation, table) = (case.relation, case.relation.sql_name());
-    let Some(role) = case.catalog.roles.get(&case.question.role) else { return };
-    let plan = authz::plan(case.catalog, relation, role);
-    let oracle = match &plan {
-        Plan::Open if relation.row_security => {
-            return report.pass("policies", "row-level security does not apply to the role (owner or BYPASSRLS)");
-        }
-        Plan::Open => return report.pass("policies", "row-level security is off"),
-        Plan::Denied(reason) => {
-            let statement = format!(
-                "create policy ... on {table} for select to {} using (...);",
-                quote_identifier(&case.question.role)
-            );
-            let statement = (reason == &DeniedReason::NoPolicy).then_some(statement);
-            return report.fail("policies", reason.to_string(), statement);
-        }
-        Plan::Compiled(plan) => Arc::clone(&plan.oracle),
-        Plan::Oracle(plan) => Arc::clone(plan),
-    };
-    for policy in &relation.policies {
-        one_policy(case, role, policy, row, report).await;
-    }
-    let asked = Asked::Policy { plan: Arc::clone(&oracle), identity: Arc::clone(&case.identity) };
-    let how = match &oracle.not_compiled {
-        None => "decided in-process, as of the commit".to_owned(),
-        Some(why) => format!("asked of Postgres for every change: {why}"),
-    };
-    match ask(case, asked, row).await {
-        Ok(Verdict::Allowed) => report.pass("policies", format!("together they show the row; {how}")),
-        Ok(Verdict::Denied) => {
-            let statement = Some(format!("alter policy ... on {table} using (...);"));
-            report.fail("policies", format!("together they hide the row; {how}"), statement);
-        }
-        Ok(Verdict::Failed) => {
-            let detail = format!("evaluating them raises an error for this row, which hides it; {how}");
-            report.fail("policies", detail, None);
-        }
-        Err(error) => report.fail("policies", error.to_string(), Some("walcast setup".to_owned())),
-    }
-}
-
-async fn one_policy(case: &Case<'_>, role: &Role, policy: &Policy, row: &Row, report: &mut Report) {
-    let what = format!("policy {:?}", policy.name);
-    let for_select = matches!(policy.command, PolicyCommand::All | PolicyCommand::Select);
-    let for_role = policy.roles.iter().any(|oid| *oid == 0 || role.has_privileges_of(*oid));
-    if !for_select || !for_role {
-        let why = if for_select { "is for other roles" } else { "is not for SELECT" };
-        return report.pass(what, format!("{why}: it neither shows nor hides"));
-    }
-    let Some(text) = &policy.using_text else {
-        return report.pass(what, "has no USING clause");
-    };
-    let plan = OraclePlan {
-        relation: Arc::clone(case.relation),
-        role: case.question.role.clone(),
-        expression: format!("({text})"),
-        columns: None,
-        not_compiled: None,
-    };
-    let asked = Asked::Policy { plan: Arc::new(plan), identity: Arc::clone(&case.identity) };
-    let verdict = match ask(case, asked, row).await {
-        Ok(Verdict::Allowed) => "true",
-        Ok(Verdict::Denied) => "false or NULL",
-        Ok(Verdict::Failed) => "an error",
-        Err(_) => "not answered",
-    };
-    let kind = if policy.permissive { "permissive" } else { "restrictive" };
-    let detail = format!("{kind}: {verdict}\nusing {text}");
-    // One permissive policy that is true is enough; a restrictive one has to be true.
-    match (policy.permissive, verdict) {
-        (_, "true") => report.pass(what, detail),
-        (true, _) => report.warn(what, detail, None),
-        (false, _) => report.fail(what, detail, None),
-    }
-}
-
-/// What the stream says of the row that was.
-pub(super) fn old_row(case: &Case<'_>, report: &mut Report) {
-    let (relation, table) = (case.relation, case.relation.sql_name());
-    let full = format!("alter table {table} replica identity full;");
-    let policies_apply = case
-        .catalog
-        .roles
-        .get(&case.question.role)
-        .is_some_and(|role| authz::plan(case.catalog, relation, role).oracle().is_some());
-    match (case.question.event, relation.replica_identity) {
-        (Operation::Insert, _) => {}
-        (_, ReplicaIdentity::Full) => report.pass("old row", "REPLICA IDENTITY FULL: the stream has all of it"),
-        (_, ReplicaIdentity::Nothing) => {
-            report.fail("old row", "REPLICA IDENTITY NOTHING: the stream does not say which row it was", Some(full));
-        }
-        (Operation::Update, _) => report.warn("old row", "old_record has the key's columns only", Some(full)),
-        (Operation::Delete, _) if !policies_apply => report.pass("old row", "its key; no policy has to judge it"),
-        (Operation::Delete, _) => {
-            let key: ColumnSet = relation.identity_key.iter().copied().collect();
-            let role = case.catalog.roles.get(&case.question.role);
-            let plan = role.map(|role| authz::plan(case.catalog, relation, role));
-            let columns = plan.as_ref().and_then(Plan::oracle).and_then(|plan| plan.columns.as_ref());
-            match (columns.is_some_and(|columns| columns.is_subset(&key)), case.question.deletes) {
-                (true, _) => report.pass("old row", "its key, which is all that the policies read"),
-                (false, Deletes::Compatible) => {
-                    let detail = "its key only, which the policies cannot judge: every subscriber of the table is sent it \
-                        (--deletes compatible)";
-                    report.warn("old row", detail, Some(full));
-                }
-                (false, _) => {
-                    let detail = "its key only, which the policies cannot judge: nobody is sent it (--deletes)";
-                    report.fail("old row", detail, Some(full));
-                }
-            }
-        }
     }
 }

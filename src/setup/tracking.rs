@@ -148,16 +148,31 @@ pub async fn catalog_with_bodies(
     conninfo: Option<&Conninfo>,
 ) -> Result<(Catalog, bool), LoadError> {
     let mut catalog = loader::load(client, publications, None).await?.catalog;
-    let Some(conninfo) = conninfo else { return Ok((catalog, false)) };
-    let Ok(Some((login, password))) = oracle_login(client).await else { return Ok((catalog, false)) };
-    match read_session_facts(&conninfo.with_user(&login, Some(&password)), &catalog).await {
+    let has_bodies = match conninfo {
+        Some(conninfo) => read_bodies(client, &mut catalog, conninfo).await,
+        None => false,
+    };
+    Ok((catalog, has_bodies))
+}
+
+/// Adds the bodies of functions as the oracle's login that `setup` left reads them. `false`: it could not.
+pub async fn read_bodies(client: &Client, catalog: &mut Catalog, conninfo: &Conninfo) -> bool {
+    match oracle_login(client).await {
+        Ok(Some((login, password))) => read_bodies_as(&conninfo.with_user(&login, Some(&password)), catalog).await,
+        _ => false,
+    }
+}
+
+/// The same on this login.
+pub async fn read_bodies_as(login: &Conninfo, catalog: &mut Catalog) -> bool {
+    match read_session_facts(login, catalog).await {
         Ok((reading, _)) => {
             catalog.session = Arc::clone(&reading.facts);
-            Ok((catalog, true))
+            true
         }
         Err(error) => {
             tracing::warn!(error = %with_causes(&error), "bodies of functions that policies call could not be read");
-            Ok((catalog, false))
+            false
         }
     }
 }

@@ -1,6 +1,6 @@
 //! `walcast check` on databases that each have one thing wrong. Roles and settings: clusters of their own.
 
-use walcast::check::{self, Finding, Level, Report};
+use walcast::check::{self, Finding, Kind, Level, Report};
 use walcast::demo::postgres::{Cluster, ClusterOptions};
 use walcast::setup;
 use walcast::wal::Conninfo;
@@ -63,8 +63,9 @@ async fn a_healthy_database_passes_and_its_plans_are_shown() {
     assert!(deletes.statement.as_deref().unwrap().contains("replica identity full"));
     assert_eq!(bad(&report).len(), 1, "{report}");
     let table = find(&report, Level::Pass, "\"messages\"");
-    assert!(table.detail.contains("authenticated sees what Postgres says of: "), "{}", table.detail);
+    assert!(table.detail.contains("authenticated sees what its policies say, compiled: "), "{}", table.detail);
     assert!(table.detail.contains("author = auth.uid()"), "{}", table.detail);
+    assert!(table.detail.contains("reads columns author; claims sub"), "{}", table.detail);
     assert!(table.detail.contains("anon sees nothing"), "{}", table.detail);
 
     patient.sql(deletes.statement.as_deref().unwrap()).await;
@@ -208,4 +209,66 @@ async fn a_server_that_cannot_replicate_and_one_that_is_not_there_fail() {
     let report = check::run(&nowhere, &check::Config::default()).await;
     assert!(report.failed());
     assert_eq!(report.findings.len(), 1);
+}
+
+/// Each plan, what it reads, and for those of Postgres what to do about it.
+#[tokio::test]
+async fn plans_say_what_they_read_and_what_keeps_them_from_being_decided_here() {
+    let patient = Patient::healthy().await;
+    patient
+        .sql(
+            "create role auditor; create role moderator; grant moderator to walcast_oracle;
+             create table members (room int, person uuid, primary key (room, person));
+             create table posts (id int primary key, room int, tenant text, title text);
+             alter table posts enable row level security; alter table posts replica identity full;
+             alter table messages replica identity full;
+             create function is_member(r int) returns boolean language sql stable security definer set search_path = '' as
+                'select exists (select from public.members m where m.room = r and m.person = auth.uid())';
+             create function is_procedural(r int) returns boolean language plpgsql stable as 'begin if r = 1 then return true; end if; return false; end';
+             create policy member on posts for select to authenticated
+                using (is_member(room) and tenant = (auth.jwt() -> 'app_metadata' ->> 'tenant'));
+             create policy pattern on posts for select to anon using (title ~ '^open');
+             create policy helper on posts for select to anon using (is_procedural(room));
+             create policy audit on posts for select to auditor using (true);
+             grant select on posts to authenticated, anon, auditor;
+             alter publication supabase_realtime add table posts; alter publication walcast add table members;
+             grant select on members to walcast",
+        )
+        .await;
+    let report = patient.check().await;
+    let plan = |role: &str| {
+        let found = report.plans.iter().find(|plan| plan.table.contains("posts") && plan.role == role);
+        found.unwrap_or_else(|| panic!("no plan of {role} in\n{report}"))
+    };
+    let tracked = plan("authenticated");
+    assert_eq!(tracked.plan, Kind::Tracked, "{tracked:?}");
+    assert_eq!(tracked.columns.as_deref().unwrap(), ["room", "tenant"]);
+    assert_eq!(tracked.tables, ["\"public\".\"members\" (room, person)"]);
+    assert_eq!(tracked.claims.as_deref().unwrap(), ["app_metadata.tenant", "sub"]);
+    let oracle = plan("anon");
+    assert_eq!(oracle.plan, Kind::Oracle);
+    assert_eq!(oracle.obstacles.len(), 2, "{oracle:?}");
+    assert_eq!(plan("service_role").plan, Kind::Open);
+    // Policies name it, tokens cannot.
+    assert_eq!(plan("auditor").plan, Kind::Compiled);
+    find(&report, Level::Pass, "auditor (no token can name it) sees");
+
+    let pattern = find(&report, Level::Warn, "policy \"pattern\"");
+    assert!(pattern.detail.contains("operator ~(text,text) is not known here"), "{pattern:?}");
+    assert!(pattern.statement.as_deref().unwrap().contains("LIKE"));
+    let helper = find(&report, Level::Warn, "policy \"helper\"");
+    assert!(helper.detail.contains("written in plpgsql"), "{helper:?}");
+    assert!(helper.statement.as_deref().unwrap().contains("language sql"));
+
+    let json: serde_json::Value = serde_json::from_str(&report.json()).unwrap();
+    let plans = json["plans"].as_array().unwrap();
+    let anon = plans.iter().find(|plan| plan["role"] == "anon" && plan["table"].as_str().unwrap().contains("posts"));
+    assert_eq!(anon.unwrap()["plan"], "oracle");
+    assert!(anon.unwrap()["obstacles"][0]["remedy"].is_string());
+
+    // The two ways in which changes of the catalog are noticed.
+    find(&report, Level::Pass, "at their place in the stream");
+    find(&report, Level::Pass, "roles, memberships");
+    patient.sql("drop event trigger walcast_ddl_command_end").await;
+    find(&patient.check().await, Level::Warn, "every change of policies, grants, functions, tables and roles");
 }

@@ -66,6 +66,13 @@ impl Program {
         self.log.borrow().clone()
     }
 
+    /// Everything that it has said, after its end.
+    pub async fn finished(&mut self) -> String {
+        // Both outputs are read to their ends, and then nobody writes to the log any more.
+        while self.log.changed().await.is_ok() {}
+        self.log()
+    }
+
     fn has_ended(&mut self) -> bool {
         self.child.try_wait().expect("its state can be asked").is_some()
     }

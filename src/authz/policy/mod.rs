@@ -11,6 +11,7 @@
 pub mod audience;
 pub mod builtin;
 mod calendar;
+mod claims_read;
 pub mod datum_type;
 pub mod decode;
 mod encode;
@@ -25,10 +26,11 @@ pub mod value;
 mod walk;
 
 pub use audience::{Audience, OfSlot, Values, Way};
+pub use claims_read::claims_read;
 pub use datum_type::DatumType;
 pub use eval::{Person, Row, RowTypes, RowValues, Slots};
 pub use expr::{Access, Expr, Query, Source};
 pub use failure::{Failure, NotCompiled};
-pub use lower::{compile, tables_read};
+pub use lower::{compile, not_compiled, tables_read};
 pub use program::{Clause, Need, Program};
 pub use value::Value;

@@ -79,6 +79,21 @@ pub fn compile(catalog: &Catalog, relation: &Arc<Relation>, role: &Role) -> Resu
     program::assemble(lowering, clauses)
 }
 
+/// Each policy that keeps a table's policies from being compiled for a role, by name, and why.
+pub fn not_compiled(catalog: &Catalog, relation: &Arc<Relation>, role: &Role) -> Vec<(String, NotCompiled)> {
+    let applicable = applicable(relation, role);
+    let mut left = Vec::new();
+    for policy in applicable.restrictive.into_iter().chain(applicable.permissive) {
+        let mut lowering = Lowering::new(catalog, role);
+        lowering.reading.push(relation.id);
+        let row = Scope::of_one(Entry::Row(relation));
+        if let Err(why) = lowering.policy(policy, &Env::of_policy(&row, 0, role)) {
+            left.push((policy.name.clone(), why));
+        }
+    }
+    left
+}
+
 impl From<TreeError> for NotCompiled {
     fn from(error: TreeError) -> NotCompiled {
         NotCompiled::Tree(error.to_string())

@@ -1,0 +1,97 @@
+//! `walcast setup` run again while the relay streams: plans turn from Postgres' to tracked ones and back without a restart,
+//! and every decision on the way is right.
+
+use serde_json::json;
+
+use crate::support::client::{Client, all_of};
+use crate::support::people::{ALICE, alice};
+use crate::support::relay::set_up;
+use crate::support::scene::{ROOMS, Scene};
+
+/// Decided in-process; decided by Postgres because the policies are not compiled.
+const HERE: &str = "walcast_decisions_total";
+const BY_POSTGRES: &str = "walcast_decisions_not_compiled_total";
+
+struct Room {
+    scene: Scene,
+    client: Client,
+    posts: u32,
+}
+
+impl Room {
+    /// Two posts that Alice may see, and one between them that she may not.
+    async fn post(&mut self) {
+        let id = self.posts;
+        self.posts += 3;
+        let sql = |id: u32, room: u32| format!("insert into posts values ({id}, {room})");
+        self.scene.execute_each(&[&sql(id, 1), &sql(id + 1, 2), &sql(id + 2, 1)]).await;
+        for expected in [id, id + 2] {
+            assert_eq!(self.client.next_change().await.record()["id"], json!(expected));
+        }
+    }
+
+    /// Posts until this metric counts; the state of the stream is announced by nothing else.
+    async fn post_until_counted(&mut self, metric: &str) {
+        let before = self.scene.relay.metric(metric).await;
+        for _ in 0..500 {
+            self.post().await;
+            if self.scene.relay.metric(metric).await > before {
+                return;
+            }
+        }
+        panic!("{metric} stays at {before}; the relay's log:\n{}", self.scene.relay.log());
+    }
+
+    async fn is_followed(&self) -> bool {
+        let sql =
+            "select exists (select from pg_publication_tables where pubname = 'walcast' and tablename = 'members')";
+        self.scene.database.client.query_one(sql, &[]).await.unwrap().get(0)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_that_setup_adds_or_takes_out_changes_the_plan_of_a_running_relay() {
+    let scene = Scene::new(&format!("{ROOMS} insert into members values (1, '{ALICE}');")).await;
+    let mut client = Client::connect(&scene.relay, &alice()).await;
+    client.subscribe("posts", json!([all_of("posts")])).await;
+    let mut room = Room { scene, client, posts: 1 };
+    let url = room.scene.database.url.clone();
+
+    assert!(!room.is_followed().await);
+    room.post_until_counted(BY_POSTGRES).await;
+    assert_eq!(room.scene.relay.metric(HERE).await, 0.0);
+
+    set_up(&url).await;
+    assert!(room.is_followed().await);
+    room.post_until_counted(HERE).await;
+    let by_postgres = room.scene.relay.metric(BY_POSTGRES).await;
+    // As of the commit: each post is judged by the membership of its own place.
+    room.scene
+        .execute_each(&[
+            "delete from members",
+            "insert into posts values (100001, 1)",
+            "insert into members select 1, '11111111-1111-4111-8111-111111111111'",
+        ])
+        .await;
+    room.post().await;
+    assert_eq!(room.scene.relay.metric(BY_POSTGRES).await, by_postgres);
+
+    // No policy reads it: setup takes it out. One does again, and nobody has run setup: Postgres is asked.
+    let member = "exists (select from members m where m.room = posts.room and m.member = auth.uid())";
+    room.scene.execute("alter policy member on posts using (room = 1)").await;
+    set_up(&url).await;
+    assert!(!room.is_followed().await);
+    room.post_until_counted(HERE).await;
+    room.scene.execute(&format!("alter policy member on posts using ({member})")).await;
+    room.post_until_counted(BY_POSTGRES).await;
+
+    // What was committed while it was not followed counts.
+    room.scene
+        .execute_each(&[
+            "delete from members",
+            "insert into members values (1, '11111111-1111-4111-8111-111111111111')",
+        ])
+        .await;
+    set_up(&url).await;
+    room.post_until_counted(HERE).await;
+}
