@@ -68,6 +68,9 @@ fn statement(catalog: &Catalog, why: &NotCompiled, name: &str) -> String {
             },
             None => format!("walcast setup -- it puts {name} into walcast's own publication"),
         },
+        NotCompiled::Fails(_) => {
+            "mend the policy: a SELECT under it ends in that error, and shows nobody anything".into()
+        }
         NotCompiled::Query(what) => of_query(what).into(),
     }
 }
