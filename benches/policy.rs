@@ -262,7 +262,7 @@ impl Measured {
                 Tuple::from_values([Some("1"), Some(&key), Some("hello")].map(|value| value.map(str::as_bytes)));
             let new = Row { layout: Arc::clone(&layout), tuple, key_only: false };
             let (relation, operation, old) = (Arc::clone(relation), Operation::Insert, OldRow::Absent);
-            Change { relation, operation, new: Some(new), old, index: 0, commit_timestamp: 0 }
+            Change { relation, operation, new: Some(new), old, kept: None, index: 0, commit_timestamp: 0 }
         });
         let (changes, cpu, wall) = (changes.collect(), Vec::new(), Vec::new());
         let role = access.role("authenticated");
@@ -289,7 +289,7 @@ impl Measured {
             let batch = changes.to_vec();
             let (cpu_before, wall_before) = (cpu_time(), Instant::now());
             for change in batch {
-                chunk.add(change, &ticket, &mut matches, &mut self.access, &context);
+                chunk.add(change, &ticket, &mut matches, &mut self.access, None, &context);
             }
             wall += wall_before.elapsed();
             cpu += cpu_time() - cpu_before;
