@@ -245,6 +245,7 @@ impl Tracking {
         let Some(loader) = &self.loader else { return };
         let serving = self.entries.iter().filter(|(_, entry)| entry.serving.is_some());
         let relations: Vec<_> = serving.map(|(id, _)| *id).collect();
+        self.next_look = None;
         if relations.is_empty() {
             self.look = None;
             return;
@@ -256,7 +257,6 @@ impl Tracking {
         let number = self.number;
         loader.ask(Request::Storage { number, relations: relations.clone(), must_see: all.clone() });
         self.look = Some(Look { number, relations, must_see: all });
-        self.next_look = None;
     }
 
     /// At a Commit, when its catalog is in force, and before anything of it is judged.
