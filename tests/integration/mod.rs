@@ -11,6 +11,7 @@ mod followed;
 mod function_bodies;
 mod hostile;
 mod joins;
+mod meanings;
 mod mistakes;
 mod oracle;
 mod original_wrong;
