@@ -18,7 +18,15 @@ pub struct Layout {
 impl Layout {
     pub fn new(relation: Arc<Relation>, stream: &StreamRelation) -> Layout {
         let place = |name: &str| stream.columns.iter().position(|column| column.name == name);
-        let positions: Box<[_]> = relation.columns.iter().map(|column| place(&column.name).map(|p| p as u16)).collect();
+        let by_name: Vec<_> = relation.columns.iter().map(|column| place(&column.name).map(|p| p as u16)).collect();
+        // Both are in the order of the columns' numbers. Where names have swapped since the row was written, which column
+        // is which is not known.
+        let is_crossed = |(at, position): (usize, u16)| {
+            let before = by_name[..at].iter().flatten().any(|other| *other > position);
+            before || by_name[at..].iter().flatten().any(|other| *other < position)
+        };
+        let in_order = |(at, position): (usize, &Option<u16>)| position.filter(|position| !is_crossed((at, *position)));
+        let positions: Box<[_]> = by_name.iter().enumerate().map(in_order).collect();
         let is_key =
             positions.iter().map(|position| position.is_some_and(|p| stream.columns[usize::from(p)].is_key)).collect();
         Layout { relation, positions, is_key }

@@ -247,6 +247,7 @@ impl Tracking {
         self.next_look = None;
         let serving = self.entries.iter().filter(|(_, entry)| entry.serving.is_some());
         let relations: Vec<_> = serving.map(|(id, _)| *id).collect();
+        self.next_look = None;
         if relations.is_empty() {
             self.look = None;
             return;

@@ -12,6 +12,7 @@ mod followed;
 mod function_bodies;
 mod hostile;
 mod joins;
+mod meanings;
 mod mistakes;
 mod oracle;
 mod oracle_columns;

@@ -340,6 +340,16 @@ async fn rewrites_that_no_trigger_sees_are_found_within_a_second() {
     assert_eq!(house.rows(), None);
 }
 
+/// Else the task would find something due for ever, and read no further.
+#[tokio::test]
+async fn without_a_table_that_serves_there_is_nothing_to_look_at() {
+    let mut house = House::serving(&[1]);
+    house.alter(|relation| relation.followed = Followed::No);
+    house.now += 2 * STORAGE_INTERVAL;
+    assert!(house.request().is_none());
+    assert!(!house.tracking.is_due(house.now));
+}
+
 #[tokio::test]
 async fn a_new_connection_goes_on_and_a_lost_stream_begins_anew() {
     let mut house = House::serving(&[1]);
