@@ -15,14 +15,27 @@ pub struct SessionFacts {
     /// The roles that `bodies` hold for, and owners of SECURITY DEFINER functions besides. Another role may find other
     /// things under the same names: with it, no body is known.
     pub roles: HashSet<Oid>,
-    /// By function and role: which of these a body does not hold for, and why.
-    pub elsewhere: HashMap<(Oid, Oid), String>,
+    /// By function and role: which of these find other things under a body's names, and the tree that holds for them.
+    pub elsewhere: HashMap<(Oid, Oid), Result<Arc<str>, String>>,
     /// The session's TimeZone, DateStyle and IntervalStyle; empty where unknown.
     pub time_zone: String,
     pub date_style: String,
     pub interval_style: String,
     /// `server_encoding` is UTF8.
     pub is_utf8: bool,
+}
+
+impl SessionFacts {
+    /// What the body of a function is for a role that runs it. `None`: it was not read.
+    pub fn body(&self, function: Oid, role: Oid) -> Option<&Result<Arc<str>, String>> {
+        self.elsewhere.get(&(function, role)).or_else(|| self.bodies.get(&function))
+    }
+
+    /// Whatever trees the function has, for whomever.
+    pub fn trees(&self, function: Oid) -> impl Iterator<Item = &str> {
+        let others = self.elsewhere.iter().filter(move |((of, _), _)| *of == function).map(|(_, body)| body);
+        self.bodies.get(&function).into_iter().chain(others).filter_map(|body| body.as_deref().ok())
+    }
 }
 
 /// Facts, and when they hold.

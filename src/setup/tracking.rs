@@ -64,10 +64,8 @@ impl Reading<'_> {
         if !self.seen.insert((true, oid)) {
             return;
         }
-        let stored = catalog.session.bodies.get(&oid).and_then(|body| body.as_deref().ok());
-        if let Some(tree) = function.body.as_deref().or(stored) {
-            self.tree(tree);
-        }
+        let stored = catalog.session.trees(oid).filter(|_| function.body.is_none());
+        function.body.as_deref().into_iter().chain(stored).for_each(|tree| self.tree(tree));
     }
 
     /// Constants are numbers and other text stands behind backslashes, so that a field's name is a field's name.

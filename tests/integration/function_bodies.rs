@@ -37,6 +37,13 @@ impl Read {
         body.as_deref().map_err(String::as_str)
     }
 
+    /// For one role that runs it.
+    fn body_for(&self, name: &str, role: &str) -> Result<&str, &str> {
+        let function = self.catalog.functions.values().find(|function| function.name == name).expect(name);
+        let role = self.catalog.roles.get(role).expect(role).oid;
+        self.facts.body(function.oid, role).expect(name).as_deref().map_err(String::as_str)
+    }
+
     fn tree(&self, name: &str) -> &str {
         let tree = self.body(name).unwrap_or_else(|error| panic!("{name}: {error}"));
         assert!(tree.starts_with("(({QUERY"), "{name}: {tree}");
@@ -226,20 +233,38 @@ async fn names_are_those_that_everybody_who_runs_the_function_finds() {
     };
     let (public, private) = (id("public.members").await, id("private.members").await);
     let reads = |read: &Read, name: &str, table: u32| read.tree(name).contains(&format!(":relid {table} "));
+    let reads_as = |read: &Read, name: &str, role: &str, table: u32| {
+        read.body_for(name, role).expect(name).contains(&format!(":relid {table} "))
+    };
     assert!(reads(&read, "unqualified", public));
-    assert!(reads(&read, "pinned", private) && reads(&read, "by_owner", private));
+    assert!(reads_as(&read, "pinned", "anon", private) && reads_as(&read, "pinned", "authenticated", private));
+    assert!(reads(&read, "by_owner", private));
 
     // anon would look into public now, the others into private.
     ground.execute("revoke usage on schema private from anon").await;
     let read = Read::of(&ground).await;
-    assert!(read.refusal("pinned").contains("looks for its names in other schemas"), "{}", read.refusal("pinned"));
+    assert!(reads_as(&read, "pinned", "anon", public) && reads_as(&read, "pinned", "authenticated", private));
     assert!(reads(&read, "by_owner", private), "it never runs as anon");
 
     // "$user" is another schema for each.
-    ground.execute("create schema anon; grant usage on schema anon to anon").await;
+    let own = "create schema anon; create table anon.members (id int); grant usage on schema anon to anon";
+    ground.execute(own).await;
     let read = Read::of(&ground).await;
-    assert!(read.refusal("unqualified").contains("anon runs it"), "{}", read.refusal("unqualified"));
-    ground.execute("drop schema anon").await;
+    let of_anon = id("anon.members").await;
+    assert!(reads_as(&read, "unqualified", "anon", of_anon) && reads_as(&read, "unqualified", "editor", public));
+
+    // anon may not use the schema that the body names.
+    ground
+        .execute(
+            "create or replace function pinned() returns boolean language sql stable as
+                'select exists (select from private.members)'",
+        )
+        .await;
+    let read = Read::of(&ground).await;
+    assert!(reads_as(&read, "pinned", "authenticated", private));
+    let refusal = read.body_for("pinned", "anon").expect_err("it may not use the schema");
+    assert!(refusal.contains("may not use the schema private"), "{refusal}");
+    ground.execute("drop schema anon cascade").await;
 
     // What was changed since the catalog was read is not taken for it.
     let catalog = ground.catalog().await;

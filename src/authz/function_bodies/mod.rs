@@ -22,8 +22,8 @@ pub(super) struct Bodies {
     pub trees: HashMap<Oid, Result<Arc<str>, String>>,
     /// The roles that the trees hold for.
     pub roles: HashSet<Oid>,
-    /// By function and role: those that a tree does not hold for, and why.
-    pub elsewhere: HashMap<(Oid, Oid), String>,
+    /// By function and role: who has another tree, or none, and why.
+    pub elsewhere: HashMap<(Oid, Oid), Result<Arc<str>, String>>,
     /// A lock or a timeout was in the way of one: it is worth trying again.
     pub try_again: bool,
 }
@@ -67,10 +67,9 @@ pub(super) async fn read(client: &mut Client, catalog: &Catalog) -> Result<Bodie
             None => Err(Failure::Refused("it is not there any more".into())),
         };
         let tree = match read {
-            Ok(twin) => {
-                let elsewhere = twin.elsewhere.into_iter().map(|(role, why)| ((function.oid, role), why));
-                bodies.elsewhere.extend(elsewhere);
-                Ok(twin.tree.into())
+            Ok(Read { tree, elsewhere }) => {
+                bodies.elsewhere.extend(elsewhere.into_iter().map(|(role, body)| ((function.oid, role), body)));
+                Ok(tree)
             }
             Err(Failure::Session(error)) => return Err(error),
             Err(Failure::Refused(why)) => Err(why),
@@ -84,8 +83,14 @@ pub(super) async fn read(client: &mut Client, catalog: &Catalog) -> Result<Bodie
     Ok(bodies)
 }
 
-/// As the login itself, then as each of its roles: until the tree holds for everybody, or else the one that holds for
-/// most. Not everybody may use all the schemas that the body names.
+/// What one function's body is: for most of those who run it, and for each of the others.
+struct Read {
+    tree: Arc<str>,
+    elsewhere: Vec<(Oid, Result<Arc<str>, String>)>,
+}
+
+/// As the login itself, then as each of its roles: until there is a tree for everybody. Not everybody may use all the
+/// schemas that the body names, nor finds the same in them.
 async fn read_one(
     parser: &mut Parser<'_>,
     function: &Function,
@@ -93,22 +98,25 @@ async fn read_one(
     signature: &Signature,
     roles: &[(Oid, String)],
     runs_as: &[Oid],
-) -> Result<Twin, Failure> {
+) -> Result<Read, Failure> {
     if signature.source != function.source {
         return Err(Failure::InTheWay("it has been changed".into()));
     }
     source.check()?;
     let identities = std::iter::once(None).chain(roles.iter().map(|(_, name)| Some(name.as_str())));
-    let mut best: Option<Twin> = None;
+    let mut left: HashSet<Oid> = runs_as.iter().copied().collect();
+    let mut twins: Vec<Twin> = Vec::new();
     let mut first = None;
     for identity in identities {
         match parser.parse(function, source, signature, identity, runs_as).await {
             Ok(twin) => {
                 let twin = Twin { tree: source.check_tree(function, twin.tree)?, ..twin };
-                if best.as_ref().is_none_or(|best| twin.elsewhere.len() < best.elsewhere.len()) {
-                    best = Some(twin);
+                let before = left.len();
+                left.retain(|role| !twin.holds_for(*role));
+                if left.len() < before {
+                    twins.push(twin);
                 }
-                if best.as_ref().is_some_and(|best| best.elsewhere.is_empty()) {
+                if left.is_empty() {
                     break;
                 }
             }
@@ -118,10 +126,17 @@ async fn read_one(
             Err(_) => {}
         }
     }
-    match (best, first) {
-        (None, first) => Err(first.unwrap_or_else(|| Failure::Refused("nobody could read it".into()))),
+    match first {
         // It may hold for more people next time.
-        (Some(best), Some(in_the_way @ Failure::InTheWay(_))) if !best.elsewhere.is_empty() => Err(in_the_way),
-        (Some(best), _) => Ok(best),
+        Some(in_the_way @ Failure::InTheWay(_)) if !left.is_empty() => return Err(in_the_way),
+        _ => {}
     }
+    let Some(most) = twins.iter().min_by_key(|twin| twin.elsewhere.len()) else {
+        return Err(first.unwrap_or_else(|| Failure::Refused("nobody could read it".into())));
+    };
+    let elsewhere = most.elsewhere.iter().map(|(role, why)| {
+        let other = twins.iter().find(|twin| twin.holds_for(*role));
+        (*role, other.map(|twin| Arc::from(&*twin.tree)).ok_or_else(|| why.clone()))
+    });
+    Ok(Read { tree: Arc::from(&*most.tree), elsewhere: elsewhere.collect() })
 }

@@ -98,6 +98,12 @@ pub(super) struct Twin {
     pub(super) elsewhere: Vec<(Oid, String)>,
 }
 
+impl Twin {
+    pub(super) fn holds_for(&self, role: Oid) -> bool {
+        self.elsewhere.iter().all(|(other, _)| *other != role)
+    }
+}
+
 pub(super) struct Parser<'a> {
     pub(super) client: &'a mut Client,
 }

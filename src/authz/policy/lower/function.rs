@@ -224,14 +224,11 @@ impl<'c> Lowering<'c> {
         if env.by_name && !catalog.may_use_schema(env.runs_as, &function.schema) {
             return Err(refused(function, format!("role {:?} may not use its schema", env.runs_as.name)));
         }
-        if let Some(body) = catalog.session.bodies.get(&function.oid) {
+        let runs_as = if function.security_definer { function.owner } else { env.runs_as.oid };
+        if let Some(body) = catalog.session.body(function.oid, runs_as) {
             // Another role may find other things under the names in a string.
             if by_name && !self.names_hold_for(function, env.runs_as) {
                 return Err(refused(function, "what its names mean to the role is not known"));
-            }
-            let runs_as = if function.security_definer { function.owner } else { env.runs_as.oid };
-            if let Some(why) = catalog.session.elsewhere.get(&(function.oid, runs_as)).filter(|_| by_name) {
-                return Err(refused(function, why.clone()));
             }
             return match body {
                 Ok(tree) => Ok(Cow::Borrowed(&**tree)),

@@ -73,7 +73,7 @@ impl Reads<'_> {
         }
         let owner = self.catalog.roles.by_name.values().find(|role| role.oid == function.owner).cloned();
         let runs_as = owner.as_deref().filter(|_| function.security_definer).unwrap_or(role);
-        match self.catalog.session.bodies.get(&function.oid) {
+        match self.catalog.session.body(function.oid, runs_as.oid) {
             Some(body) => self.text(body.as_ref().ok().map(|body| &**body), runs_as),
             None => self.text(function.body.as_deref(), runs_as),
         }
