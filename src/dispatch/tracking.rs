@@ -247,6 +247,8 @@ impl Tracking {
         let relations: Vec<_> = serving.map(|(id, _)| *id).collect();
         if relations.is_empty() {
             self.look = None;
+            // Left due, it would keep dispatch from ever reading the stream again.
+            self.next_look = None;
             return;
         }
         // The one that is under way may not see this, and what it had to see this one has to see, too.
