@@ -66,10 +66,12 @@ fn named_by_policies<'c>(
     roles.into_iter().map(|role| (role, plan(catalog, relation, role))).collect()
 }
 
+type OfRoles<'a> = &'a [(&'a Role, Plan)];
+
 fn who_sees(
     catalog: &Catalog,
     relation: &Relation,
-    (plans, named): (&[(&Role, Plan)], &[(&Role, Plan)]),
+    (plans, named): (OfRoles, OfRoles),
     found: &[TablePlan],
     report: &mut Report,
 ) {

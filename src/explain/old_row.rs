@@ -5,7 +5,7 @@ use crate::authz::{self, Plan};
 use crate::catalog::{ColumnSet, ReplicaIdentity};
 use crate::change::Operation;
 use crate::check::Report;
-use crate::dispatch::Deletes;
+use crate::dispatch::{Deletes, TableName};
 
 /// How the policies come into it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,9 +18,8 @@ pub(super) enum Judged {
 
 /// `--delete-index` names the table.
 pub(super) fn is_kept(case: &Case<'_>) -> bool {
-    let is_it =
-        |name: &crate::dispatch::TableName| name.schema == case.relation.schema && name.name == case.relation.name;
-    case.question.delete_indexes.iter().any(|name| is_it(&name))
+    let is_it = |name: &TableName| name.schema == case.relation.schema && name.name == case.relation.name;
+    case.question.delete_indexes.iter().any(is_it)
 }
 
 pub(super) fn look(case: &Case<'_>, report: &mut Report) -> Judged {

@@ -21,10 +21,11 @@ struct Reading<'p> {
 impl<'p> Reading<'p> {
     fn expr(&mut self, expr: &'p Expr) {
         match expr {
-            Expr::Slot(slot) => match self.program.slots.get(usize::from(*slot)) {
-                Some(slot) => self.expr(slot),
-                None => {}
-            },
+            Expr::Slot(slot) => {
+                if let Some(slot) = self.program.slots.get(usize::from(*slot)) {
+                    self.expr(slot);
+                }
+            }
             // Each alternative may be another claim.
             Expr::Coalesce(args) => args.iter().for_each(|arg| self.expr(arg)),
             _ => match self.path(expr) {
