@@ -250,6 +250,8 @@ impl Tracking {
         self.next_look = None;
         if relations.is_empty() {
             self.look = None;
+            // Left due, it would keep dispatch from ever reading the stream again.
+            self.next_look = None;
             return;
         }
         // The one that is under way may not see this, and what it had to see this one has to see, too.

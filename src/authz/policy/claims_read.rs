@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{Expr, Program, Value, walk};
 
-/// Paths of claims, `sub` or `app_metadata.role`. What reads all of them says [`WHOLE`].
+/// Paths of claims, `sub` or `app_metadata.role`. What reads all of them says so.
 pub fn claims_read(program: &Program) -> BTreeSet<String> {
     let mut reading = Reading { program, found: BTreeSet::new() };
     program.clauses.iter().for_each(|clause| reading.expr(&clause.using));
