@@ -29,7 +29,7 @@ pub struct Roles {
     /// later; 0 stands for every role.
     pub settings: HashMap<Oid, Vec<String>>,
     /// By member: the roles that it is directly a member of, whether or not it inherits. `None`: not known.
-    members: Option<HashMap<Oid, Vec<Oid>>>,
+    pub members: Option<HashMap<Oid, Vec<Oid>>>,
 }
 
 impl Roles {
