@@ -192,11 +192,12 @@ async fn by_program(loaded: &Loaded<'_>, table: &ZooTable, person: &Person, coun
     if undecided == 0 {
         return decided.into_iter().flatten().collect();
     }
-    let mut counts = counts.borrow_mut();
-    counts.undecided += undecided;
-    let reasons = decided.iter().filter_map(|decided| decided.as_ref().err());
-    counts.reasons.extend(reasons.map(|why| format!("{}, {}: {why:?}", table.name(), person.label)));
-    drop(counts);
+    {
+        let mut counts = counts.borrow_mut();
+        counts.undecided += undecided;
+        let reasons = decided.iter().filter_map(|decided| decided.as_ref().err());
+        counts.reasons.extend(reasons.map(|why| format!("{}, {}: {why:?}", table.name(), person.label)));
+    }
     let asked = by_oracle(loaded.zoo, table, person).await;
     decided.into_iter().zip(asked).map(|(decided, asked)| decided.unwrap_or(asked)).collect()
 }

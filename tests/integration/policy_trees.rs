@@ -377,7 +377,8 @@ fn access(zoo: &Zoo, expr: &Expr) -> Vec<(String, Option<Vec<String>>)> {
 
 #[tokio::test]
 async fn tables_are_looked_up_by_what_the_policy_compares() {
-    let cases: &[(&str, &[(&str, Option<&[&str]>)])] = &[
+    type Looked<'a> = &'a [(&'a str, Option<&'a [&'a str]>)];
+    let cases: &[(&str, Looked)] = &[
         (
             "exists (select from members m where m.team = docs.team and auth.uid() = m.who)",
             &[("members", Some(&["team", "who"]))],
