@@ -131,7 +131,12 @@ fn report(measured: &[Measured], asked: &[OfOracle]) {
         let last = &of_case[of_case.len() - 1];
         let (each, ratio) = (median(&last.cpu) / last.matching as f64, median(&last.cpu) / base);
         let sizes = (of_case[0].size, last.size);
-        println!("goal: flat (at most {GOAL_RATIO}x) from {} to {}: {}", sizes.0, sizes.1, verdict(ratio <= GOAL_RATIO));
+        println!(
+            "goal: flat (at most {GOAL_RATIO}x) from {} to {}: {}",
+            sizes.0,
+            sizes.1,
+            verdict(ratio <= GOAL_RATIO)
+        );
         println!("goal: below {GOAL} ns for each that matches: {}", verdict(each < GOAL));
     }
     for OfOracle { case, wall, cpu, rows_wall, rows_cpu } in asked {
@@ -217,7 +222,8 @@ struct Measured {
 
 impl Measured {
     fn new(catalog: &Catalog, case: usize, size: usize, matching: usize) -> Measured {
-        let (mut access, mut tables, mut subscribers) = (AccessTable::default(), Tables::default(), Subscribers::default());
+        let (mut access, mut tables, mut subscribers) =
+            (AccessTable::default(), Tables::default(), Subscribers::default());
         let (id, table) = members(catalog, &mut access, size, matching);
         tables.insert(id, table);
         let table = CASES[case].1;
@@ -252,7 +258,8 @@ impl Measured {
         let changes = (0..CHANGES).map(|_| {
             let n = rand::random_range(0..size);
             let key = text(if table == "messages" { session(n / matching) } else { person(n) });
-            let tuple = Tuple::from_values([Some("1"), Some(&key), Some("hello")].map(|value| value.map(str::as_bytes)));
+            let tuple =
+                Tuple::from_values([Some("1"), Some(&key), Some("hello")].map(|value| value.map(str::as_bytes)));
             let new = Row { layout: Arc::clone(&layout), tuple, key_only: false };
             let (relation, operation, old) = (Arc::clone(relation), Operation::Insert, OldRow::Absent);
             Change { relation, operation, new: Some(new), old, index: 0, commit_timestamp: 0 }
@@ -398,9 +405,11 @@ fn cpu_of_both(cluster: &Cluster) -> f64 {
     let server = server.lines().next().unwrap_or_default().to_owned();
     let ours = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
     let ours: u64 = ours.filter_map(|task| Some(on_cpu(task.path().join("schedstat").to_str()?))).sum();
+    // The oracle's, which stay: others end meanwhile, and their time with them.
     let is_session = |process: &std::path::Path| {
-        let stat = std::fs::read_to_string(process.join("stat")).unwrap_or_default();
-        stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(1)) == Some(&*server)
+        let read = |name| std::fs::read_to_string(process.join(name)).unwrap_or_default();
+        read("stat").rsplit(") ").next().and_then(|rest| rest.split(' ').nth(1)) == Some(&*server)
+            && read("cmdline").starts_with("postgres: oracle")
     };
     let all = std::fs::read_dir("/proc").into_iter().flatten().flatten().map(|process| process.path());
     let sessions = all.filter(|process| is_session(process));
