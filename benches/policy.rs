@@ -405,9 +405,11 @@ fn cpu_of_both(cluster: &Cluster) -> f64 {
     let server = server.lines().next().unwrap_or_default().to_owned();
     let ours = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
     let ours: u64 = ours.filter_map(|task| Some(on_cpu(task.path().join("schedstat").to_str()?))).sum();
+    // The oracle's, which stay: others end meanwhile, and their time with them.
     let is_session = |process: &std::path::Path| {
-        let stat = std::fs::read_to_string(process.join("stat")).unwrap_or_default();
-        stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(1)) == Some(&*server)
+        let read = |name| std::fs::read_to_string(process.join(name)).unwrap_or_default();
+        read("stat").rsplit(") ").next().and_then(|rest| rest.split(' ').nth(1)) == Some(&*server)
+            && read("cmdline").starts_with("postgres: oracle")
     };
     let all = std::fs::read_dir("/proc").into_iter().flatten().flatten().map(|process| process.path());
     let sessions = all.filter(|process| is_session(process));
