@@ -55,7 +55,10 @@ const GOAL: f64 = 1000.0;
 const GOAL_OF_ORACLE: f64 = 100.0;
 
 /// What a subscription's table and policy are, and how many of how many people a change is for.
-const CASES: [(&str, &str, [(usize, usize); 3]); 4] = [
+/// A name, a policy, and (subscriptions, of which match) three times.
+type Case = (&'static str, &'static str, [(usize, usize); 3]);
+
+const CASES: [Case; 4] = [
     ("ownership", "owned", [(1, 1), (1_000, 1), (PEOPLE, 1)]),
     ("membership", "messages", [(1, 1), (1_000, 1), (PEOPLE, 1)]),
     ("membership of ten", "messages", [(10, 10), (1_000, 10), (PEOPLE, 10)]),
