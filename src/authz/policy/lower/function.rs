@@ -231,6 +231,9 @@ impl<'c> Lowering<'c> {
                 return Err(refused(function, "what its names mean to the role is not known"));
             }
             return match body {
+                Ok(tree) if by_name && function.settings.is_empty() && self.is_pinned(function) && names_ours(tree) => {
+                    Err(refused(function, "it is called under another search_path, where its names may mean others"))
+                }
                 Ok(tree) => Ok(Cow::Borrowed(&**tree)),
                 Err(why) => Err(refused(function, why.clone())),
             };
@@ -243,6 +246,12 @@ impl<'c> Lowering<'c> {
                 Err(refused(function, format!("it is written in {}{why}", function.language)))
             }
         }
+    }
+
+    /// Whether a function that sets its own search_path is on the way to this one.
+    fn is_pinned(&self, function: &Function) -> bool {
+        let callers = self.calling.iter().filter(|oid| **oid != function.oid);
+        callers.filter_map(|oid| self.catalog.functions.get(oid)).any(|caller| !caller.settings.is_empty())
     }
 
     /// The trees of strings hold for these roles, and for the owners of SECURITY DEFINER functions.
@@ -270,6 +279,21 @@ impl<'c> Lowering<'c> {
         }
         Err(refused(function, "its result is cast to the type that it returns"))
     }
+}
+
+/// Whether a tree names anything that is not built in, and so found by a search_path.
+fn names_ours(tree: &str) -> bool {
+    let fields =
+        [":relid", ":funcid", ":opno", ":aggfnoid", ":consttype", ":resulttype", ":funcresulttype", ":opresulttype"];
+    let mut tokens = tree.split([' ', '\n', '(', ')', '{', '}']).filter(|token| !token.is_empty());
+    while let Some(token) = tokens.next() {
+        if fields.contains(&token)
+            && tokens.next().and_then(|oid| oid.parse::<u32>().ok()).is_none_or(|oid| oid >= 16384)
+        {
+            return true;
+        }
+    }
+    false
 }
 
 fn within<'e>(function: &Function, bound: &'e [Bound], runs_as: &'e Role, env: &Env<'e>) -> Env<'e> {
@@ -302,4 +326,19 @@ fn has_param(expr: &Expr) -> bool {
     let mut found = false;
     walk::every(expr, 0, &mut |expr, _| found |= matches!(expr, Expr::Param(_)));
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::names_ours;
+
+    #[test]
+    fn built_in_names_mean_the_same_under_every_search_path() {
+        let built_in = "(({QUERY :targetList ({TARGETENTRY :expr {FUNCEXPR :funcid 2077 :funcresulttype 25 :args ({CONST :consttype 25})}})}))";
+        assert!(!names_ours(built_in));
+        for ours in [":funcid 2077", ":consttype 25"].map(|field| (field, field.split(' ').next().unwrap())) {
+            assert!(names_ours(&built_in.replace(ours.0, &format!("{} 16384", ours.1))), "{ours:?}");
+        }
+        assert!(names_ours("{RTE :rtekind 0 :relid 24000 :inh true}"));
+    }
 }
