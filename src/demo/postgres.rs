@@ -87,7 +87,7 @@ impl Cluster {
             self.directory.display()
         ));
         // No fsync: the files do not outlive the process. Everything else as a production server has it.
-        conf.push_str("fsync = off\nwal_level = logical\nmax_wal_senders = 50\nmax_replication_slots = 50\n");
+        conf.push_str("fsync = off\nwal_level = logical\nmax_wal_senders = 100\nmax_replication_slots = 200\n");
         conf.push_str(
             "max_connections = 300\nshared_buffers = 64MB\nautovacuum_naptime = 5s\nlog_min_messages = warning\n",
         );

@@ -5,7 +5,7 @@
 //! began with.
 //!
 //! * [`shape`]: which columns are kept, and what the stream names rows by;
-//! * [`table`], [`index`]: the rows; [`apply`]: the stream's changes to them;
+//! * [`table`], `index`: the rows; `apply`: the stream's changes to them;
 //! * [`load`]: the first reading, in one snapshot.
 
 mod apply;

@@ -49,7 +49,7 @@ const LEVELS_MAX: usize = 80;
 const NODES_MAX: usize = 20_000;
 
 /// The program of a table's policies for a role. Whether any apply has been found out before (see
-/// [`plan`](crate::authz::plan)).
+/// [`plan`](crate::authz::plan())).
 pub fn compile(catalog: &Catalog, relation: &Arc<Relation>, role: &Role) -> Result<Program, NotCompiled> {
     let mut lowering = Lowering::new(catalog, role);
     lowering.reading.push(relation.id);
