@@ -6,6 +6,7 @@ mod chat_example;
 mod chat_script;
 mod check;
 mod ddl_log;
+mod delete_index;
 mod delivery;
 mod explain;
 mod followed;
