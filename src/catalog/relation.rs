@@ -128,6 +128,13 @@ pub struct Column {
     pub acl: Vec<AclItem>,
 }
 
+impl Column {
+    /// Whether it is the same column, of the same type: names pass from one to another.
+    pub fn is(&self, other: &Column) -> bool {
+        self.attnum == other.attnum && self.type_oid == other.type_oid
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Relation {
     pub id: RelationId,

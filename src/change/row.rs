@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::catalog::{ColumnIndex, Relation};
+use crate::catalog::{Column, ColumnIndex, Relation};
 use crate::wal::pgoutput::{Datum, StreamRelation, Tuple};
 
 /// Where each column of the catalog's relation stands in the stream's tuples. Made once per pair of them.
@@ -30,6 +30,16 @@ impl Layout {
         let is_key =
             positions.iter().map(|position| position.is_some_and(|p| stream.columns[usize::from(p)].is_key)).collect();
         Layout { relation, positions, is_key }
+    }
+
+    /// Reads these columns as missing: what the stream has under their names may be others' values.
+    pub fn forget(&mut self, is_doubtful: impl Fn(&Column) -> bool) {
+        for (place, column) in self.relation.columns.iter().enumerate() {
+            if is_doubtful(column) {
+                self.positions[place] = None;
+                self.is_key[place] = false;
+            }
+        }
     }
 
     /// A layout of all the relation's columns in their own order, for rows that walcast itself puts together.

@@ -459,7 +459,9 @@ impl Dispatch {
         self.flush(chunk);
         if finished {
             self.finish_tracked();
-            self.before = None;
+            if self.before.take().is_some() {
+                self.layouts.clear();
+            }
         } else {
             self.phase = Phase::Working(work);
         }
@@ -535,7 +537,12 @@ impl Dispatch {
             return Ok(true);
         }
         let Some(relation) = self.catalog.relation(id) else { return Ok(false) };
-        let layout = Arc::new(Layout::new(Arc::clone(relation), stream));
+        let mut layout = Layout::new(Arc::clone(relation), stream);
+        if let Some(earlier) = self.before.as_ref().and_then(|before| before.catalog.relation(id)) {
+            // A row of this transaction may be from before its DDL, which the stream does not say.
+            layout.forget(|column| earlier.columns.iter().any(|known| known.name == column.name && !known.is(column)));
+        }
+        let layout = Arc::new(layout);
         let columns_asked = encode::columns_only_postgres_encodes(&self.catalog, relation, &layout);
         self.layouts.insert(id, KnownLayout { stream: Arc::clone(stream), layout, columns_asked });
         Ok(true)

@@ -118,6 +118,28 @@ async fn columns_that_swap_their_names_within_a_transaction_do_not_swap_people()
 }
 
 /// Members are renamed and added to, and move with the posts.
+/// The row was written before its transaction gave the name to another column.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_column_that_takes_over_a_name_within_a_transaction_does_not_take_over_the_value() {
+    let (scene, mut alice, mut bob) = scene(
+        "create table posts (id int primary key, owner uuid); alter table posts enable row level security;
+         create policy own on posts using (owner = auth.uid()); grant select on posts to authenticated;
+         alter publication supabase_realtime add table posts;",
+    )
+    .await;
+    scene
+        .execute(&format!(
+            "begin; insert into posts values (1, '{ALICE}'); alter table posts rename owner to author;
+             alter table posts add owner uuid; alter policy own on posts using (owner = auth.uid()); commit"
+        ))
+        .await;
+    scene
+        .execute_each(&[&format!("insert into posts values (2, '{ALICE}', '{BOB}')"), "insert into marks values (1)"])
+        .await;
+    assert_eq!(posts(&mut alice, 1).await, [0; 0], "nobody is the owner of the first one, and Bob of the second");
+    assert_eq!(posts(&mut bob, 1).await, [2]);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_an_inner_table_is_called_does_not_matter() {
     let (scene, mut alice, mut bob) = scene(&format!(
