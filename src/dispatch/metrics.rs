@@ -24,6 +24,7 @@ pub struct DispatchMetrics {
     pub subscriptions: Gauge,
     pub pending_bytes: Gauge,
     pub catalog_version: Gauge,
+    pub roles_version: Gauge,
     pub tracking: TrackingMetrics,
 }
 
@@ -66,6 +67,7 @@ impl DispatchMetrics {
             ("subscriptions", "Bound subscriptions", &metrics.subscriptions),
             ("pending_bytes", "Row images waiting for an answer of Postgres", &metrics.pending_bytes),
             ("catalog_version", "Catalog states applied since the start", &metrics.catalog_version),
+            ("roles_version", "Changes of roles and memberships applied since the start", &metrics.roles_version),
         ];
         for (name, help, gauge) in gauges {
             registry.register(name, help, gauge.clone());

@@ -147,6 +147,9 @@ impl Dispatch {
         self.track_catalog();
         self.handle.catalog.store(Arc::clone(&self.catalog));
         self.metrics.catalog_version.set(self.catalog.version as i64);
+        if !Arc::ptr_eq(&previous.roles, &self.catalog.roles) {
+            self.metrics.roles_version.inc();
+        }
         previous
     }
 

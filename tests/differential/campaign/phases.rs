@@ -146,12 +146,12 @@ impl World {
     /// A role changes: the relay's poll finds it within a second, and from then on it counts.
     pub(super) async fn roles_change(&mut self, tally: &mut Tally) {
         let sql = self.roles.choose(&mut self.rng);
-        let before = self.relay.metric("catalog_version").await;
+        let before = self.relay.metric("roles_version").await;
         execute(&self.database.client, sql).await;
         let nothing = Transaction { moves_the_ground: true, ..Transaction::default() };
         let committed = self.commit(nothing, async |world, sql| execute(&world.database.client, &sql).await).await;
         self.judge_all(vec![committed], "roles", tally).await;
-        self.relay.until_metric("catalog_version", |version| version > before).await;
+        self.relay.until_metric("roles_version", |version| version > before).await;
         *tally.ddl.entry("roles").or_default() += 1;
     }
 
