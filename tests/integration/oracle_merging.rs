@@ -112,16 +112,16 @@ async fn one_that_is_not_visible_yet_waits_and_the_others_do_not() {
     let ask = |xid, rows| ground.oracle.ask(Question { xid: Some(xid), ..question(&table, &ann, rows) });
     let mut waiting = ask(newest, 0..1);
     let others = [ask(before, 0..2), ask(before, 1..2)];
-    let in_flight = ground.metrics.statements.get();
     gate.open().await;
     let [first, second] = others;
     assert_eq!(first.await.unwrap(), Ok(Answer::Verdicts(vec![Allowed, Denied])));
     assert!(matches!(waiting.try_recv(), Err(TryRecvError::Empty)));
-    assert_eq!(ground.metrics.statements.get(), in_flight + 1, "the three were one");
     assert_eq!(second.await.unwrap(), Ok(Answer::Verdicts(vec![Denied])));
-    assert!(ground.metrics.visibility_waits.get() > 0);
     writer.batch_execute("commit").await.unwrap();
     assert_eq!(waiting.await.unwrap(), Ok(Answer::Verdicts(vec![Allowed])));
+    // The gate's, the one for the three, and one more for each time that the transaction was not visible.
+    let (statements, repeated) = (ground.metrics.statements.get(), ground.metrics.visibility_waits.get());
+    assert!(repeated > 0 && statements <= 2 + repeated, "{statements} statements, {repeated} repeated");
 }
 
 #[tokio::test]
