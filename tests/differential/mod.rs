@@ -21,7 +21,12 @@ use rand::rngs::StdRng;
 
 /// The generator of a run, and its seed for whoever wants to see the run again.
 fn random() -> (StdRng, u64) {
-    let seed = number_from_env("WALCAST_DIFFERENTIAL_SEED").unwrap_or_else(rand::random);
+    seeded(rand::random())
+}
+
+/// The same, with this seed where none is given.
+fn seeded(default: u64) -> (StdRng, u64) {
+    let seed = number_from_env("WALCAST_DIFFERENTIAL_SEED").unwrap_or(default);
     println!("WALCAST_DIFFERENTIAL_SEED={seed}");
     (StdRng::seed_from_u64(seed), seed)
 }
