@@ -3,6 +3,8 @@
 //! `pg_policy.polqual` is a `pg_node_tree`: the text that Postgres' `outfuncs.c` writes. Only its `VAR` and `QUERY`
 //! nodes are looked at; their fields have kept their names from 14 to 18.
 
+use super::policy::tree::Reader;
+
 /// What a policy reads of its table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum PolicyReads {
@@ -22,16 +24,16 @@ pub(super) fn policy_reads(tree: &str) -> PolicyReads {
 
 fn scan(tree: &str) -> Option<PolicyReads> {
     let mut attnums = Vec::new();
-    let mut tokens = Tokens { rest: tree };
+    let mut tokens = Reader::new(tree);
     // The node names that enclose the present place; the policy's table is range table entry 1 outside of every
     // sub-query, so a variable is the table's if it looks past all QUERY nodes around it.
     let mut open: Vec<&str> = Vec::new();
     let mut queries = 0;
     let mut var = Var::default();
-    while let Some(token) = tokens.next() {
+    while let Some(token) = tokens.token() {
         match token {
             "{" => {
-                let name = tokens.next()?;
+                let name = tokens.token()?;
                 queries += i64::from(name == "QUERY");
                 if name == "VAR" {
                     var = Var::default();
@@ -49,9 +51,9 @@ fn scan(tree: &str) -> Option<PolicyReads> {
                 }
             }
             field if open.last() == Some(&"VAR") => match field {
-                ":varno" => var.varno = tokens.number(),
-                ":varattno" => var.varattno = tokens.number(),
-                ":varlevelsup" => var.varlevelsup = tokens.number(),
+                ":varno" => var.varno = number(&mut tokens),
+                ":varattno" => var.varattno = number(&mut tokens),
+                ":varlevelsup" => var.varlevelsup = number(&mut tokens),
                 _ => {}
             },
             _ => {}
@@ -69,49 +71,15 @@ fn scan(tree: &str) -> Option<PolicyReads> {
     })
 }
 
+fn number(tokens: &mut Reader<'_>) -> Option<i64> {
+    tokens.token()?.parse().ok()
+}
+
 #[derive(Default)]
 struct Var {
     varno: Option<i64>,
     varattno: Option<i64>,
     varlevelsup: Option<i64>,
-}
-
-/// Tokens as `pg_strtok` takes them: blanks separate, brackets stand alone, a backslash protects what follows.
-struct Tokens<'a> {
-    rest: &'a str,
-}
-
-impl<'a> Tokens<'a> {
-    fn next(&mut self) -> Option<&'a str> {
-        let text = self.rest.trim_start_matches([' ', '\n', '\t']);
-        let mut bytes = text.bytes().enumerate();
-        let mut end = text.len();
-        while let Some((at, byte)) = bytes.next() {
-            match byte {
-                b'(' | b')' | b'{' | b'}' if at == 0 => {
-                    end = 1;
-                    break;
-                }
-                b' ' | b'\n' | b'\t' | b'(' | b')' | b'{' | b'}' => {
-                    end = at;
-                    break;
-                }
-                b'\\' => drop(bytes.next()),
-                _ => {}
-            }
-        }
-        if text.is_empty() {
-            return None;
-        }
-        // A backslash may protect the first byte of a longer character, never its middle: `end` is a boundary.
-        let (token, rest) = text.split_at_checked(end)?;
-        self.rest = rest;
-        Some(token)
-    }
-
-    fn number(&mut self) -> Option<i64> {
-        self.next()?.parse().ok()
-    }
 }
 
 #[cfg(test)]

@@ -49,7 +49,7 @@ pub struct Node<'a> {
 
 /// Reads a whole text.
 pub fn read(text: &str) -> Result<Tree<'_>, TreeError> {
-    let mut reader = Reader { text, at: 0 };
+    let mut reader = Reader::new(text);
     let first = reader.token().ok_or(TreeError::End)?;
     let tree = reader.value(first, 0)?;
     match reader.token() {
@@ -195,14 +195,19 @@ fn canonical(name: &str) -> &str {
     }
 }
 
-struct Reader<'a> {
+/// The tokens of a tree's text.
+pub(in crate::authz) struct Reader<'a> {
     text: &'a str,
     at: usize,
 }
 
 impl<'a> Reader<'a> {
+    pub(in crate::authz) fn new(text: &'a str) -> Reader<'a> {
+        Reader { text, at: 0 }
+    }
+
     /// As `pg_strtok` takes it: blanks separate, brackets stand alone, a backslash protects what follows.
-    fn token(&mut self) -> Option<&'a str> {
+    pub(in crate::authz) fn token(&mut self) -> Option<&'a str> {
         let rest = &self.text[self.at..];
         let text = rest.trim_start_matches([' ', '\n', '\t']);
         let start = self.at + (rest.len() - text.len());
