@@ -70,6 +70,8 @@ pub struct Chunk {
 #[derive(Clone, Debug)]
 pub enum Undecidable {
     NoNewRow,
+    /// A deleted row of a table whose columns the same transaction changed.
+    Altered,
     Plan(Arc<Access>),
 }
 
@@ -77,6 +79,7 @@ impl fmt::Display for Undecidable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Undecidable::NoNewRow => f.write_str("the change has no new row"),
+            Undecidable::Altered => f.write_str("the transaction that deleted the row altered the table"),
             Undecidable::Plan(access) => match &access.plan {
                 Plan::Denied(reason) => reason.fmt(f),
                 Plan::Open | Plan::Compiled(_) | Plan::Oracle(_) => Ok(()),
@@ -186,10 +189,12 @@ impl Chunk {
             };
             let earlier = match &mut before {
                 None => None,
-                Some(before) => match before.access(&relation, subscriber.role) {
+                Some(before) => match before.access(&relation, subscriber.role, access_of_role) {
                     Some(earlier) => Some(earlier),
-                    // Its columns are not what they were: nothing can be said of its old rows.
-                    None if change.change.operation == Operation::Delete => continue,
+                    None if change.change.operation == Operation::Delete => {
+                        self.undecidable.push((group.subscriber, Arc::clone(&relation), Undecidable::Altered));
+                        continue;
+                    }
                     None => Some(Arc::new(Access::nothing())),
                 },
             };

@@ -17,7 +17,7 @@ use crate::authz::policy::failure::Undecided;
 use crate::authz::policy::{RowTypes, RowValues};
 use crate::authz::tracked::Moment;
 use crate::authz::{CompiledPlan, DeniedReason, OraclePlan, Plan};
-use crate::catalog::{Catalog, Relation};
+use crate::catalog::{Catalog, Column, Relation};
 use crate::change::{Change, OldRow, Operation};
 
 /// What comes of judging.
@@ -110,10 +110,17 @@ pub struct Before {
 }
 
 impl Before {
-    /// `None`: the table was another one, and nothing can be said of its old rows.
-    pub(super) fn access(&mut self, relation: &Relation, role: RoleKey) -> Option<Arc<Access>> {
-        let earlier = self.catalog.relation(relation.id).filter(|earlier| earlier.columns == relation.columns)?;
-        Some(self.access.access(&self.catalog, earlier, role))
+    /// `None`: the policies that there were read a table of other columns, or nobody knows them: nothing can be said of
+    /// its old rows. Where no policy has a say, columns do not matter.
+    pub(super) fn access(&mut self, relation: &Relation, role: RoleKey, now: &Arc<Access>) -> Option<Arc<Access>> {
+        let Some(earlier) = self.catalog.relation(relation.id) else {
+            return (!now.row_security).then(|| Arc::clone(now));
+        };
+        let access = self.access.access(&self.catalog, earlier, role);
+        let is_same = |(a, b): (&Column, &Column)| a.is(b) && a.name == b.name;
+        let only_grew = earlier.columns.len() <= relation.columns.len()
+            && earlier.columns.iter().zip(&relation.columns).all(is_same);
+        (only_grew || access.plan.oracle().is_none()).then_some(access)
     }
 }
 

@@ -140,6 +140,27 @@ async fn a_column_that_takes_over_a_name_within_a_transaction_does_not_take_over
     assert_eq!(posts(&mut bob, 1).await, [2]);
 }
 
+/// Old rows are judged by the catalog before; a column more, or no policy at all, is no reason to lose them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn deletes_beside_an_added_column_reach_whoever_saw_the_rows() {
+    let (scene, mut alice, mut bob) = scene(&format!(
+        "create table posts (id int primary key, owner uuid); alter table posts enable row level security;
+         alter table posts replica identity full;
+         create policy own on posts using (owner = auth.uid()); grant select on posts to authenticated;
+         alter publication supabase_realtime add table posts; insert into posts values (1, '{ALICE}');",
+    ))
+    .await;
+    let mut open = Client::connect(&scene.relay, &crate::support::people::bob()).await;
+    open.subscribe("open", json!([all_of("marks")])).await;
+    scene.execute("begin; delete from posts where id = 1; alter table posts add note text; commit").await;
+    scene.execute("insert into marks values (1)").await;
+    assert_eq!(posts(&mut alice, 1).await, [1]);
+    assert_eq!(posts(&mut bob, 1).await, [0; 0]);
+    scene.execute("begin; delete from marks where id = 1; alter table marks add note text; commit").await;
+    let deleted = open.wait_for("a delete", |message| message.payload["data"]["type"] == "DELETE").await;
+    assert_eq!(deleted.payload["data"]["old_record"], json!({ "id": 1 }));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_an_inner_table_is_called_does_not_matter() {
     let (scene, mut alice, mut bob) = scene(&format!(
