@@ -27,6 +27,7 @@ use crate::authz::{AuthzMetrics, Oracle, OracleConfig, OracleTask, SessionFactsT
 use crate::catalog::loader;
 use crate::catalog::watcher::Watcher;
 use crate::causes::with_causes;
+use crate::channels::Hub;
 use crate::channels::lobby::{self, Lobby};
 use crate::dispatch::{self, Dispatch, DispatchMetrics, Inputs};
 use crate::server;
@@ -163,7 +164,10 @@ impl Relay {
         first_stream(&mut state, relay_failure).await?;
 
         let registry = Arc::new(registry);
-        let lobby = Lobby::new(config.lobby.clone(), Arc::new(verifier), channel_metrics);
+        let lobby = {
+            let services = lobby::Services::new(Arc::new(verifier));
+            Lobby::new(config.lobby.clone(), Arc::new(Hub::default()), services, channel_metrics)
+        };
         let services = server::Services {
             lobby,
             sink: Arc::new(handle),

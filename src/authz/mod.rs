@@ -17,6 +17,7 @@ pub mod policy;
 mod policy_reads;
 pub mod row_text;
 pub mod session_facts;
+pub mod topic;
 pub mod tracked;
 
 pub use claims::{Claims, TokenError};
@@ -30,3 +31,4 @@ pub use oracle::{
 pub use plan::{CompiledPlan, DeniedReason, OraclePlan, Plan, plan};
 pub use row_text::{RowText, row_text};
 pub use session_facts::{SessionFactsError, SessionFactsTask, read_session_facts};
+pub use topic::{TopicAuthority, TopicError, TopicGrant, TopicQuestion, TopicRight};

@@ -1,14 +1,17 @@
 //! What all sessions share: limits, the verifier of tokens, counters.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use super::hub::Hub;
 use super::limits::{Gate, Limits};
 use super::metrics::Metrics;
 use super::outbox;
+use super::replay::Replayer;
 use super::subscribe::ChannelId;
 use super::token::TokenVerifier;
+use crate::authz::TopicAuthority;
 
 #[derive(Clone, Debug, Default)]
 pub struct Config {
@@ -19,10 +22,30 @@ pub struct Config {
     pub join_error_backoff: Duration,
 }
 
+/// Whom sessions ask.
+#[derive(Clone)]
+pub struct Services {
+    pub verifier: Arc<dyn TokenVerifier>,
+    /// Who may be on a private channel; `None`: nobody can say, so nobody may.
+    pub authority: Option<Arc<dyn TopicAuthority>>,
+    /// What was broadcast from the database before; `None`: nobody knows.
+    pub replayer: Option<Arc<dyn Replayer>>,
+    /// The stream that carries broadcasts from the database runs.
+    pub replication: Arc<AtomicBool>,
+}
+
+impl Services {
+    /// For public channels alone.
+    pub fn new(verifier: Arc<dyn TokenVerifier>) -> Services {
+        Services { verifier, authority: None, replayer: None, replication: Arc::default() }
+    }
+}
+
 /// What all sessions share.
 pub struct Lobby {
     pub gate: Arc<Gate>,
-    pub verifier: Arc<dyn TokenVerifier>,
+    pub hub: Arc<Hub>,
+    pub services: Services,
     pub metrics: Arc<Metrics>,
     pub outbox_config: Arc<outbox::Config>,
     pub join_error_backoff: Duration,
@@ -30,10 +53,11 @@ pub struct Lobby {
 }
 
 impl Lobby {
-    pub fn new(config: Config, verifier: Arc<dyn TokenVerifier>, metrics: Arc<Metrics>) -> Arc<Lobby> {
+    pub fn new(config: Config, hub: Arc<Hub>, services: Services, metrics: Arc<Metrics>) -> Arc<Lobby> {
         Arc::new(Lobby {
             gate: Gate::new(config.limits),
-            verifier,
+            hub,
+            services,
             metrics,
             outbox_config: Arc::new(config.outbox),
             join_error_backoff: config.join_error_backoff,

@@ -4,27 +4,33 @@
 //! dispatch has for a channel it pushes into the socket's [`Outbox`] itself, around an [`Address`]. Knows no sockets, no
 //! tables and no policies.
 
+pub mod broadcast;
 pub mod channel;
 pub mod close;
 pub mod frame;
+pub mod hub;
 pub mod join;
 pub mod limits;
 pub mod lobby;
 pub mod metrics;
 pub mod outbox;
 pub mod phoenix;
+pub mod replay;
 pub mod session;
 pub mod subscribe;
 pub mod system;
 pub mod token;
 pub mod topic;
 
+pub use broadcast::{Content, EventPayload};
 pub use close::CloseReason;
+pub use hub::{Broadcasted, Hub, TopicKey};
 pub use limits::{Gate, Limits};
 pub use lobby::{Config, Lobby};
 pub use metrics::Metrics;
 pub use outbox::{Outbox, OutboxReader, Pushed};
 pub use phoenix::{Address, Serializer};
+pub use replay::{ReplayError, ReplayRequest, Replayed, ReplayedPayload, Replayer};
 pub use session::{Action, Input, Now, Session};
 pub use subscribe::{ChannelId, EventShapeKind, Subscribe, SubscriptionSink};
 pub use system::{EventShape, postgres_changes_frame};

@@ -151,7 +151,7 @@ impl Session {
             return;
         }
         let token = self.intern(token);
-        match self.lobby.verifier.verify(&token, now.wall) {
+        match self.lobby.services.verifier.verify(&token, now.wall) {
             Ok(claims) => {
                 let channel = &mut self.channels[place];
                 channel.renew(token, claims, now);
@@ -173,7 +173,7 @@ impl Session {
                 continue;
             }
             let token = channel.token.clone();
-            match self.lobby.verifier.verify(&token, now.wall) {
+            match self.lobby.services.verifier.verify(&token, now.wall) {
                 Ok(claims) => self.channels[place].renew(token, claims, now),
                 Err(error) => self.end_for_token(place, &error.system_text(), actions),
             }

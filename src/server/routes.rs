@@ -60,7 +60,8 @@ fn is_tenant_health(api: &str) -> bool {
 /// For whoever has a valid token; Supabase's compose file sends the anon key.
 fn tenant_health(server: &Server, request: &Request<Incoming>) -> Answer {
     let token = answer::bearer(request.headers());
-    let known = token.is_some_and(|token| server.services.lobby.verifier.verify(token, SystemTime::now()).is_ok());
+    let known =
+        token.is_some_and(|token| server.services.lobby.services.verifier.verify(token, SystemTime::now()).is_ok());
     match known {
         true => health::tenant_health(&server.services.readiness, server.connections.len()),
         false => answer::bare(StatusCode::FORBIDDEN, ""),

@@ -75,7 +75,7 @@ fn check(server: &Server, request: &Request<Incoming>) -> Result<Accepted, Refus
     let token = given_token(request.headers(), query)
         .ok_or_else(|| Refused::Error(StatusCode::UNAUTHORIZED, "API key is missing".into()))?;
     let lobby = &server.services.lobby;
-    if let Err(error) = lobby.verifier.verify(&token, SystemTime::now()) {
+    if let Err(error) = lobby.services.verifier.verify(&token, SystemTime::now()) {
         let status = StatusCode::from_u16(error.upgrade_status()).unwrap_or(StatusCode::UNAUTHORIZED);
         return Err(Refused::Error(status, error.upgrade_text().into()));
     }

@@ -122,7 +122,12 @@ impl Relay {
         configure(&mut channels_config, &mut config);
         let mut registry = Registry::with_prefix("walcast");
         let metrics = channels::Metrics::register(&mut registry);
-        let lobby = Lobby::new(channels_config, Arc::new(Tokens), metrics.clone());
+        let lobby = Lobby::new(
+            channels_config,
+            Arc::default(),
+            channels::lobby::Services::new(Arc::new(Tokens)),
+            metrics.clone(),
+        );
         let (dispatch, readiness) = (Arc::new(Dispatch::default()), Arc::new(Readiness::default()));
         let services = Services {
             lobby,

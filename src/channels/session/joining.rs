@@ -84,7 +84,7 @@ impl Session {
             return Err(join_reason::TOO_MANY_BINDINGS.into());
         }
         let token = request.token.as_deref().map_or_else(|| self.upgrade_token.clone(), |token| self.intern(token));
-        let claims = self.lobby.verifier.verify(&token, now.wall).map_err(|error| error.join_reason())?;
+        let claims = self.lobby.services.verifier.verify(&token, now.wall).map_err(|error| error.join_reason())?;
         if request.private {
             // Fail closed: nothing evaluates the policies of realtime.messages yet.
             return Err(join_reason::unauthorized(subtopic).into());

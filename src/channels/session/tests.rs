@@ -9,7 +9,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use super::*;
 use crate::authz::{Claims, TokenError};
-use crate::channels::lobby::Config;
+use crate::channels::lobby::{Config, Services};
 use crate::channels::metrics::Metrics;
 use crate::channels::token::TokenVerifier;
 
@@ -57,7 +57,7 @@ impl Client {
     }
 
     fn with(serializer: Serializer, config: Config) -> Client {
-        let lobby = Lobby::new(config, Arc::new(Tokens), Arc::new(Metrics::default()));
+        let lobby = Lobby::new(config, Arc::default(), Services::new(Arc::new(Tokens)), Arc::new(Metrics::default()));
         Client::of(&lobby, serializer)
     }
 

@@ -163,7 +163,12 @@ fn channels_above_the_limit_are_refused_and_a_leave_frees_the_place() {
 #[test]
 fn too_many_users_and_too_many_joins_are_told_apart() {
     let limits = crate::channels::Limits { joined_connections_max: 1, joins_per_second_max: 1, ..Default::default() };
-    let lobby = Lobby::new(Config { limits, ..Config::default() }, Arc::new(Tokens), Arc::default());
+    let lobby = Lobby::new(
+        Config { limits, ..Config::default() },
+        Arc::default(),
+        crate::channels::lobby::Services::new(Arc::new(Tokens)),
+        Arc::default(),
+    );
     let join = r#"["1","1","realtime:a","phx_join",{"config":{}}]"#;
     let (mut first, mut second) = (Client::of(&lobby, Serializer::V2), Client::of(&lobby, Serializer::V2));
     assert!(first.send(join)[0].contains("\"ok\""));
