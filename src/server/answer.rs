@@ -28,8 +28,29 @@ pub fn text(status: StatusCode, body: impl Into<Bytes>) -> Answer {
 }
 
 pub fn not_found() -> Answer {
-    with_type(bare(StatusCode::NOT_FOUND, "Not Found"), HTML)
+    html(StatusCode::NOT_FOUND)
 }
+
+/// The status in words, as the original's router has it.
+pub fn html(status: StatusCode) -> Answer {
+    let words = match status {
+        // Its name before RFC 9110, which the original keeps.
+        StatusCode::PAYLOAD_TOO_LARGE => "Request Entity Too Large",
+        status => status.canonical_reason().unwrap_or_default(),
+    };
+    with_type(bare(status, words), HTML)
+}
+
+/// Likewise, for requests that were refused while they were read: they get no id.
+pub fn phrase(status: StatusCode) -> Answer {
+    let mut answer = html(status);
+    answer.extensions_mut().insert(Unread);
+    answer
+}
+
+/// Marks the answer to a request that could not be read.
+#[derive(Clone, Copy)]
+pub struct Unread;
 
 fn with_type(mut answer: Answer, content_type: HeaderValue) -> Answer {
     answer.headers_mut().insert(CONTENT_TYPE, content_type);

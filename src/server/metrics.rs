@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use hyper::StatusCode;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -18,6 +19,7 @@ pub struct Metrics {
     pub connections: Gauge,
     pub connections_opened: Counter,
     pub upgrades_refused: Family<StatusLabels, Counter>,
+    pub broadcast_requests: Family<StatusLabels, Counter>,
 }
 
 impl Metrics {
@@ -26,6 +28,12 @@ impl Metrics {
         registry.register("connections", "WebSockets open now", metrics.connections.clone());
         registry.register("connections_opened", "WebSockets opened", metrics.connections_opened.clone());
         registry.register("upgrades_refused", "Upgrades refused, by status", metrics.upgrades_refused.clone());
+        let requests = metrics.broadcast_requests.clone();
+        registry.register("broadcast_requests", "Broadcasts asked for over HTTP, by status of the answer", requests);
         Arc::new(metrics)
+    }
+
+    pub fn broadcast_requests(&self, status: StatusCode) -> Counter {
+        self.broadcast_requests.get_or_create(&StatusLabels { status: status.as_u16() }).clone()
     }
 }

@@ -12,6 +12,7 @@
 //! [`SubscriptionSink`]: crate::channels::SubscriptionSink
 
 mod answer;
+mod broadcast_api;
 mod connection;
 mod connections;
 mod cors;
@@ -35,6 +36,7 @@ pub use health::Readiness;
 pub use metrics::Metrics;
 
 use crate::channels::{Lobby, SubscriptionSink};
+use broadcast_api::Budget;
 use connections::Connections;
 use rate::Rate;
 
@@ -54,6 +56,12 @@ pub struct Config {
     pub connections_max: usize,
     /// Requests to the API, all clients together, on an average of a minute.
     pub requests_per_second_max: u32,
+    /// Of one request's body; the original's own.
+    pub body_bytes_max: usize,
+    /// Of all bodies that are held at once. Requests above it wait, as long as their body may take.
+    pub bodies_bytes_max: usize,
+    /// How long a body may take to arrive.
+    pub body_timeout: Duration,
     /// How long a stopping server waits for its sockets.
     pub drain_timeout: Duration,
     /// Who knows it may read `/metrics` on the public listener; without one, nobody may.
@@ -71,6 +79,9 @@ impl Default for Config {
             connections_max: 200_000,
             // As many as there may be joins.
             requests_per_second_max: 10_000,
+            body_bytes_max: 8_000_000,
+            bodies_bytes_max: 256 << 20,
+            body_timeout: Duration::from_secs(30),
             drain_timeout: Duration::from_secs(10),
             metrics_token: None,
         }
@@ -93,6 +104,7 @@ pub struct Server {
     services: Services,
     connections: Arc<Connections>,
     rate: Rate,
+    bodies: Budget,
     /// Of every task that serves a client.
     tasks: TaskTracker,
 }
@@ -100,6 +112,7 @@ pub struct Server {
 impl Server {
     pub fn new(config: Config, services: Services) -> Arc<Server> {
         let rate = Rate::new(config.requests_per_second_max);
-        Arc::new(Server { config, services, connections: Arc::default(), rate, tasks: TaskTracker::new() })
+        let bodies = Budget::new(config.bodies_bytes_max);
+        Arc::new(Server { config, services, connections: Arc::default(), rate, bodies, tasks: TaskTracker::new() })
     }
 }

@@ -22,6 +22,13 @@ pub struct Rate {
     seconds: Mutex<Seconds>,
 }
 
+/// A request that has been counted.
+pub struct Counted {
+    is_too_much: bool,
+    rolling: u32,
+    limit: u32,
+}
+
 /// How many requests there were in each of the last seconds, oldest first.
 struct Seconds {
     counts: VecDeque<u32>,
@@ -36,21 +43,33 @@ impl Rate {
 
     /// Counts a request, and answers it if there have not been too many.
     pub fn answer(&self, now: Instant, answer: impl FnOnce() -> Answer) -> Answer {
-        let (is_too_much, rolling) = {
-            let mut seconds = self.seconds.lock().unwrap_or_else(PoisonError::into_inner);
-            seconds.turn_to(now);
-            let is_too_much = seconds.average() >= self.limit;
-            seconds.count();
-            (is_too_much, seconds.average())
-        };
-        let mut answer = match is_too_much {
-            true => answer::json(StatusCode::TOO_MANY_REQUESTS, r#"{"message":"Too many requests"}"#),
-            false => answer(),
-        };
+        let counted = self.count(now);
+        let answer = counted.refusal().unwrap_or_else(answer);
+        counted.stamp(answer)
+    }
+
+    /// Counts a request; for answers that take time.
+    pub fn count(&self, now: Instant) -> Counted {
+        let mut seconds = self.seconds.lock().unwrap_or_else(PoisonError::into_inner);
+        seconds.turn_to(now);
+        let is_too_much = seconds.average() >= self.limit;
+        seconds.count();
+        Counted { is_too_much, rolling: seconds.average(), limit: self.limit }
+    }
+}
+
+impl Counted {
+    /// The answer to one request too many.
+    pub fn refusal(&self) -> Option<Answer> {
+        let refusal = || answer::json(StatusCode::TOO_MANY_REQUESTS, r#"{"message":"Too many requests"}"#);
+        self.is_too_much.then(refusal)
+    }
+
+    pub fn stamp(&self, mut answer: Answer) -> Answer {
         let headers = answer.headers_mut();
-        headers.insert(ROLLING, HeaderValue::from(rolling));
+        headers.insert(ROLLING, HeaderValue::from(self.rolling));
         headers.insert(LIMIT, HeaderValue::from(self.limit));
-        headers.insert(REMAINING, HeaderValue::from(self.limit.saturating_sub(rolling)));
+        headers.insert(REMAINING, HeaderValue::from(self.limit.saturating_sub(self.rolling)));
         answer
     }
 }

@@ -9,8 +9,8 @@ use hyper::body::Incoming;
 use hyper::header::{HeaderName, HeaderValue, ORIGIN};
 use hyper::{Method, Request, StatusCode};
 
-use super::answer::{self, Answer};
-use super::{Server, cors, health, metrics_endpoint, upgrade};
+use super::answer::{self, Answer, Unread};
+use super::{Server, broadcast_api, cors, health, metrics_endpoint, upgrade};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -19,14 +19,32 @@ pub async fn answer(server: Arc<Server>, request: Request<Incoming>) -> Result<A
     if let "/socket/websocket" | "/realtime/v1/websocket" = request.uri().path() {
         return Ok(upgrade::answer(server, request).await);
     }
-    let mut answer =
-        if cors::is_preflight(&request) { cors::preflight(request.headers()) } else { route(&server, &request) };
-    if request.headers().contains_key(ORIGIN) {
+    let from_elsewhere = request.headers().contains_key(ORIGIN);
+    let request_id = request.headers().get(REQUEST_ID).filter(|id| (20..=200).contains(&id.len())).cloned();
+    let mut answer = match broadcast_route(&request) {
+        Some(broadcast) => broadcast_api::answer(&server, broadcast, request).await,
+        None if cors::is_preflight(&request) => cors::preflight(request.headers()),
+        None => route(&server, &request),
+    };
+    if from_elsewhere {
         cors::allow_any_origin(&mut answer);
     }
-    let request_id = request.headers().get(REQUEST_ID).filter(|id| (20..=200).contains(&id.len())).cloned();
-    answer.headers_mut().insert(REQUEST_ID, request_id.unwrap_or_else(new_request_id));
+    if answer.extensions().get::<Unread>().is_none() {
+        answer.headers_mut().insert(REQUEST_ID, request_id.unwrap_or_else(new_request_id));
+    }
     Ok(answer)
+}
+
+fn broadcast_route(request: &Request<Incoming>) -> Option<broadcast_api::Route> {
+    if *request.method() != Method::POST {
+        return None;
+    }
+    broadcast_api::Route::of(api(request.uri().path())?)
+}
+
+/// What follows `/api/`, behind the gateway or without one.
+fn api(path: &str) -> Option<&str> {
+    path.strip_prefix("/realtime/v1").unwrap_or(path).strip_prefix("/api/")
 }
 
 fn route(server: &Server, request: &Request<Incoming>) -> Answer {
@@ -41,7 +59,7 @@ fn route(server: &Server, request: &Request<Incoming>) -> Answer {
         "/metrics" => {
             metrics_endpoint::guarded(&services.registry, server.config.metrics_token.as_deref(), request.headers())
         }
-        path => match path.strip_prefix("/realtime/v1").unwrap_or(path).strip_prefix("/api/") {
+        path => match api(path) {
             Some("ping") => {
                 server.rate.answer(Instant::now(), || answer::json(StatusCode::OK, r#"{"message":"Success"}"#))
             }

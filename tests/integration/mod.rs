@@ -25,6 +25,7 @@ mod replication;
 mod replication_errors;
 mod replication_login;
 mod replication_shutdown;
+mod rest;
 mod setup;
 mod tracked;
 mod tracked_live;

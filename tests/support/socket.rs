@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::{SinkExt, StreamExt};
 use prometheus_client::registry::Registry;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_tungstenite::WebSocketStream;
@@ -118,13 +118,22 @@ impl Relay {
     }
 
     pub async fn with(configure: impl FnOnce(&mut channels::Config, &mut server::Config)) -> Relay {
+        Relay::with_services(configure, |_| {}).await
+    }
+
+    pub async fn with_services(
+        configure: impl FnOnce(&mut channels::Config, &mut server::Config),
+        serve_with: impl FnOnce(&mut channels::lobby::Services),
+    ) -> Relay {
         let mut channels_config = channels::Config::default();
         let mut config = server::Config { connect_error_backoff: Duration::ZERO, ..Default::default() };
         configure(&mut channels_config, &mut config);
         let mut registry = Registry::with_prefix("walcast");
         let metrics = channels::Metrics::register(&mut registry);
         let hub = Arc::new(Hub::new(channels_config.limits.clone(), metrics.clone()));
-        let lobby = Lobby::new(channels_config, hub, channels::lobby::Services::new(Arc::new(Tokens)), metrics.clone());
+        let mut services = channels::lobby::Services::new(Arc::new(Tokens));
+        serve_with(&mut services);
+        let lobby = Lobby::new(channels_config, hub, services, metrics.clone());
         let (dispatch, readiness) = (Arc::new(Dispatch::default()), Arc::new(Readiness::default()));
         let services = Services {
             lobby,
@@ -167,15 +176,20 @@ impl Relay {
 
     /// An HTTP request as it is written, and the whole answer to it.
     pub async fn http(&self, method: &str, path: &str, headers: &str) -> Answer {
-        let mut stream = TcpStream::connect(self.address).await.unwrap();
-        let request = format!("{method} {path} HTTP/1.1\r\nhost: realtime-dev.localhost\r\n{headers}\r\n");
-        stream.write_all(request.as_bytes()).await.unwrap();
-        let mut answer = Vec::new();
-        tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("an answer in time").unwrap();
-        let answer = String::from_utf8(answer).unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-        Answer { status, head: head.to_lowercase(), body: body.to_owned() }
+        self.http_with_body(method, path, headers, b"").await
+    }
+
+    pub async fn http_with_body(&self, method: &str, path: &str, headers: &str, body: &[u8]) -> Answer {
+        let stream = TcpStream::connect(self.address).await.unwrap();
+        let head = format!("{method} {path} HTTP/1.1\r\nhost: realtime-dev.localhost\r\n{headers}\r\n");
+        exchange(stream, &[head.as_bytes(), body].concat()).await
+    }
+
+    /// `POST` by somebody with a token, and then the end of the connection. Headers end in `\r\n`.
+    pub async fn post(&self, path: &str, headers: &str, body: impl AsRef<[u8]>) -> Answer {
+        let (token, body) = (token("anon", 60), body.as_ref());
+        let more = format!("authorization: Bearer {token}\r\nconnection: close\r\ncontent-length: {}\r\n", body.len());
+        self.http_with_body("POST", path, &format!("{headers}{more}"), body).await
     }
 
     /// `GET`, and then the end of the connection.
@@ -187,6 +201,24 @@ impl Relay {
         self.shutdown.cancel();
         tokio::time::timeout(PATIENCE, self.served).await.expect("the server stops in time").unwrap();
     }
+}
+
+/// Writes a request, which asks for the connection to be closed, and reads the whole answer.
+pub async fn exchange(stream: impl AsyncRead + AsyncWrite, request: &[u8]) -> Answer {
+    let (mut read, mut write) = tokio::io::split(stream);
+    let mut answer = Vec::new();
+    // At once: what is refused by its head is answered before all of it is written.
+    let written = async { write.write_all(request).await };
+    let (_, answered) = tokio::time::timeout(PATIENCE, async { tokio::join!(written, read.read_to_end(&mut answer)) })
+        .await
+        .expect("an answer in time");
+    if answer.is_empty() {
+        answered.unwrap();
+    }
+    let answer = String::from_utf8(answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("not an answer: {answer:?}"));
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    Answer { status, head: head.to_lowercase(), body: body.to_owned() }
 }
 
 pub struct Answer {
