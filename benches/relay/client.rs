@@ -4,6 +4,9 @@
 //! input, `arrived` when N more events have arrived over all sockets. `latencies` prints those of all events since it was
 //! last asked, in microseconds; `bytes` the size of the newest event's frame.
 //!
+//! TABLE may also be `room` (FILTER is the number of topics, an event a broadcast), `socketio` (the same, of that server),
+//! `presence` (an event is a diff; `present N` waits until every client knows of N), or `raw` (see the floor).
+//!
 //! After the join a socket is read as bytes, and only the frames' headers are looked at: the clients share the machine
 //! with what is measured.
 
@@ -70,6 +73,18 @@ impl Clients {
         self.line().parse().expect("a number")
     }
 
+    /// Waits until each of them knows that so many are present.
+    pub fn present(&mut self, members: usize) {
+        writeln!(self.input, "present {members}").expect("clients take a line");
+        self.line();
+    }
+
+    /// Events that have arrived over all sockets since the start.
+    pub fn events(&mut self) -> usize {
+        writeln!(self.input, "events").expect("clients take a line");
+        self.line().parse().expect("a number")
+    }
+
     fn line(&mut self) -> String {
         let mut line = String::new();
         let read = self.output.read_line(&mut line).expect("clients answer");
@@ -90,6 +105,8 @@ struct Counts {
     events: AtomicU64,
     /// Bytes of the newest event's frame, header included.
     frame_bytes: AtomicU64,
+    /// Joins of presence that clients have heard of, all together.
+    presences: AtomicU64,
     changed: Notify,
 }
 
@@ -114,10 +131,16 @@ pub async fn run(arguments: &[&str]) {
         }
         tokio::spawn(async move {
             let permit = joining.acquire_owned().await.expect("open for ever");
-            let socket = join_channel(&address, &table, &filter).await;
+            let room = || number % filter.parse::<usize>().unwrap_or(1);
+            let (socket, marker) = match &*table {
+                "room" => (join_room(&address, room()).await, &b"say"[..]),
+                "socketio" => (open_socketio(&address, &format!("room-{}", room())).await, &b"[\"say\""[..]),
+                "presence" => (join_presence(&address, number).await, &b"\"presence_diff\""[..]),
+                _ => (join_channel(&address, &table, &filter).await, &b"\"postgres_changes\",{\"data\""[..]),
+            };
             drop(permit);
             let _ = joined.send(());
-            count_events(socket.into_inner(), &counts, &latencies).await;
+            count_events(socket.into_inner(), marker, &counts, &latencies).await;
         });
     }
     for join in joins {
@@ -140,6 +163,19 @@ pub async fn run(arguments: &[&str]) {
             println!("{}", all.join(" "));
             continue;
         }
+        if line == "events" {
+            println!("{}", counts.events.load(Ordering::Relaxed));
+            continue;
+        }
+        if let Some(members) = line.strip_prefix("present ") {
+            let members: u64 = members.parse().expect("a number of members");
+            // Each knows of all: from its state, or from diffs.
+            while counts.presences.load(Ordering::Relaxed) < members * members {
+                counts.changed.notified().await;
+            }
+            println!("present");
+            continue;
+        }
         if line == "bytes" {
             println!("{}", counts.frame_bytes.load(Ordering::Relaxed));
             continue;
@@ -160,7 +196,12 @@ fn heartbeat() -> Vec<u8> {
     frame
 }
 
-async fn count_events(mut tcp: tokio::net::TcpStream, counts: &Counts, latencies: &mpsc::UnboundedSender<f64>) {
+async fn count_events(
+    mut tcp: tokio::net::TcpStream,
+    marker: &[u8],
+    counts: &Counts,
+    latencies: &mpsc::UnboundedSender<f64>,
+) {
     let mut buffer = bytes::BytesMut::with_capacity(1 << 10);
     // Not at once: ten thousand heartbeats in the middle of a sample would be seen in it.
     let mut beat = tokio::time::interval(std::time::Duration::from_secs(25));
@@ -180,7 +221,14 @@ async fn count_events(mut tcp: tokio::net::TcpStream, counts: &Counts, latencies
             }
             let frame = buffer.split_to(header + payload);
             let head = &frame[header..frame.len().min(header + 80)];
-            if memchr::memmem::find(head, b"\"postgres_changes\",{\"data\"").is_none() {
+            if marker == b"\"presence_diff\"" {
+                count_presences(&frame[header..], counts);
+            }
+            if marker == b"[\"say\"" && head == b"2" {
+                // Engine.IO's heartbeat: the server asks.
+                let _ = tcp.write_all(&[0x81, 0x81, 0, 0, 0, 0, b'3']).await;
+            }
+            if memchr::memmem::find(head, marker).is_none() {
                 continue;
             }
             if let Some(sent) = sent_at(&frame[header..]) {
@@ -193,6 +241,16 @@ async fn count_events(mut tcp: tokio::net::TcpStream, counts: &Counts, latencies
             counts.events.fetch_add(events, Ordering::Relaxed);
             counts.changed.notify_one();
         }
+    }
+}
+
+/// Presences in a state, and joins in a diff.
+fn count_presences(payload: &[u8], counts: &Counts) {
+    let end = memchr::memmem::find(payload, b"\"leaves\"").unwrap_or(payload.len());
+    let presences = memchr::memmem::find_iter(&payload[..end], b"\"metas\"").count() as u64;
+    if presences > 0 {
+        counts.presences.fetch_add(presences, Ordering::Relaxed);
+        counts.changed.notify_one();
     }
 }
 
@@ -228,12 +286,60 @@ async fn count_raw(
     }
 }
 
-type Socket = tokio_tungstenite::WebSocketStream<tokio::net::TcpStream>;
+pub type Socket = tokio_tungstenite::WebSocketStream<tokio::net::TcpStream>;
 
-async fn join_channel(address: &str, table: &str, filter: &str) -> Socket {
+/// A socket of walcast's.
+pub async fn open(address: &str) -> Socket {
     let tcp = tokio::net::TcpStream::connect(address).await.expect("connect");
     let url = format!("ws://{address}/socket/websocket?vsn=2.0.0&apikey={}", token());
+    tokio_tungstenite::client_async(url, tcp).await.expect("upgrade").0
+}
+
+/// A socket of the Socket.IO server's, in a room unless that is empty.
+pub async fn open_socketio(address: &str, room: &str) -> Socket {
+    let tcp = tokio::net::TcpStream::connect(address).await.expect("connect");
+    let url = format!("ws://{address}/socket.io/?EIO=4&transport=websocket&room={room}");
     let (mut socket, _) = tokio_tungstenite::client_async(url, tcp).await.expect("upgrade");
+    wait_for(&mut socket, "0{").await;
+    socket.send(Message::text("40")).await.expect("connect");
+    wait_for(&mut socket, "40{").await;
+    socket
+}
+
+/// Reads up to a text frame that has this in it.
+async fn wait_for(socket: &mut Socket, text: &str) {
+    loop {
+        let message = socket.next().await.expect("an answer").expect("an answer");
+        if matches!(&message, Message::Text(answer) if answer.contains(text)) {
+            return;
+        }
+    }
+}
+
+async fn join_room(address: &str, room: usize) -> Socket {
+    let mut socket = open(address).await;
+    let join = serde_json::json!(["1", "1", format!("realtime:room-{room}"), "phx_join", {"config": {}}]);
+    socket.send(Message::text(join.to_string())).await.expect("join");
+    wait_for(&mut socket, "phx_reply").await;
+    socket
+}
+
+/// Joins and tracks; the answers are read with the events.
+async fn join_presence(address: &str, number: usize) -> Socket {
+    let mut socket = open(address).await;
+    let config = serde_json::json!({"presence": {"enabled": true, "key": format!("member-{number}")}});
+    let join = serde_json::json!(["1", "1", "realtime:present", "phx_join", {"config": config}]);
+    socket.send(Message::text(join.to_string())).await.expect("join");
+    wait_for(&mut socket, "phx_reply").await;
+    let track =
+        serde_json::json!({"type": "presence", "event": "track", "payload": {"online_at": 1, "name": "somebody"}});
+    let track = serde_json::json!(["1", "2", "realtime:present", "presence", track]);
+    socket.send(Message::text(track.to_string())).await.expect("track");
+    socket
+}
+
+async fn join_channel(address: &str, table: &str, filter: &str) -> Socket {
+    let mut socket = open(address).await;
     let mut binding = serde_json::json!({"event": "*", "schema": "public", "table": table});
     if !filter.is_empty() {
         binding["filter"] = filter.into();

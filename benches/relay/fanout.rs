@@ -50,7 +50,7 @@ async fn commit(bench: &Bench, clients: &mut Clients, sockets: usize, changes: u
 }
 
 /// The other process, and its clients.
-struct Floor {
+pub struct Floor {
     child: Child,
     input: ChildStdin,
     output: BufReader<ChildStdout>,
@@ -58,7 +58,7 @@ struct Floor {
 }
 
 impl Floor {
-    fn start(sockets: usize, bytes: usize) -> Floor {
+    pub fn start(sockets: usize, bytes: usize) -> Floor {
         let mut child = Command::new(std::env::current_exe().expect("this program"))
             .args(["floor", &sockets.to_string(), &bytes.to_string()])
             .stdin(Stdio::piped())
@@ -73,7 +73,11 @@ impl Floor {
         Floor { child, input, output, clients }
     }
 
-    fn round(&mut self, sockets: usize) {
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn round(&mut self, sockets: usize) {
         self.clients.expect(sockets);
         writeln!(self.input).expect("the floor takes a line");
         self.output.read_line(&mut String::new()).expect("the floor answers");

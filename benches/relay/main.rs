@@ -1,10 +1,10 @@
 //! The numbers that the README states, as ratios against a floor measured in the same run.
 //!
-//! `cargo bench --bench relay -- stream|fanout|latency|memory|bulk` (all of them without a name). Clients run in a process
+//! `cargo bench --bench relay -- stream|fanout|latency|memory|bulk|rooms` (all of them without a name). Clients run in a process
 //! of their own: this program again, told so by its first argument.
 //!
 //! Sizes are variables, `WALCAST_BENCH_` and: `SAMPLES`, `ROWS`, `SOCKETS`, `ROUNDS`, `RATE`, `SECONDS`, `CONNECTIONS`,
-//! `BULK_ROWS`. `WALCAST_BENCH_BINARY` names another relay: the one that `cargo bench` builds has tokio's `test-util`,
+//! `BULK_ROWS`, `PRESENT`. `WALCAST_BENCH_BINARY` names another relay: the one that `cargo bench` builds has tokio's `test-util`,
 //! whose clock is slower; `cargo build --release` makes one without. On a loaded machine the spread says how much to
 //! believe.
 
@@ -15,6 +15,7 @@ mod latency;
 mod measure;
 mod memory;
 mod relay;
+mod rooms;
 mod stream;
 
 fn main() {
@@ -26,7 +27,7 @@ fn main() {
             ["client", rest @ ..] => client::run(rest).await,
             ["floor", rest @ ..] => fanout::floor_server(rest).await,
             [] => {
-                for name in ["stream", "fanout", "latency", "memory", "bulk"] {
+                for name in ["stream", "fanout", "latency", "memory", "bulk", "rooms"] {
                     bench(name).await;
                 }
             }
@@ -47,6 +48,7 @@ async fn bench(name: &str) {
         "latency" => latency::run().await,
         "memory" => memory::run().await,
         "bulk" => bulk::run().await,
-        _ => eprintln!("no such bench: {name} (stream, fanout, latency, memory, bulk)"),
+        "rooms" => rooms::run().await,
+        _ => eprintln!("no such bench: {name} (stream, fanout, latency, memory, bulk, rooms)"),
     }
 }

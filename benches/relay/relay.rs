@@ -58,6 +58,10 @@ impl Bench {
 
     /// Starts the relay on a port of its own and waits until it listens.
     pub fn relay(&self, slot: &str) -> Relay {
+        self.relay_with(slot, &[])
+    }
+
+    pub fn relay_with(&self, slot: &str, flags: &[&str]) -> Relay {
         let mut child = Command::new(binary())
             .args(["serve", "--database-url", &self.url(), "--jwt-secret", SECRET])
             .args([
@@ -70,6 +74,7 @@ impl Bench {
                 "--joins-per-second-max",
                 "1000000",
             ])
+            .args(flags)
             .stderr(Stdio::piped())
             .spawn()
             .expect("walcast serve");
