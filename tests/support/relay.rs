@@ -205,13 +205,18 @@ impl Relay {
         self.until_ready().await;
     }
 
-    /// The sum of the samples of the metric whose name contains `name`.
+    pub fn pid(&self) -> u32 {
+        self.program.child.id().expect("it is running")
+    }
+
+    /// The sum of the samples of the metric whose name contains `name`; of that one alone after `=`.
     pub async fn metric(&self, name: &str) -> f64 {
         let (status, body) = self.get("/metrics").await.expect("the relay answers");
         assert_eq!(status, 200, "{body}");
+        let is_meant = |known: &str| name.strip_prefix('=').map_or_else(|| known.contains(name), |name| known == name);
         let samples: Vec<f64> = body
             .lines()
-            .filter(|line| !line.starts_with('#') && line.split(['{', ' ']).next().is_some_and(|n| n.contains(name)))
+            .filter(|line| !line.starts_with('#') && line.split(['{', ' ']).next().is_some_and(is_meant))
             .map(|line| line.rsplit(' ').next().and_then(|value| value.parse().ok()).expect("a sample has a value"))
             .collect();
         assert!(!samples.is_empty(), "there is no metric {name}:\n{body}");
