@@ -118,13 +118,22 @@ impl Relay {
     }
 
     pub async fn with(configure: impl FnOnce(&mut channels::Config, &mut server::Config)) -> Relay {
+        Relay::with_services(configure, |_| {}).await
+    }
+
+    pub async fn with_services(
+        configure: impl FnOnce(&mut channels::Config, &mut server::Config),
+        serve_with: impl FnOnce(&mut channels::lobby::Services),
+    ) -> Relay {
         let mut channels_config = channels::Config::default();
         let mut config = server::Config { connect_error_backoff: Duration::ZERO, ..Default::default() };
         configure(&mut channels_config, &mut config);
         let mut registry = Registry::with_prefix("walcast");
         let metrics = channels::Metrics::register(&mut registry);
         let hub = Arc::new(Hub::new(channels_config.limits.clone(), metrics.clone()));
-        let lobby = Lobby::new(channels_config, hub, channels::lobby::Services::new(Arc::new(Tokens)), metrics.clone());
+        let mut services = channels::lobby::Services::new(Arc::new(Tokens));
+        serve_with(&mut services);
+        let lobby = Lobby::new(channels_config, hub, services, metrics.clone());
         let (dispatch, readiness) = (Arc::new(Dispatch::default()), Arc::new(Readiness::default()));
         let services = Services {
             lobby,
