@@ -77,7 +77,7 @@ fn live(hub: &Arc<Hub>, thread: u64, seed: u64) {
                 let place = random.random_range(0..clients.len());
                 let key = format!("k{}", random.random_range(0..5));
                 let client = &mut clients[place].0;
-                client.membership.untrack(Instant::now());
+                client.membership.untrack(Instant::now(), &mut Burst::default());
                 client.track(&key, &format!("{{\"n\":{round}}}"));
             }
             7 => {

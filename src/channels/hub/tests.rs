@@ -41,7 +41,7 @@ impl Client {
     }
 
     pub fn track(&mut self, key: &str, payload: &str) {
-        self.membership.track(&key.into(), SOMEBODY, payload, Instant::now());
+        self.membership.track(&key.into(), SOMEBODY, payload, Instant::now(), &mut Burst::default());
     }
 
     /// The payloads of all frames that came, refs of presence left out.
