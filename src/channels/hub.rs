@@ -21,6 +21,10 @@ mod membership;
 mod meter;
 mod presence;
 mod state;
+#[cfg(test)]
+mod stress_tests;
+#[cfg(test)]
+mod tests;
 
 use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -82,8 +82,8 @@ pub struct Session {
     outbox: Outbox,
     upgrade_token: Arc<str>,
     seat: Option<Seat>,
-    /// Few, so that looking one up is a walk.
-    channels: SmallVec<[Channel; 1]>,
+    /// Few, so that looking one up is a walk. Boxed: a socket without a channel pays for none.
+    channels: SmallVec<[Box<Channel>; 1]>,
     /// Replies that are held back, soonest first.
     delayed: Vec<(Instant, Bytes)>,
     /// The `x-` headers of the upgrade, as policies read them.
@@ -139,7 +139,7 @@ impl Session {
 
     /// When to send the next `Tick`.
     pub fn next_deadline(&self) -> Option<Instant> {
-        let checks = self.channels.iter().map(Channel::deadline);
+        let checks = self.channels.iter().map(|channel| channel.deadline());
         checks.chain(self.delayed.first().map(|(at, _)| *at)).min()
     }
 
@@ -151,11 +151,7 @@ impl Session {
     }
 
     fn receive(&mut self, raw: Raw<'_>, now: Now, actions: &mut Vec<Action>) {
-        let incoming = match raw {
-            Raw::Text(text) => self.serializer.decode_text(text),
-            Raw::Binary(bytes) => self.serializer.decode_binary(bytes),
-        };
-        let Some(incoming) = incoming else {
+        let Some(incoming) = raw.decode(self.serializer) else {
             self.lobby.metrics.frames_malformed.inc();
             tracing::debug!("A malformed frame was dropped");
             return;
@@ -301,7 +297,7 @@ impl Session {
     }
 
     /// Nothing more is pushed to the channel from here on.
-    fn remove(&mut self, place: usize, actions: &mut Vec<Action>) -> Channel {
+    fn remove(&mut self, place: usize, actions: &mut Vec<Action>) -> Box<Channel> {
         let channel = self.channels.remove(place);
         if channel.has_bindings() {
             actions.push(Action::Unsubscribe(channel.id));
@@ -341,7 +337,7 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        self.channels.iter().for_each(Channel::end);
+        self.channels.iter().for_each(|channel| channel.end());
         self.lobby.metrics.channels.dec_by(self.channels.len() as i64);
     }
 }

@@ -1,5 +1,6 @@
 //! Rooms working together on a real Postgres, up to the whole relay as a spawned binary.
 
+mod broadcast;
 mod catalog;
 mod chat;
 mod chat_example;
@@ -22,6 +23,7 @@ mod oracle_merging;
 mod original_wrong;
 mod place;
 mod policy_trees;
+mod presence;
 mod replication;
 mod replication_errors;
 mod replication_login;

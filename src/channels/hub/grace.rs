@@ -41,7 +41,8 @@ impl Graces {
 
     fn take_due(&self, now: Instant) -> Option<Grace> {
         let mut given = lock(&self.given);
-        given.pop_front_if(|grace| grace.ends <= now)
+        let is_due = given.front().is_some_and(|grace| grace.ends <= now);
+        if is_due { given.pop_front() } else { None }
     }
 }
 

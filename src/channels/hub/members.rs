@@ -57,6 +57,10 @@ impl Members {
 
     pub fn insert(&mut self, Entrant { channel, outbox, serializer, hears, watches }: Entrant) {
         debug_assert!(self.place(channel).is_none(), "a channel enters once");
+        if self.list.is_empty() {
+            // Most topics have one member, and a vector would begin with room for four.
+            self.list.reserve_exact(1);
+        }
         self.list.push(Member { channel, outbox, serializer, hears, watches, is_waiting: true, extra: None });
         if !self.places.is_empty() {
             self.places.insert(channel, self.list.len() as u32 - 1);

@@ -58,8 +58,7 @@ impl Membership {
     }
 
     /// Presents it under `key`, or changes what it shows. `payload`: the raw JSON object.
-    pub fn track(&mut self, key: &Arc<str>, subject: Subject, payload: &str, now: Instant) {
-        let mut burst = Burst::default();
+    pub fn track(&mut self, key: &Arc<str>, subject: Subject, payload: &str, now: Instant, burst: &mut Burst) {
         let mut state = self.topic.lock();
         let presence = state.presence.get_or_insert_default();
         let before = presence.len();
@@ -67,18 +66,17 @@ impl Membership {
         self.hub.metrics.presences.inc_by((presence.len() - before) as i64);
         self.tracked = Some(Arc::clone(key));
         if let Some(diff) = diff {
-            state.tell_diff(&self.hub, &self.topic.name, &diff, now, &mut burst);
+            state.tell_diff(&self.hub, &self.topic.name, &diff, now, burst);
         }
         drop(state);
         self.hub.presence_events.add(1, now);
     }
 
-    pub fn untrack(&mut self, now: Instant) {
+    pub fn untrack(&mut self, now: Instant, burst: &mut Burst) {
         let Some(key) = self.tracked.take() else { return };
-        let mut burst = Burst::default();
         let mut state = self.topic.lock();
         if let Some(diff) = remove(&self.hub, &mut state.presence, |presence| presence.untrack(&key, self.channel)) {
-            state.tell_diff(&self.hub, &self.topic.name, &diff, now, &mut burst);
+            state.tell_diff(&self.hub, &self.topic.name, &diff, now, burst);
         }
     }
 

@@ -50,10 +50,11 @@ impl State {
             };
             if member.is_waiting {
                 member.hold(id, frame.clone());
-            } else if member.extra.is_some() && member.has_got(id) {
-                continue;
-            } else if member.outbox.queue_joined(frame.clone(), 1, burst) == Pushed::Closed {
-                continue;
+            } else {
+                let has_got = member.extra.is_some() && member.has_got(id);
+                if has_got || member.outbox.queue_joined(frame.clone(), 1, burst) == Pushed::Closed {
+                    continue;
+                }
             }
             if expels {
                 member.outbox.expel(Expulsion::TooManyMessages, burst);

@@ -208,6 +208,7 @@ impl Session {
         let Ok(channel) = Channel::enter(&self.lobby, &self.outbox, joined, now) else {
             return self.refuse(&head, old, &join_reason::TOO_MANY_MEMBERS.into(), now, actions);
         };
+        let channel = Box::new(channel);
         let Some((since, limit)) = replay.and_then(|replay| Some((replay.since?, replay.limit))) else {
             return self.open(head, old, channel, &response, ready, None, now, actions);
         };
@@ -217,7 +218,7 @@ impl Session {
         };
         let topic = subtopic_of(&head.topic).into();
         let asked = replayer.replay(ReplayRequest { topic, since, limit });
-        let stage = Stage::Replay { channel: Box::new(channel), response, ready };
+        let stage = Stage::Replay { channel, response, ready };
         self.wait(Question::Replay(asked), Pending::Join(Joining { head, old, stage }), actions);
     }
 
@@ -233,7 +234,7 @@ impl Session {
             return;
         };
         let reason = match answer {
-            Ok(replayed) => return self.open(head, old, *channel, &response, ready, Some(replayed), now, actions),
+            Ok(replayed) => return self.open(head, old, channel, &response, ready, Some(replayed), now, actions),
             Err(ReplayError::BadParams) => join_reason::REPLAY_PARAMS,
             Err(ReplayError::Failed) => join_reason::REPLAY_FAILED,
         };
@@ -247,7 +248,7 @@ impl Session {
         &mut self,
         head: Head,
         old: Option<Bytes>,
-        mut channel: Channel,
+        mut channel: Box<Channel>,
         response: &str,
         ready: bool,
         replayed: Option<Vec<Replayed>>,

@@ -5,11 +5,13 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::{Action, Now, Raw, Session};
+use crate::channels::outbox::Burst;
 use crate::channels::phoenix::{Incoming, Payload};
 use crate::channels::presence::OwnPresence;
 use crate::channels::raw_object;
 use crate::channels::system::{self, Status, message, push_reason};
 
+#[derive(Clone, Copy)]
 enum Call<'a> {
     Track(&'a str),
     Untrack,
@@ -57,6 +59,7 @@ impl Session {
                 return self.end_with_error(place, message::CLIENT_PRESENCE_RATE, actions);
             }
         }
+        let ok = (Status::Ok, "{}".to_owned());
         let (status, response) = match call {
             Call::Track(payload) => {
                 if self.channels[place].membership.presence_is_over(now.instant) {
@@ -66,64 +69,62 @@ impl Session {
                 if payload.len() > self.lobby.gate.limits.payload_bytes_max {
                     return self.end_with_error(place, message::TRACK_TOO_LARGE, actions);
                 }
-                match self.track(payload, raw, place, now, actions) {
-                    Tracked::Asked => return,
-                    Tracked::Done => (Status::Ok, "{}".to_owned()),
-                    Tracked::NotAMap => (Status::Error, system::reason(push_reason::TRACK_NOT_A_MAP)),
-                    Tracked::Denied => (Status::Error, "{}".to_owned()),
+                match self.may_track(payload, raw, place, actions) {
+                    None => return,
+                    Some(Err(reason)) => (Status::Error, reason),
+                    Some(Ok(())) => ok,
                 }
             }
-            Call::Untrack => {
-                self.channels[place].membership.untrack(now.instant);
-                (Status::Ok, "{}".to_owned())
-            }
-            Call::Nothing => (Status::Ok, "{}".to_owned()),
+            Call::Untrack | Call::Nothing => ok,
             Call::Unknown => (Status::Error, "{}".to_owned()),
         };
-        actions.push(self.reply_on(incoming, place, status, &response));
+        // The reply, and behind it one's own diff: the original has them in either order, mostly in this.
+        let mut burst = Burst::default();
+        let reply = self.reply_frame(incoming, self.channels[place].join_ref.as_deref(), status, &response);
+        self.channels[place].outbox().queue_joined(reply, 1, &mut burst);
+        match call {
+            Call::Track(payload) if status == Status::Ok => self.track(payload, place, now, &mut burst),
+            Call::Untrack => self.channels[place].membership.untrack(now.instant, &mut burst),
+            _ => {}
+        }
     }
 
-    fn track(&mut self, payload: &str, raw: Raw<'_>, place: usize, now: Now, actions: &mut Vec<Action>) -> Tracked {
+    /// `None`: it is looked at again when the answer is there. Otherwise whether, and if not, what is replied.
+    fn may_track(
+        &mut self,
+        payload: &str,
+        raw: Raw<'_>,
+        place: usize,
+        actions: &mut Vec<Action>,
+    ) -> Option<Result<(), String>> {
         if !payload.starts_with('{') {
-            return Tracked::NotAMap;
+            return Some(Err(system::reason(push_reason::TRACK_NOT_A_MAP)));
         }
-        if let Some(rights) = self.channels[place].rights {
-            match rights.write {
-                // Whether it may see presence is asked only here, and not where a broadcast has asked about writing
-                // before (PROTOCOL 5).
-                None if rights.watches.is_none() => {
-                    self.ask_to_watch(raw, place, actions);
-                    return Tracked::Asked;
-                }
-                None => {
-                    self.ask_to_write(raw, place, actions);
-                    return Tracked::Asked;
-                }
-                Some(grant) if !grant.presence => {
-                    self.lobby.metrics.writes_denied.inc();
-                    return Tracked::Denied;
-                }
-                Some(_) => {}
+        let Some(rights) = self.channels[place].rights else { return Some(Ok(())) };
+        match rights.write {
+            // Whether it may see presence is asked only here, and not where a broadcast has asked about writing before
+            // (PROTOCOL 5).
+            None if rights.watches.is_none() => self.ask_to_watch(raw, place, actions),
+            None => self.ask_to_write(raw, place, actions),
+            Some(grant) if grant.presence => return Some(Ok(())),
+            Some(_) => {
+                self.lobby.metrics.writes_denied.inc();
+                return Some(Err("{}".to_owned()));
             }
         }
+        None
+    }
+
+    fn track(&mut self, payload: &str, place: usize, now: Now, burst: &mut Burst) {
         let key = Arc::clone(&self.own_presence(place).key);
         let subject = self.channels[place].subject(&self.lobby);
         let channel = &mut self.channels[place];
         channel.presence_enabled = true;
-        channel.membership.track(&key, subject, payload, now.instant);
-        Tracked::Done
+        channel.membership.track(&key, subject, payload, now.instant, burst);
     }
 
     fn own_presence(&mut self, place: usize) -> &mut OwnPresence {
         let channel = &mut self.channels[place];
         channel.presence.get_or_insert_with(|| Box::new(OwnPresence::new(channel.presence_key.take().as_deref())))
     }
-}
-
-enum Tracked {
-    Done,
-    /// It is looked at again when the answer is there.
-    Asked,
-    NotAMap,
-    Denied,
 }

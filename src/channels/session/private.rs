@@ -13,9 +13,10 @@ use super::joining::Joining;
 use super::{Action, Now, Raw, Session};
 use crate::authz::{Claims, TopicError, TopicGrant, TopicQuestion, TopicRight};
 use crate::channels::channel::Rights;
+use crate::channels::phoenix::{Incoming, Serializer};
 use crate::channels::question::{Answer, Question};
 use crate::channels::subscribe::ChannelId;
-use crate::channels::system::message;
+use crate::channels::system::{Status, message};
 
 /// What the session waits for. One thing at a time: the server reads nothing more from the client until it is answered.
 pub(super) enum Pending {
@@ -32,7 +33,14 @@ pub(super) enum Owned {
     Binary(Box<[u8]>),
 }
 
-impl Raw<'_> {
+impl<'a> Raw<'a> {
+    pub(super) fn decode(self, serializer: Serializer) -> Option<Incoming<'a>> {
+        match self {
+            Raw::Text(text) => serializer.decode_text(text),
+            Raw::Binary(bytes) => serializer.decode_binary(bytes),
+        }
+    }
+
     fn to_owned(self) -> Owned {
         match self {
             Raw::Text(text) => Owned::Text(text.into()),
@@ -124,11 +132,13 @@ impl Session {
         now: Now,
         actions: &mut Vec<Action>,
     ) {
+        let grant = match answer {
+            Ok(grant) => grant,
+            Err(error) => return self.deny_frame(frame, error, actions),
+        };
         if let Some(channel) = self.channels.iter_mut().find(|other| other.id == channel)
             && let Some(mut rights) = channel.rights
         {
-            // An error is a denial, for as long as the token: as the original has it.
-            let grant = answer.unwrap_or_default();
             match right {
                 TopicRight::Read => rights.watches = Some(grant.presence),
                 TopicRight::Write => rights.write = Some(grant),
@@ -139,6 +149,17 @@ impl Session {
         self.is_again = true;
         self.receive(frame.as_raw(), now, actions);
         self.is_again = false;
+    }
+
+    /// Nobody could say: this frame is denied, the next asks again. Tracks are answered, broadcasts are not.
+    fn deny_frame(&mut self, frame: &Owned, error: TopicError, actions: &mut Vec<Action>) {
+        self.lobby.metrics.writes_denied.inc();
+        tracing::debug!(%error, "A right on a topic could not be told");
+        let Some(incoming) = frame.as_raw().decode(self.serializer) else { return };
+        let place = self.channels.iter().position(|channel| *channel.address.topic == *incoming.topic);
+        if let (Some(place), "presence") = (place, &*incoming.event) {
+            actions.push(self.reply_on(&incoming, place, Status::Error, "{}"));
+        }
     }
 
     /// Asks whether a new token may still read; the old rights hold until that is answered.

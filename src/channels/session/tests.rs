@@ -2,6 +2,8 @@
 
 mod broadcasts;
 mod joins;
+mod presence;
+mod private;
 mod tokens;
 
 use std::collections::HashMap;
