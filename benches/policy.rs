@@ -29,6 +29,7 @@ use walcast::authz::{
 use walcast::catalog::{Catalog, ColumnSet, Followed, Relation, loader};
 use walcast::change::{Change, Layout, OldRow, Operation, Row};
 use walcast::channels::metrics::Metrics;
+use walcast::channels::opening::Opening;
 use walcast::channels::outbox::{self, ChannelOutbox, Outbox};
 use walcast::channels::phoenix::{Address, Serializer};
 use walcast::channels::subscribe::{ChannelId, EventShapeKind, Subscribe};
@@ -246,7 +247,7 @@ impl Measured {
                 identity: Arc::clone(identity),
                 bindings: vec![(1, Binding::parse(item.as_object().expect("an object")))],
                 outbox: outbox.clone(),
-                on_active: vec![Bytes::from_static(b"{}")],
+                on_active: Some(Box::new(Opening::of_frames(vec![Bytes::from_static(b"{}")]))),
             };
             let Inserted::At(place, _) = subscribers.insert(subscribe, Arc::new(Casts::default()), 0, &mut access)
             else {

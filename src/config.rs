@@ -202,6 +202,36 @@ pub struct ServeArgs {
     /// Joins per second, over all sockets.
     #[arg(long, env = "WALCAST_JOINS_PER_SECOND_MAX", default_value_t = 10_000, value_name = "N")]
     pub joins_per_second_max: u32,
+    /// Broadcasts per second, all channels together: each send and each delivery counts. Above it channels are closed, as Supabase does. 0: no limit.
+    #[arg(long, env = "WALCAST_EVENTS_PER_SECOND_MAX", default_value_t = 0, value_name = "N")]
+    pub events_per_second_max: u32,
+    /// Presence events per second, all channels together: tracks, states and each delivery of a diff. 0: no limit.
+    #[arg(long, env = "WALCAST_PRESENCE_EVENTS_PER_SECOND_MAX", default_value_t = 0, value_name = "N")]
+    pub presence_events_per_second_max: u32,
+    /// Tracks and untracks of one channel within --presence-window (Supabase: 5). 0: no limit.
+    #[arg(long, env = "WALCAST_PRESENCE_CALLS_MAX", default_value_t = 300, value_name = "N")]
+    pub presence_calls_max: u32,
+    /// The window of --presence-calls-max.
+    #[arg(long, env = "WALCAST_PRESENCE_WINDOW", default_value = "30s", value_parser = duration, value_name = "TIME")]
+    pub presence_window: Duration,
+    /// How long a presence stays when its socket is lost, so that a client that comes back does not leave and join again.
+    #[arg(long, env = "WALCAST_PRESENCE_GRACE", default_value = "0s", value_parser = duration, value_name = "TIME")]
+    pub presence_grace: Duration,
+    /// Refuse public channels.
+    #[arg(long, env = "WALCAST_PRIVATE_ONLY")]
+    pub private_only: bool,
+    /// A broadcast's or presence's payload above this size is refused.
+    #[arg(long, env = "WALCAST_PAYLOAD_MAX", default_value = "3000500", value_parser = bytes, value_name = "BYTES")]
+    pub payload_max: u64,
+    /// Channels on one topic. 0: no limit.
+    #[arg(long, env = "WALCAST_MEMBERS_PER_CHANNEL_MAX", default_value_t = 0, value_name = "N")]
+    pub members_per_channel_max: u32,
+    /// Broadcasts of one person (the token's sub) per minute. 0: no limit.
+    #[arg(long, env = "WALCAST_MESSAGES_PER_MINUTE_MAX", default_value_t = 0, value_name = "N")]
+    pub messages_per_minute_max: u32,
+    /// A client's broadcast above this size is refused with a reason. 0: --payload-max alone.
+    #[arg(long, env = "WALCAST_MESSAGE_MAX", default_value = "0", value_parser = bytes, value_name = "BYTES")]
+    pub message_max: u64,
     /// A client's frame above this size closes its socket (1009).
     #[arg(long, env = "WALCAST_FRAME_MAX", default_value = "5000000", value_parser = bytes, value_name = "BYTES")]
     pub frame_max: u64,

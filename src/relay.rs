@@ -166,7 +166,11 @@ impl Relay {
         let registry = Arc::new(registry);
         let lobby = {
             let services = lobby::Services::new(Arc::new(verifier));
-            Lobby::new(config.lobby.clone(), Arc::new(Hub::default()), services, channel_metrics)
+            let hub = Arc::new(Hub::new(config.lobby.limits.clone(), Arc::clone(&channel_metrics)));
+            if hub.gives_graces() {
+                supervise(&clients, &failed, "presence grace", &leave, forever(hub.clone().keep_graces(leave.clone())));
+            }
+            Lobby::new(config.lobby.clone(), hub, services, channel_metrics)
         };
         let services = server::Services {
             lobby,

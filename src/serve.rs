@@ -67,6 +67,11 @@ async fn wait_for_database(conninfo: &Conninfo) -> Result<(), wal::Error> {
     }
 }
 
+/// Zero is no limit.
+fn limit(max: u32) -> Option<u32> {
+    Some(max).filter(|max| *max > 0)
+}
+
 /// Each room's configuration.
 pub fn relay_config(args: &ServeArgs, conninfo: Conninfo) -> Result<relay::Config, BoxError> {
     let claim_validators = match args.claim_validators(variable) {
@@ -111,6 +116,15 @@ pub fn relay_config(args: &ServeArgs, conninfo: Conninfo) -> Result<relay::Confi
             channels_per_connection_max: args.channels_per_connection_max,
             joined_connections_max: args.connections_max,
             joins_per_second_max: args.joins_per_second_max,
+            payload_bytes_max: args.payload_max as usize,
+            events_per_second_max: limit(args.events_per_second_max),
+            presence_events_per_second_max: limit(args.presence_events_per_second_max),
+            presence_calls_max: limit(args.presence_calls_max),
+            presence_window: args.presence_window,
+            presence_grace: args.presence_grace,
+            members_per_channel_max: limit(args.members_per_channel_max).map(|max| max as usize),
+            messages_per_minute_max: limit(args.messages_per_minute_max),
+            message_bytes_max: Some(args.message_max as usize).filter(|max| *max > 0),
             ..channels::Limits::default()
         },
         outbox: outbox::Config {
@@ -119,6 +133,7 @@ pub fn relay_config(args: &ServeArgs, conninfo: Conninfo) -> Result<relay::Confi
             grace: args.slow_client_grace,
         },
         join_error_backoff: args.join_error_backoff,
+        private_only: args.private_only,
     };
     let [admin_tokens, metrics_tokens] = args.door_tokens(variable);
     let tls = match (&args.tls_cert, &args.tls_key) {

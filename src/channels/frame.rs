@@ -8,6 +8,7 @@ use bytes::Bytes;
 const HEADER_BYTES_MAX: usize = 10;
 
 const FINAL_TEXT: u8 = 0x81;
+const FINAL_BINARY: u8 = 0x82;
 const FINAL_CLOSE: u8 = 0x88;
 
 /// A text frame being written. Room for the header is kept in front, so that the payload is never moved.
@@ -54,7 +55,7 @@ impl TextFrame {
             self.buffer.splice(hole.at..hole.at, hole.bytes.iter().copied());
         }
         let payload = self.buffer.len() - HEADER_BYTES_MAX;
-        let start = write_header(&mut self.buffer, payload);
+        let start = write_header(&mut self.buffer, FINAL_TEXT, payload);
         Bytes::from(self.buffer).slice(start..)
     }
 
@@ -64,7 +65,7 @@ impl TextFrame {
             return [self.finish(), Bytes::new(), Bytes::new()];
         };
         let payload = self.buffer.len() - HEADER_BYTES_MAX + bytes.len();
-        let start = write_header(&mut self.buffer, payload);
+        let start = write_header(&mut self.buffer, FINAL_TEXT, payload);
         let own = Bytes::from(self.buffer);
         [own.slice(start..at), bytes, own.slice(at..)]
     }
@@ -75,7 +76,17 @@ pub fn text(payload: &[u8]) -> Bytes {
     let mut buffer = Vec::with_capacity(HEADER_BYTES_MAX + payload.len());
     buffer.extend_from_slice(&[0; HEADER_BYTES_MAX]);
     buffer.extend_from_slice(payload);
-    let start = write_header(&mut buffer, payload.len());
+    let start = write_header(&mut buffer, FINAL_TEXT, payload.len());
+    Bytes::from(buffer).slice(start..)
+}
+
+/// A binary frame of these pieces.
+pub fn binary(pieces: &[&[u8]]) -> Bytes {
+    let payload = pieces.iter().map(|piece| piece.len()).sum();
+    let mut buffer = Vec::with_capacity(HEADER_BYTES_MAX + payload);
+    buffer.extend_from_slice(&[0; HEADER_BYTES_MAX]);
+    pieces.iter().for_each(|piece| buffer.extend_from_slice(piece));
+    let start = write_header(&mut buffer, FINAL_BINARY, payload);
     Bytes::from(buffer).slice(start..)
 }
 
@@ -91,8 +102,8 @@ pub fn close(code: u16, reason: &str) -> Bytes {
 }
 
 /// Writes the header into the room in front of the payload and says where it begins.
-fn write_header(buffer: &mut [u8], payload: usize) -> usize {
-    let mut header = [FINAL_TEXT, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+fn write_header(buffer: &mut [u8], opcode: u8, payload: usize) -> usize {
+    let mut header = [opcode, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     let length = match payload {
         0..=125 => {
             header[1] = payload as u8;
@@ -125,6 +136,11 @@ mod tests {
         assert_eq!(&text(&[b'x'; 126])[..4], b"\x81\x7e\x00\x7e");
         assert_eq!(&text(&[b'x'; 65535])[..4], b"\x81\x7e\xff\xff");
         assert_eq!(&text(&[b'x'; 65536])[..10], b"\x81\x7f\x00\x00\x00\x00\x00\x01\x00\x00");
+    }
+
+    #[test]
+    fn a_binary_frame_is_its_pieces_in_a_row() {
+        assert_eq!(&binary(&[b"a", b"", b"bc"])[..], b"\x82\x03abc");
     }
 
     #[test]

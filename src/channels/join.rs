@@ -7,6 +7,7 @@ use std::collections::HashMap;
 
 use serde_json::{Map, Value};
 
+use super::replay::LIMIT_MAX;
 use crate::routing::{Binding, BindingError};
 
 /// What a join asks for.
@@ -17,7 +18,10 @@ pub struct JoinRequest {
     pub private: bool,
     pub broadcast: BroadcastOptions,
     pub presence_enabled: bool,
-    pub replay: bool,
+    /// `None`: the server makes one.
+    pub presence_key: Option<Box<str>>,
+    pub replay: Option<ReplayOptions>,
+    pub replication_ready: bool,
     pub wanted: Wanted,
 }
 
@@ -27,6 +31,14 @@ pub struct BroadcastOptions {
     pub ack: bool,
     /// The sender gets its own broadcasts.
     pub own: bool,
+}
+
+/// `config.broadcast.replay`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReplayOptions {
+    /// Unix milliseconds; `None`: not an integer.
+    pub since: Option<i64>,
+    pub limit: u32,
 }
 
 /// The `postgres_changes` that a channel wants, kept for as long as it is joined: a new token binds them anew.
@@ -73,7 +85,9 @@ impl JoinRequest {
             private: false,
             broadcast: BroadcastOptions::default(),
             presence_enabled: false,
-            replay: false,
+            presence_key: None,
+            replay: None,
+            replication_ready: false,
             wanted: Wanted::Items(Box::default()),
         };
         let Some(config) = config else {
@@ -84,12 +98,16 @@ impl JoinRequest {
             request.private = flexible_bool(config.get("private"));
             if let Some(presence) = config.get("presence") {
                 request.presence_enabled = flexible_bool(presence.get("enabled"));
+                request.presence_key = presence.get("key").and_then(presence_key);
             }
             let items = config.remove("postgres_changes").unwrap_or_default();
             if let Some(broadcast) = section(config.remove("broadcast").unwrap_or_default(), "replication_ready")? {
                 request.broadcast.ack = flexible_bool(broadcast.get("ack"));
                 request.broadcast.own = flexible_bool(broadcast.get("self"));
-                request.replay = broadcast.get("replay").is_some_and(|replay| !replay.is_null());
+                request.replay = broadcast.get("replay").filter(|replay| !replay.is_null()).map(replay_options);
+                let ready = broadcast.get("replication_ready");
+                request.replication_ready =
+                    ready.is_some_and(|ready| !matches!(ready, Value::Null | Value::Bool(false)));
             }
             request.wanted = Wanted::Items(parse_items(items)?);
         }
@@ -132,6 +150,19 @@ fn flexible_bool(value: Option<&Value>) -> bool {
         Some(Value::String(text)) => text.eq_ignore_ascii_case("true"),
         _ => false,
     }
+}
+
+fn presence_key(key: &Value) -> Option<Box<str>> {
+    match key {
+        Value::String(key) if !key.is_empty() => Some(key.as_str().into()),
+        Value::Number(number) => Some(number.to_string().into()),
+        _ => None,
+    }
+}
+
+fn replay_options(replay: &Value) -> ReplayOptions {
+    let limit = replay.get("limit").and_then(Value::as_i64).unwrap_or(LIMIT_MAX.into());
+    ReplayOptions { since: replay.get("since").and_then(Value::as_i64), limit: limit.clamp(1, LIMIT_MAX.into()) as u32 }
 }
 
 fn parse_items(items: Value) -> Result<Box<[WantedItem]>, ConfigError> {

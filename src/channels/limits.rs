@@ -2,8 +2,10 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+/// What is `None` has no limit. The defaults are those of a machine, not of a plan: what costs memory is limited, rates
+/// that the machine itself limits are not.
 #[derive(Clone, Debug)]
 pub struct Limits {
     /// Supabase's own default; few pages come near it.
@@ -16,6 +18,21 @@ pub struct Limits {
     pub joins_per_second_max: u32,
     /// Of a broadcast's payload.
     pub payload_bytes_max: usize,
+    /// Broadcasts, all channels together: each send counts one, and each delivery.
+    pub events_per_second_max: Option<u32>,
+    /// Tracks, states and deliveries of diffs, all channels together.
+    pub presence_events_per_second_max: Option<u32>,
+    /// Tracks and untracks of one channel in a window.
+    pub presence_calls_max: Option<u32>,
+    pub presence_window: Duration,
+    /// How long a presence stays whose socket was lost, for its client to come back. Zero: not at all.
+    pub presence_grace: Duration,
+    /// Channels on one topic.
+    pub members_per_channel_max: Option<usize>,
+    /// Broadcasts of one person, on whatever sockets.
+    pub messages_per_minute_max: Option<u32>,
+    /// Of one broadcast's payload, told to the sender; below `payload_bytes_max`.
+    pub message_bytes_max: Option<usize>,
 }
 
 impl Default for Limits {
@@ -25,7 +42,17 @@ impl Default for Limits {
             bindings_per_channel_max: 100,
             joined_connections_max: 100_000,
             joins_per_second_max: 10_000,
-            payload_bytes_max: 3_000_000,
+            // Supabase's: 3000 kB, and what it allows for its own encoding.
+            payload_bytes_max: 3_000_500,
+            events_per_second_max: None,
+            presence_events_per_second_max: None,
+            // Ten a second, as when a cursor is tracked. Each is delivered to everybody on the topic.
+            presence_calls_max: Some(300),
+            presence_window: Duration::from_secs(30),
+            presence_grace: Duration::ZERO,
+            members_per_channel_max: None,
+            messages_per_minute_max: None,
+            message_bytes_max: None,
         }
     }
 }
@@ -102,8 +129,6 @@ impl Drop for Seat {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use super::chat::Quotas;
 use super::hub::Hub;
 use super::limits::{Gate, Limits};
 use super::metrics::Metrics;
@@ -20,6 +21,8 @@ pub struct Config {
     /// How long the reply to a refused join is held back, to slow down clients that retry at once. The reply alone:
     /// whatever else the socket has to do goes on.
     pub join_error_backoff: Duration,
+    /// Public channels are refused.
+    pub private_only: bool,
 }
 
 /// Whom sessions ask.
@@ -49,18 +52,23 @@ pub struct Lobby {
     pub metrics: Arc<Metrics>,
     pub outbox_config: Arc<outbox::Config>,
     pub join_error_backoff: Duration,
+    pub private_only: bool,
+    /// Messages that each person has left in this minute.
+    pub(super) quotas: Quotas,
     channel_ids: AtomicU64,
 }
 
 impl Lobby {
     pub fn new(config: Config, hub: Arc<Hub>, services: Services, metrics: Arc<Metrics>) -> Arc<Lobby> {
         Arc::new(Lobby {
+            quotas: Quotas::new(config.limits.messages_per_minute_max),
             gate: Gate::new(config.limits),
             hub,
             services,
             metrics,
             outbox_config: Arc::new(config.outbox),
             join_error_backoff: config.join_error_backoff,
+            private_only: config.private_only,
             channel_ids: AtomicU64::new(1),
         })
     }

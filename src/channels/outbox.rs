@@ -23,7 +23,7 @@ mod of_channel;
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -31,7 +31,8 @@ use std::time::Duration;
 use bytes::{Buf, Bytes};
 use smallvec::SmallVec;
 
-pub use self::of_channel::ChannelOutbox;
+use self::of_channel::ENDED;
+pub use self::of_channel::{ChannelOutbox, Expulsion};
 use super::close::CloseReason;
 use super::metrics::Metrics;
 
@@ -84,6 +85,7 @@ pub struct OutboxReader {
     writing: VecDeque<Chunk>,
     /// The first chunk of `writing` continues a frame of which the socket has taken a part.
     mid_frame: bool,
+    nudged: bool,
 }
 
 struct Inner {
@@ -99,6 +101,8 @@ struct State {
     bytes: usize,
     waiting: Waiting,
     closed: Option<CloseReason>,
+    /// The session has something to do.
+    nudged: bool,
 }
 
 /// What the connection's task waits for.
@@ -123,7 +127,7 @@ const KEPT_CHUNKS_MAX: usize = 64;
 impl Outbox {
     pub fn new(config: Arc<Config>, metrics: Arc<Metrics>) -> (Outbox, OutboxReader) {
         let outbox = Outbox(Arc::new(Inner { config, metrics, state: Mutex::default() }));
-        let reader = OutboxReader { outbox: outbox.clone(), writing: VecDeque::new(), mid_frame: false };
+        let reader = OutboxReader { outbox: outbox.clone(), writing: VecDeque::new(), mid_frame: false, nudged: false };
         (outbox, reader)
     }
 
@@ -147,18 +151,18 @@ impl Outbox {
         self.queue([bytes], frames, None, burst)
     }
 
-    /// `channel`: whether the channel that the frames are of is still open.
+    /// `channel`: the state of the channel that the frames are of.
     fn queue(
         &self,
         chunks: impl IntoIterator<Item = Bytes>,
         frames: usize,
-        channel: Option<&AtomicBool>,
+        channel: Option<&AtomicU8>,
         burst: &mut Burst,
     ) -> Pushed {
         let chunks: SmallVec<[Bytes; 3]> = chunks.into_iter().filter(|chunk| !chunk.is_empty()).collect();
         let bytes: usize = chunks.iter().map(Bytes::len).sum();
         let mut state = self.0.lock();
-        let has_ended = channel.is_some_and(|open| !open.load(Ordering::Relaxed));
+        let has_ended = channel.is_some_and(|state| state.load(Ordering::Relaxed) & ENDED != 0);
         if state.closed.is_some() || has_ended {
             return Pushed::Closed;
         }
@@ -201,12 +205,20 @@ impl Outbox {
     pub fn closed(&self) -> Option<CloseReason> {
         self.0.lock().closed
     }
+
+    /// Has the connection look after its session, as if a deadline had come.
+    fn nudge(&self, burst: &mut Burst) {
+        let mut state = self.0.lock();
+        state.nudged = true;
+        burst.wake_later(&mut state, Waiting::wakes_on_trouble);
+    }
 }
 
 impl OutboxReader {
     /// Takes all that is queued. Pending when there is nothing; the next push, or a close, wakes the task.
     pub fn poll_take(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let mut state = self.outbox.0.lock();
+        self.nudged |= std::mem::take(&mut state.nudged);
         if state.queued.is_empty() {
             state.waiting = Waiting::Frames(context.waker().clone());
             return Poll::Pending;
@@ -218,6 +230,11 @@ impl OutboxReader {
             self.writing.append(&mut state.queued);
         }
         Poll::Ready(())
+    }
+
+    /// Whether the session is to look after its channels; taken notice of with what is queued.
+    pub fn take_nudge(&mut self) -> bool {
+        std::mem::take(&mut self.nudged)
     }
 
     /// Waits without being woken by every push: for when the socket takes nothing.

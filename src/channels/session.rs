@@ -9,15 +9,16 @@
 //!                          └─ phx_join: the old channel ends; new reply, then phx_close of the old
 //! ```
 //!
-//! A join with bindings is answered by dispatch, when they hold: its reply travels in [`Subscribe::on_active`].
-//!
-//! Broadcast and Presence are not served yet. A broadcast is acknowledged where the channel asked for that, and goes to
-//! nobody; `presence_state` is empty; tracking is refused; private channels are refused, as nobody can say who may
-//! read them.
+//! A join with bindings is answered by dispatch, when they hold: its [`Opening`] travels in [`Subscribe::on_active`].
+//! What only policies can say is asked ([`Action::Wait`]), and nothing more is read from the client until it is answered.
 
+mod broadcasting;
 mod joining;
+mod presence;
+mod private;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
@@ -29,11 +30,14 @@ use super::close::CloseReason;
 use super::join::is_opaque_key;
 use super::limits::Seat;
 use super::lobby::Lobby;
-use super::outbox::Outbox;
+use super::opening::Opening;
+use super::outbox::{Expulsion, Outbox};
 use super::phoenix::{Incoming, Payload, Serializer};
+use super::question::{Answer, Question};
 use super::subscribe::{ChannelId, Subscribe};
 use super::system::{self, Extension, Status, join_reason, message};
 use super::topic;
+use crate::authz::Claims;
 
 /// Both clocks, read once per input.
 #[derive(Clone, Copy, Debug)]
@@ -43,12 +47,14 @@ pub struct Now {
 }
 
 /// What happens to a session.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub enum Input<'a> {
     Text(&'a str),
     Binary(&'a [u8]),
-    /// A deadline has come.
+    /// A deadline has come, or a channel is to be looked after.
     Tick,
+    /// What it waited for.
+    Answered(Answer),
     /// The server is going to close the socket: channels are told, as far as they are to be told.
     Goodbye(CloseReason),
     /// The socket is no more.
@@ -59,6 +65,10 @@ pub enum Input<'a> {
 pub enum Action {
     /// Push this frame.
     Send(Bytes),
+    /// Open a channel that is joined.
+    Open(Box<Opening>),
+    /// Read nothing more from the client until this is answered.
+    Wait(Question),
     Subscribe(Box<Subscribe>),
     Unsubscribe(ChannelId),
     /// Close the socket when what was sent before has been written.
@@ -76,20 +86,50 @@ pub struct Session {
     channels: SmallVec<[Channel; 1]>,
     /// Replies that are held back, soonest first.
     delayed: Vec<(Instant, Bytes)>,
+    /// The `x-` headers of the upgrade, as policies read them.
+    headers: Arc<str>,
+    pending: Option<Box<private::Pending>>,
+    /// A frame is looked at for the second time, with what it needed known.
+    is_again: bool,
+}
+
+/// A frame as it came.
+#[derive(Clone, Copy)]
+enum Raw<'a> {
+    Text(&'a str),
+    Binary(&'a [u8]),
 }
 
 impl Session {
     /// `upgrade_token` has been verified: it is what joins without a token of their own use.
-    pub fn new(lobby: Arc<Lobby>, serializer: Serializer, outbox: Outbox, upgrade_token: Arc<str>) -> Session {
-        let (channels, delayed) = (SmallVec::new(), Vec::new());
-        Session { lobby, serializer, outbox, upgrade_token, seat: None, channels, delayed }
+    /// `headers`: a JSON object of the upgrade's headers that policies may read.
+    pub fn new(
+        lobby: Arc<Lobby>,
+        serializer: Serializer,
+        outbox: Outbox,
+        upgrade_token: Arc<str>,
+        headers: Arc<str>,
+    ) -> Session {
+        Session {
+            lobby,
+            serializer,
+            outbox,
+            upgrade_token,
+            seat: None,
+            channels: SmallVec::new(),
+            delayed: Vec::new(),
+            headers,
+            pending: None,
+            is_again: false,
+        }
     }
 
     pub fn handle(&mut self, input: Input<'_>, now: Now) -> Vec<Action> {
         let mut actions = Vec::new();
         match input {
-            Input::Text(text) => self.receive(self.serializer.decode_text(text), text.len(), now, &mut actions),
-            Input::Binary(bytes) => self.receive(self.serializer.decode_binary(bytes), bytes.len(), now, &mut actions),
+            Input::Text(text) => self.take(Raw::Text(text), text.len(), now, &mut actions),
+            Input::Binary(bytes) => self.take(Raw::Binary(bytes), bytes.len(), now, &mut actions),
+            Input::Answered(answer) => self.answered(answer, now, &mut actions),
             Input::Tick => self.tick(now, &mut actions),
             Input::Goodbye(reason) => self.say_goodbye(reason, &mut actions),
             Input::Gone => self.leave_everything(&mut actions),
@@ -99,16 +139,25 @@ impl Session {
 
     /// When to send the next `Tick`.
     pub fn next_deadline(&self) -> Option<Instant> {
-        let checks = self.channels.iter().map(|channel| channel.token_check_at);
+        let checks = self.channels.iter().map(Channel::deadline);
         checks.chain(self.delayed.first().map(|(at, _)| *at)).min()
     }
 
-    fn receive(&mut self, incoming: Option<Incoming<'_>>, bytes: usize, now: Now, actions: &mut Vec<Action>) {
+    fn take(&mut self, raw: Raw<'_>, bytes: usize, now: Now, actions: &mut Vec<Action>) {
         self.lobby.metrics.frames_in.inc();
         self.lobby.metrics.bytes_in.inc_by(bytes as u64);
+        self.end_expelled(actions);
+        self.receive(raw, now, actions);
+    }
+
+    fn receive(&mut self, raw: Raw<'_>, now: Now, actions: &mut Vec<Action>) {
+        let incoming = match raw {
+            Raw::Text(text) => self.serializer.decode_text(text),
+            Raw::Binary(bytes) => self.serializer.decode_binary(bytes),
+        };
         let Some(incoming) = incoming else {
             self.lobby.metrics.frames_malformed.inc();
-            tracing::debug!(bytes, "A malformed frame was dropped");
+            tracing::debug!("A malformed frame was dropped");
             return;
         };
         let place = self.channels.iter().position(|channel| *channel.address.topic == *incoming.topic);
@@ -123,13 +172,10 @@ impl Session {
             }
             (_, None) => actions.push(self.unmatched(&incoming)),
             ("access_token", Some(place)) => self.renew_token(&incoming, place, now, actions),
-            ("broadcast", Some(place)) => self.broadcast(&incoming, place, actions),
-            ("presence", Some(place)) => {
-                let response = system::reason(message::PRESENCE_UNAVAILABLE);
-                actions.push(self.reply_on(&incoming, place, Status::Error, &response));
-            }
-            // Unknown events are ignored (PROTOCOL 3.3).
-            (_, Some(_)) => {}
+            ("broadcast", Some(place)) => self.broadcast(&incoming, raw, place, now, actions),
+            ("presence", Some(place)) => self.presence(&incoming, raw, place, now, actions),
+            // Unknown events are counted and ignored (PROTOCOL 3.3).
+            (_, Some(_)) => self.lobby.hub.count_event(now.instant),
         }
     }
 
@@ -152,51 +198,85 @@ impl Session {
         }
         let token = self.intern(token);
         match self.lobby.services.verifier.verify(&token, now.wall) {
-            Ok(claims) => {
-                let channel = &mut self.channels[place];
-                channel.renew(token, claims, now);
-                if channel.has_bindings() {
-                    actions.push(Action::Subscribe(channel.subscribe(Vec::new())));
-                }
-            }
+            Ok(claims) if self.channels[place].rights.is_some() => self.ask_to_renew(place, token, claims, actions),
+            Ok(claims) => self.renewed(place, token, claims, now, actions),
             Err(error) => self.end_for_token(place, &error.system_text(), actions),
         }
     }
 
+    fn renewed(&mut self, place: usize, token: Arc<str>, claims: Arc<Claims>, now: Now, actions: &mut Vec<Action>) {
+        let channel = &mut self.channels[place];
+        channel.renew(token, claims, now);
+        if channel.has_bindings() {
+            actions.push(Action::Subscribe(channel.subscribe(None)));
+        }
+    }
+
     fn tick(&mut self, now: Now, actions: &mut Vec<Action>) {
+        self.end_expelled(actions);
         let due = self.delayed.partition_point(|(at, _)| *at <= now.instant);
         actions.extend(self.delayed.drain(..due).map(|(_, frame)| Action::Send(frame)));
         // Backwards, since ending one removes it.
         for place in (0..self.channels.len()).rev() {
-            let channel = &self.channels[place];
-            if channel.token_check_at > now.instant {
+            if self.channels[place].deadline() > now.instant {
                 continue;
             }
-            let token = channel.token.clone();
-            match self.lobby.services.verifier.verify(&token, now.wall) {
-                Ok(claims) => self.channels[place].renew(token, claims, now),
-                Err(error) => self.end_for_token(place, &error.system_text(), actions),
+            if self.channels[place].token_check_at <= now.instant {
+                let token = self.channels[place].token.clone();
+                match self.lobby.services.verifier.verify(&token, now.wall) {
+                    Ok(claims) => self.channels[place].renew(token, claims, now),
+                    Err(error) => {
+                        self.end_for_token(place, &error.system_text(), actions);
+                        continue;
+                    }
+                }
             }
+            self.look_for_replication(place, now, actions);
         }
     }
 
-    /// The channel ends, the socket stays (PROTOCOL 5).
+    /// Told once, when broadcasts from the database come in; or when they did not in time, and then the channel ends.
+    fn look_for_replication(&mut self, place: usize, now: Now, actions: &mut Vec<Action>) {
+        let channel = &mut self.channels[place];
+        let Some(ready) = &mut channel.ready else { return };
+        if ready.next > now.instant {
+            return;
+        }
+        ready.wait_on(now.instant);
+        let is_late = ready.until <= now.instant;
+        let has_begun = self.lobby.services.replication.load(Ordering::Relaxed);
+        if has_begun && channel.membership.is_open() {
+            channel.ready = None;
+            actions.push(Action::Send(joining::replication_ready(&channel.address)));
+        } else if is_late {
+            self.end_with_error(place, message::REPLICATION_LATE, actions);
+        }
+    }
+
+    /// Channels that somebody else found to have had too much.
+    fn end_expelled(&mut self, actions: &mut Vec<Action>) {
+        for place in (0..self.channels.len()).rev() {
+            let text = match self.channels[place].expulsion() {
+                None => continue,
+                Some(Expulsion::TooManyMessages) => message::TOO_MANY_MESSAGES,
+                Some(Expulsion::TooManyPresenceEvents) => message::TOO_MANY_PRESENCE_MESSAGES,
+                Some(Expulsion::ReplayOverrun) => message::REPLAY_FAILED,
+            };
+            self.lobby.metrics.channels_expelled.inc();
+            self.end_with_error(place, text, actions);
+        }
+    }
+
     fn end_for_token(&mut self, place: usize, text: &str, actions: &mut Vec<Action>) {
         self.lobby.metrics.tokens_refused.inc();
+        self.end_with_error(place, text, actions);
+    }
+
+    /// The channel ends, the socket stays (PROTOCOL 3.2).
+    fn end_with_error(&mut self, place: usize, text: &str, actions: &mut Vec<Action>) {
         let channel = self.remove(place, actions);
         let error = system::system(&channel.address, Extension::System, Status::Error, text, None);
         actions.extend([error, system::phx_close(&channel.address)].map(Action::Send));
-    }
-
-    fn broadcast(&mut self, incoming: &Incoming<'_>, place: usize, actions: &mut Vec<Action>) {
-        if !self.channels[place].broadcast.ack {
-            return;
-        }
-        let (status, response) = match incoming.payload.len() > self.lobby.gate.limits.payload_bytes_max {
-            true => (Status::Error, "\"payload_size_exceeded\""),
-            false => (Status::Ok, "{}"),
-        };
-        actions.push(self.reply_on(incoming, place, status, response));
     }
 
     fn say_goodbye(&mut self, reason: CloseReason, actions: &mut Vec<Action>) {
@@ -208,7 +288,13 @@ impl Session {
         actions.extend(self.channels.iter().map(|channel| Action::Send(told(&channel.address))));
     }
 
+    /// The socket is gone, and its client may come back.
     fn leave_everything(&mut self, actions: &mut Vec<Action>) {
+        self.pending = None;
+        for channel in &mut self.channels {
+            let subject = channel.subject(&self.lobby);
+            channel.membership.may_return(subject);
+        }
         while !self.channels.is_empty() {
             self.remove(self.channels.len() - 1, actions);
         }

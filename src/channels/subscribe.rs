@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-
+use super::opening::Opening;
 use super::outbox::ChannelOutbox;
 use super::phoenix::Address;
 use crate::authz::Identity;
@@ -36,8 +35,9 @@ pub struct Subscribe {
     pub bindings: Vec<(u32, Result<Binding, BindingError>)>,
     /// Closed from the moment the channel is left: what is on its way to it then is not pushed any more.
     pub outbox: ChannelOutbox,
-    /// Pushed first, when the subscription is live and before anything else of it: the join's reply and what follows it.
-    pub on_active: Vec<Bytes>,
+    /// Opened first, when the subscription is live and before anything else of it: the join's reply and what follows it.
+    /// `None` where the channel is open already: a refreshed token.
+    pub on_active: Option<Box<Opening>>,
 }
 
 /// Who takes subscriptions: dispatch, or a test. Commands are taken in order, and taking one never waits.

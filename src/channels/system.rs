@@ -17,9 +17,15 @@ pub mod join_reason {
     pub const TOO_MANY_USERS: &str = "ConnectionRateLimitReached: Too many connected users";
     pub const TOO_MANY_JOINS: &str = "ClientJoinRateLimitReached: Too many joins per second";
     pub const REPLAY_NEEDS_PRIVATE: &str = "UnableToReplayMessages: Replay is not allowed for public channels";
+    pub const REPLAY_PARAMS: &str = "UnableToReplayMessages: Replay params are not valid";
+    pub const REPLAY_FAILED: &str = "UnableToReplayMessages: Realtime was unable to replay messages";
+    pub const PRIVATE_ONLY: &str = "PrivateOnly: This project only allows private channels";
+    pub const NO_DATABASE: &str = "UnableToConnectToProject: Realtime was unable to connect to the project database";
+    pub const CANCELLED: &str = "QueryCanceled: Query was cancelled, please try again";
     pub const RESTARTING: &str = "RealtimeRestarting: Realtime is restarting, please standby";
     /// Ours: Supabase has no such limits.
     pub const TOPIC_NAME_TOO_LONG: &str = "TopicNameTooLong: The topic name has more than 4096 bytes";
+    pub const TOO_MANY_MEMBERS: &str = "MemberLimitReached: Too many members in this channel";
     pub const TOO_MANY_BINDINGS: &str = "PostgresChangesLimitReached: Too many postgres_changes in one channel";
 
     pub fn unauthorized(subtopic: &str) -> String {
@@ -40,7 +46,35 @@ pub mod message {
     pub const SLOW_CONSUMER: &str = "Messages were not read fast enough, some were not delivered";
     pub const SLOW_CONSUMER_HINT: &str =
         "Read what changed in between from the database after rejoining; subscribe with a filter to receive less";
-    pub const PRESENCE_UNAVAILABLE: &str = "Presence is not available";
+    pub const TOO_MANY_MESSAGES: &str = "Too many messages per second";
+    pub const TOO_MANY_PRESENCE_MESSAGES: &str = "Too many presence messages per second";
+    pub const CLIENT_PRESENCE_RATE: &str = "Client presence rate limit exceeded";
+    pub const TRACK_TOO_LARGE: &str = "Track message size exceeded";
+    pub const REPLICATION_READY: &str = "Replication connection established";
+    pub const REPLICATION_LATE: &str = "Replication connection was not established in time";
+    pub const REPLAY_FAILED: &str = "Realtime was unable to replay messages";
+
+    pub fn no_read(subtopic: &str) -> String {
+        format!("You do not have permissions to read from this Channel topic: {subtopic}")
+    }
+
+    /// One of two grants is gone.
+    pub fn no_longer_read(subtopic: &str) -> String {
+        format!("You no longer have permission to read from this Channel topic: {subtopic}")
+    }
+}
+
+/// Reasons of refused broadcasts and presences.
+pub mod push_reason {
+    pub const TRACK_NOT_A_MAP: &str = "Presence track payload must be a map";
+    /// Ours: the original crashes on it, or passes it on to clients that cannot read it.
+    pub const BROADCAST_NOT_A_MAP: &str = "Broadcast payload must be a map";
+    /// Ours: Supabase has no such limits.
+    pub const TOO_MANY_MESSAGES: &str = "MessageRateLimitReached: Too many messages per minute";
+
+    pub fn message_too_large(bytes_max: usize) -> String {
+        format!("MessageSizeLimitReached: A message may have {bytes_max} bytes")
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -14,6 +14,7 @@ use crate::catalog::{
     ReplicaIdentity, Role, Roles, TypeKind,
 };
 use crate::channels::metrics::Metrics;
+use crate::channels::opening::Opening;
 use crate::channels::outbox::{self, ChannelOutbox, Outbox, OutboxReader};
 use crate::channels::phoenix::{Address, Serializer};
 use crate::channels::subscribe::{ChannelId, EventShapeKind, Subscribe};
@@ -136,7 +137,7 @@ impl Client {
             identity,
             bindings: (1..).zip(tables.iter().map(binding)).collect(),
             outbox: self.outbox.clone(),
-            on_active: reply.map(|reply| Bytes::from_static(reply.as_bytes())).into_iter().collect(),
+            on_active: reply.map(|reply| Box::new(Opening::of_frames(vec![Bytes::from_static(reply.as_bytes())]))),
         }
     }
 

@@ -4,7 +4,6 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::Hash;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use foldhash::fast::RandomState;
 use slab::Slab;
 use smallvec::SmallVec;
@@ -16,6 +15,7 @@ use crate::authz::tracked::Tables;
 use crate::authz::{Identity, Plan};
 use crate::catalog::{Catalog, ColumnSet};
 use crate::change::Change;
+use crate::channels::opening::Opening;
 use crate::channels::outbox::ChannelOutbox;
 use crate::channels::phoenix::Address;
 use crate::channels::subscribe::{ChannelId, EventShapeKind, Subscribe};
@@ -47,9 +47,9 @@ pub struct Subscriber {
     pub refused: Option<Box<str>>,
 }
 
-/// Frames that open a channel, and what its `system` message says.
+/// What opens a channel, and what its `system` message says.
 pub struct Held {
-    pub on_active: Vec<Bytes>,
+    pub on_active: Option<Box<Opening>>,
     pub message: Option<String>,
     pub hint: Option<String>,
 }
@@ -83,8 +83,8 @@ type Audience = SmallVec<[(RoleKey, Vec<SubscriptionId>); 2]>;
 
 /// Another identity or other bindings for a channel that is known, or a new channel.
 pub enum Inserted {
-    /// Its place, and the frames that are to leave when it is bound.
-    At(usize, Vec<Bytes>),
+    /// Its place, and how the channel is opened when it is bound.
+    At(usize, Option<Box<Opening>>),
     /// A refreshed token overtook its join, which waits for Postgres: it is kept until the join is here.
     Early,
     /// A later subscribe of the channel was here before.
@@ -204,7 +204,7 @@ impl Subscribers {
         match known {
             Some(place) if self.channels[place].number > number => return Inserted::Outdated,
             // Only a join brings a reply along.
-            None if subscribe.on_active.is_empty() => {
+            None if subscribe.on_active.is_none() => {
                 let early = self.early.entry(subscribe.channel);
                 let early = early.or_insert_with(|| (subscribe.clone(), Arc::clone(&casts), number));
                 if early.2 < number {
@@ -378,7 +378,7 @@ impl Subscribers {
             identity: Arc::clone(&subscriber.identity),
             bindings: subscriber.bindings.clone(),
             outbox: subscriber.outbox.clone(),
-            on_active: Vec::new(),
+            on_active: None,
         };
         (again, subscriber.number)
     }

@@ -19,7 +19,7 @@ impl Register {
     fn join(&mut self, client: &Client, role: &str, tables: &[&str], active_from: u64) -> usize {
         let subscribe = client.subscribe(identity(role, "me"), tables, Some("reply"));
         let Inserted::At(place, on_active) = self.insert(subscribe, 1) else { panic!() };
-        assert_eq!(on_active.len(), 1);
+        assert_eq!(on_active.unwrap().frames.len(), 1);
         self.bind(place, active_from);
         place
     }

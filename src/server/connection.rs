@@ -33,7 +33,7 @@ use super::addresses::Place;
 use super::client_stream::ClientStream;
 use super::connections::Entry;
 use super::pipe::Pipe;
-use crate::channels::{Action, CloseReason, Input, Now, Outbox, OutboxReader, Serializer, Session, frame};
+use crate::channels::{Action, CloseReason, Input, Now, Outbox, OutboxReader, Question, Serializer, Session, frame};
 
 /// Tungstenite's own default of 128 KiB is allocated for every socket and zeroed on every read.
 const READ_BUFFER_BYTES: usize = 1 << 10;
@@ -51,6 +51,8 @@ pub struct Connection {
     socket: WebSocketStream<Pipe>,
     reader: OutboxReader,
     session: Session,
+    /// What the session waits for before more is read. Few joins and broadcasts ask anything.
+    question: Option<Box<Question>>,
     phase: Phase,
     /// Since when the outbox is full.
     full_since: Option<Instant>,
@@ -70,6 +72,8 @@ pub struct Opened {
     pub read: Vec<u8>,
     pub serializer: Serializer,
     pub token: Arc<str>,
+    /// Headers of the request that policies may read, as a JSON object.
+    pub headers: Arc<str>,
     pub place: Place,
 }
 
@@ -83,7 +87,8 @@ enum Phase {
 }
 
 impl Connection {
-    pub async fn open(server: Arc<Server>, Opened { stream, read, serializer, token, place }: Opened) -> Connection {
+    pub async fn open(server: Arc<Server>, opened: Opened) -> Connection {
+        let Opened { stream, read, serializer, token, headers, place } = opened;
         let lobby = server.services.lobby.clone();
         let (outbox, reader) = Outbox::new(lobby.outbox_config.clone(), lobby.metrics.clone());
         let config = WebSocketConfig::default()
@@ -94,7 +99,7 @@ impl Connection {
             .max_message_size(Some(server.config.frame_bytes_max));
         let pipe = Pipe::new(stream, outbox.clone());
         let socket = WebSocketStream::from_partially_read(pipe, read, Role::Server, Some(config)).await;
-        let session = Session::new(lobby, serializer, outbox.clone(), token);
+        let session = Session::new(lobby, serializer, outbox.clone(), token, headers);
         let timer = Box::pin(tokio::time::sleep(server.config.idle_timeout));
         server.services.metrics.connections.inc();
         server.services.metrics.connections_opened.inc();
@@ -105,6 +110,7 @@ impl Connection {
             socket,
             reader,
             session,
+            question: None,
             phase: Phase::Open,
             full_since: None,
             read_dry: false,
@@ -156,6 +162,16 @@ impl Connection {
                 self.full_since.get_or_insert_with(Instant::now);
             }
             Poll::Pending => self.full_since = None,
+        }
+        if self.reader.take_nudge() {
+            self.give(Input::Tick);
+            return Poll::Ready(Step::Again);
+        }
+        if let Some(question) = &mut self.question {
+            let answer = ready!(question.poll(context));
+            self.question = None;
+            self.give(Input::Answered(answer));
+            return Poll::Ready(Step::Again);
         }
         match ready!(self.poll_read(context)) {
             Some(Ok(Message::Text(text))) => self.give(Input::Text(&text)),
@@ -321,6 +337,7 @@ impl Connection {
             }
         }
         self.give(Input::Gone);
+        self.question = None;
         self.reader.push_last(frame::close(reason.code(), reason.text()));
         self.phase = Phase::Closing(reason, self.close_deadline());
     }
@@ -331,6 +348,8 @@ impl Connection {
                 Action::Send(frame) => {
                     self.reader.outbox().push(frame);
                 }
+                Action::Open(opening) => opening.open(),
+                Action::Wait(question) => self.question = Some(Box::new(question)),
                 Action::Subscribe(subscribe) => self.server.services.sink.subscribe(*subscribe),
                 Action::Unsubscribe(channel) => self.server.services.sink.unsubscribe(channel),
                 Action::Close(reason) => self.reader.outbox().close(reason),

@@ -1,7 +1,7 @@
 //! From HTTP to a WebSocket (PROTOCOL 1.2 to 1.4).
 
 use std::borrow::Cow;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::{Instant, SystemTime};
 
 use hyper::body::Incoming;
@@ -30,8 +30,9 @@ pub async fn answer(server: Arc<Server>, mut request: Request<Incoming>) -> Answ
     match check(&server, &request) {
         Ok(accepted) => {
             let on_upgrade = hyper::upgrade::on(&mut request);
-            server.tasks.spawn(open(server.clone(), on_upgrade, accepted.serializer, accepted.token, accepted.place));
-            switching_protocols(&accepted.key)
+            let answer = switching_protocols(&accepted.key);
+            server.tasks.spawn(open(server.clone(), on_upgrade, accepted));
+            answer
         }
         Err(refused) => refused.into_answer(&server).await,
     }
@@ -40,6 +41,7 @@ pub async fn answer(server: Arc<Server>, mut request: Request<Incoming>) -> Answ
 struct Accepted {
     serializer: Serializer,
     token: Arc<str>,
+    headers: Arc<str>,
     key: Vec<u8>,
     place: Place,
 }
@@ -93,7 +95,8 @@ fn check(server: &Server, request: &Request<Incoming>) -> Result<Accepted, Refus
     }
     let key = check_handshake(request.headers())?;
     let place = place(server, request)?;
-    Ok(Accepted { serializer, token: token.into(), key, place })
+    let headers = policy_headers(request.headers());
+    Ok(Accepted { serializer, token: token.into(), headers, key, place })
 }
 
 /// The socket's place among those of its address.
@@ -126,6 +129,16 @@ fn given_token<'a>(headers: &'a HeaderMap, query: Option<&'a str>) -> Option<Cow
         Some(value) => Some(String::from_utf8_lossy(value.as_bytes())),
         None => query::parameter(query, "apikey"),
     }
+}
+
+/// What policies read as `request.headers`: those that begin with `x-` (PROTOCOL 5). Most sockets have none.
+fn policy_headers(headers: &HeaderMap) -> Arc<str> {
+    static NONE: LazyLock<Arc<str>> = LazyLock::new(|| "{}".into());
+    let own = headers.iter().filter(|(name, _)| name.as_str().starts_with("x-"));
+    let own: serde_json::Map<_, _> = own
+        .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned().into()))
+        .collect();
+    if own.is_empty() { Arc::clone(&NONE) } else { serde_json::Value::Object(own).to_string().into() }
 }
 
 /// RFC 6455, 4.2.1, with the original's complaints. Returns the key to be proven.
@@ -165,7 +178,8 @@ fn switching_protocols(key: &[u8]) -> Answer {
 
 /// Takes the TCP stream back from hyper and gives it to a task of its own: what the handshake needed is freed with this
 /// one, while the socket stays for hours.
-async fn open(server: Arc<Server>, on_upgrade: OnUpgrade, serializer: Serializer, token: Arc<str>, place: Place) {
+async fn open(server: Arc<Server>, on_upgrade: OnUpgrade, accepted: Accepted) {
+    let Accepted { serializer, token, headers, place, .. } = accepted;
     let upgraded = match on_upgrade.await {
         Ok(upgraded) => upgraded,
         Err(error) => return tracing::debug!(%error, "An upgrade was not completed"),
@@ -173,7 +187,8 @@ async fn open(server: Arc<Server>, on_upgrade: OnUpgrade, serializer: Serializer
     let Some((stream, read)) = take_stream(upgraded) else {
         return tracing::error!("hyper gave back another stream than it was given");
     };
-    let connection = Connection::open(server.clone(), Opened { stream, read, serializer, token, place }).await;
+    let opened = Opened { stream, read, serializer, token, headers, place };
+    let connection = Connection::open(server.clone(), opened).await;
     server.tasks.spawn(connection.run());
 }
 

@@ -15,7 +15,7 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{Message, protocol::CloseFrame};
 use tokio_util::sync::CancellationToken;
 use walcast::authz::{Claims, TokenError};
-use walcast::channels::{self, ChannelId, Lobby, Outbox, Subscribe, SubscriptionSink, TokenVerifier, system};
+use walcast::channels::{self, ChannelId, Hub, Lobby, Outbox, Subscribe, SubscriptionSink, TokenVerifier, system};
 use walcast::server::{self, Readiness, Server, Services};
 
 /// Nothing in these tests takes so long; what is missing fails here instead of hanging.
@@ -57,10 +57,11 @@ pub enum Told {
 
 impl SubscriptionSink for Dispatch {
     fn subscribe(&self, subscribe: Subscribe) {
-        for frame in subscribe.on_active {
-            subscribe.outbox.push(frame);
+        let subscribed = system::subscribed(&subscribe.address, None);
+        match subscribe.on_active {
+            Some(opening) => opening.open_with(&subscribe.outbox, subscribed),
+            None => drop(subscribe.outbox.push(subscribed)),
         }
-        subscribe.outbox.push(system::subscribed(&subscribe.address, None));
         let role = subscribe.identity.role.clone();
         self.told.lock().unwrap().push(Told::Subscribe { channel: subscribe.channel, role });
         self.outboxes.lock().unwrap().insert(subscribe.address.topic.to_string(), subscribe.outbox.of_socket().clone());
@@ -131,7 +132,8 @@ impl Relay {
         let metrics = channels::Metrics::register(&mut registry);
         let mut services = channels::lobby::Services::new(Arc::new(Tokens));
         serve_with(&mut services);
-        let lobby = Lobby::new(channels_config, Arc::default(), services, metrics.clone());
+        let hub = Arc::new(Hub::new(channels_config.limits.clone(), metrics.clone()));
+        let lobby = Lobby::new(channels_config, hub, services, metrics.clone());
         let (dispatch, readiness) = (Arc::new(Dispatch::default()), Arc::new(Readiness::default()));
         let services = Services {
             lobby,

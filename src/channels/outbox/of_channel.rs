@@ -1,7 +1,7 @@
 //! What is on its way to one channel of a socket.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use bytes::Bytes;
 
@@ -15,22 +15,49 @@ use super::{Burst, Outbox, Pushed};
 #[derive(Clone)]
 pub struct ChannelOutbox {
     outbox: Outbox,
-    open: Arc<AtomicBool>,
+    state: Arc<AtomicU8>,
+}
+
+pub(super) const ENDED: u8 = 1;
+
+/// Why a channel is to be closed by its session, as somebody else found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Expulsion {
+    TooManyMessages = 2,
+    TooManyPresenceEvents = 4,
+    /// More came while a replay was waited for than is held.
+    ReplayOverrun = 8,
 }
 
 impl ChannelOutbox {
     pub fn new(outbox: &Outbox) -> ChannelOutbox {
-        ChannelOutbox { outbox: outbox.clone(), open: Arc::new(AtomicBool::new(true)) }
+        ChannelOutbox { outbox: outbox.clone(), state: Arc::default() }
     }
 
     pub fn end(&self) {
         let _queue = self.outbox.0.lock();
-        self.open.store(false, Ordering::Relaxed);
+        self.state.fetch_or(ENDED, Ordering::Relaxed);
     }
 
     /// For those who would work in vain; pushing looks again.
     pub fn is_open(&self) -> bool {
-        self.open.load(Ordering::Relaxed)
+        self.state.load(Ordering::Relaxed) & ENDED == 0
+    }
+
+    /// Tells the channel's session to close it. What is pushed until it does is still delivered.
+    pub fn expel(&self, why: Expulsion, burst: &mut Burst) {
+        if self.state.fetch_or(why as u8, Ordering::Relaxed) == 0 {
+            self.outbox.nudge(burst);
+        }
+    }
+
+    /// Whether it was told so; of several reasons the first in the order of their numbers.
+    pub fn expulsion(&self) -> Option<Expulsion> {
+        let state = self.state.load(Ordering::Relaxed);
+        [Expulsion::TooManyMessages, Expulsion::TooManyPresenceEvents, Expulsion::ReplayOverrun]
+            .into_iter()
+            .find(|why| state & *why as u8 != 0)
     }
 
     /// What all channels of the socket push to.
@@ -45,11 +72,11 @@ impl ChannelOutbox {
 
     /// As [`Outbox::queue_chunks`].
     pub fn queue_chunks(&self, frame: impl IntoIterator<Item = Bytes>, burst: &mut Burst) -> Pushed {
-        self.outbox.queue(frame, 1, Some(&self.open), burst)
+        self.outbox.queue(frame, 1, Some(&self.state), burst)
     }
 
     /// As [`Outbox::queue_joined`].
     pub fn queue_joined(&self, bytes: Bytes, frames: usize, burst: &mut Burst) -> Pushed {
-        self.outbox.queue([bytes], frames, Some(&self.open), burst)
+        self.outbox.queue([bytes], frames, Some(&self.state), burst)
     }
 }

@@ -3,15 +3,21 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use bytes::Bytes;
 use serde::Deserializer;
 use serde::de::{IgnoredAny, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::{Incoming, Outgoing, Payload, reference_of};
-use crate::channels::frame::TextFrame;
+use crate::channels::broadcast::EventPayload;
+use crate::channels::frame::{self, TextFrame};
 
 const KIND_PUSH: u8 = 0;
 const KIND_USER_BROADCAST_PUSH: u8 = 3;
+const KIND_USER_BROADCAST: u8 = 4;
+
+const ENCODING_BINARY: u8 = 0;
+const ENCODING_JSON: u8 = 1;
 
 pub fn decode(text: &str) -> Option<Incoming<'_>> {
     let mut deserializer = serde_json::Deserializer::from_str(text);
@@ -61,7 +67,7 @@ pub fn decode_binary(bytes: &[u8]) -> Option<Incoming<'_>> {
             let (topic, rest) = take(rest, topic)?;
             let (event, rest) = take(rest, event)?;
             let (_, bytes) = take(rest, metadata)?;
-            let payload = Payload::UserBroadcast { event, json: encoding != 0, bytes };
+            let payload = Payload::UserBroadcast { event, json: encoding != ENCODING_BINARY, bytes };
             Some(from_binary(join_ref, reference, topic, "broadcast", payload))
         }
         [KIND_PUSH, join_ref, reference, topic, event, ref rest @ ..] => {
@@ -95,6 +101,17 @@ fn from_binary<'a>(
 fn take(bytes: &[u8], length: u8) -> Option<(&str, &[u8])> {
     let (text, rest) = bytes.split_at_checked(usize::from(length))?;
     Some((std::str::from_utf8(text).ok()?, rest))
+}
+
+/// Kind 4, the only binary frame that clients read. `None` when a name has more than 255 bytes.
+pub fn user_broadcast(topic: &str, event: &str, metadata: &str, payload: EventPayload<'_>) -> Option<Bytes> {
+    let length = |text: &str| u8::try_from(text.len()).ok();
+    let (encoding, bytes) = match payload {
+        EventPayload::Json(bytes) => (ENCODING_JSON, bytes),
+        EventPayload::Binary(bytes) => (ENCODING_BINARY, bytes),
+    };
+    let head = [KIND_USER_BROADCAST, length(topic)?, length(event)?, length(metadata)?, encoding];
+    Some(frame::binary(&[&head, topic.as_bytes(), event.as_bytes(), metadata.as_bytes(), bytes]))
 }
 
 pub fn write(outgoing: &Outgoing<'_>, frame: &mut TextFrame, payload: impl FnOnce(&mut TextFrame)) {

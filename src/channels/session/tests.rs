@@ -4,13 +4,20 @@ mod broadcasts;
 mod joins;
 mod tokens;
 
+use std::collections::HashMap;
+use std::io::IoSlice;
 use std::sync::Mutex;
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, UNIX_EPOCH};
 
+use tokio::sync::oneshot;
+
 use super::*;
-use crate::authz::{Claims, TokenError};
+use crate::authz::{Claims, TokenError, TopicAuthority, TopicError, TopicGrant, TopicQuestion, TopicRight};
+use crate::channels::hub::Hub;
 use crate::channels::lobby::{Config, Services};
 use crate::channels::metrics::Metrics;
+use crate::channels::outbox::OutboxReader;
 use crate::channels::token::TokenVerifier;
 
 /// When the tests begin, in Unix seconds.
@@ -41,14 +48,59 @@ impl TokenVerifier for Tokens {
     }
 }
 
+/// Answers about topics are what the test says, by right and topic; without one there is none yet.
+#[derive(Default)]
+struct Authority {
+    grants: Mutex<HashMap<(TopicRight, String), Result<TopicGrant, TopicError>>>,
+    asked: Mutex<Vec<TopicQuestion>>,
+}
+
+const BOTH: TopicGrant = TopicGrant { broadcast: true, presence: true };
+const NONE: TopicGrant = TopicGrant { broadcast: false, presence: false };
+
+impl Authority {
+    fn say(&self, right: TopicRight, topic: &str, grant: TopicGrant) {
+        self.grants.lock().unwrap().insert((right, topic.into()), Ok(grant));
+    }
+
+    fn asked(&self) -> Vec<TopicQuestion> {
+        std::mem::take(&mut self.asked.lock().unwrap())
+    }
+}
+
+impl TopicAuthority for Authority {
+    fn ask(&self, question: TopicQuestion) -> oneshot::Receiver<Result<TopicGrant, TopicError>> {
+        let (answer, asked) = oneshot::channel();
+        let key = (question.right, question.topic.to_string());
+        let mut grant = self.grants.lock().unwrap().get(&key).copied().unwrap_or(Err(TopicError::Unavailable));
+        if let (Ok(grant), false) = (&mut grant, question.presence) {
+            grant.presence = false;
+        }
+        self.asked.lock().unwrap().push(question);
+        let _ = answer.send(grant);
+        asked
+    }
+}
+
 /// A client on a session, with a clock of its own.
 struct Client {
     session: Session,
+    reader: OutboxReader,
     now: Now,
     /// What dispatch was told, in words.
     told: Mutex<Vec<String>>,
     subscribes: Vec<Subscribe>,
+    /// What the session waits for, where the test is to answer.
+    question: Option<Question>,
+    /// Questions are answered at once, as far as there is an answer.
+    answers: bool,
     closed: Option<CloseReason>,
+}
+
+fn lobby(config: Config, services: Services) -> Arc<Lobby> {
+    let metrics = Arc::new(Metrics::default());
+    let hub = Arc::new(Hub::new(config.limits.clone(), metrics.clone()));
+    Lobby::new(config, hub, services, metrics)
 }
 
 impl Client {
@@ -57,17 +109,16 @@ impl Client {
     }
 
     fn with(serializer: Serializer, config: Config) -> Client {
-        let lobby = Lobby::new(config, Arc::default(), Services::new(Arc::new(Tokens)), Arc::new(Metrics::default()));
-        Client::of(&lobby, serializer)
+        Client::of(&lobby(config, Services::new(Arc::new(Tokens))), serializer)
     }
 
     fn of(lobby: &Arc<Lobby>, serializer: Serializer) -> Client {
         let (outbox, reader) = Outbox::new(lobby.outbox_config.clone(), lobby.metrics.clone());
-        // Nothing is pushed here; the session only hands it on.
-        std::mem::forget(reader);
-        let session = Session::new(lobby.clone(), serializer, outbox, token("anon", 3600).into());
+        let token = token("anon", 3600).into();
+        let session = Session::new(lobby.clone(), serializer, outbox, token, r#"{"x-a":"b"}"#.into());
         let now = Now { instant: Instant::now(), wall: UNIX_EPOCH + Duration::from_secs(START) };
-        Client { session, now, told: Mutex::default(), subscribes: Vec::new(), closed: None }
+        let (told, subscribes) = (Mutex::default(), Vec::new());
+        Client { session, reader, now, told, subscribes, question: None, answers: true, closed: None }
     }
 
     fn wait(&mut self, time: Duration) -> Vec<String> {
@@ -79,21 +130,53 @@ impl Client {
         self.give(Input::Text(text))
     }
 
-    /// The frames that come back, those that dispatch sends at once included.
+    /// The frames that come back, those of dispatch and of the hub included.
     fn give(&mut self, input: Input<'_>) -> Vec<String> {
-        let mut frames = Vec::new();
-        for action in self.session.handle(input, self.now) {
-            match action {
-                Action::Send(frame) => frames.push(text(&frame)),
-                Action::Subscribe(subscribe) => {
-                    frames.extend(subscribe.on_active.iter().map(|frame| text(frame)));
-                    frames.push(text(&system::subscribed(&subscribe.address, None)));
-                    self.tell(format!("subscribe as {}", subscribe.identity.role));
-                    self.subscribes.push(*subscribe);
+        let now = self.now;
+        let mut input = Some(input);
+        while let Some(given) = input.take() {
+            for action in self.session.handle(given, now) {
+                match action {
+                    Action::Send(frame) => drop(self.reader.outbox().push(frame)),
+                    Action::Open(opening) => opening.open(),
+                    Action::Wait(question) => self.question = Some(question),
+                    Action::Subscribe(mut subscribe) => {
+                        let subscribed = system::subscribed(&subscribe.address, None);
+                        match subscribe.on_active.take() {
+                            Some(opening) => opening.open_with(&subscribe.outbox, subscribed),
+                            None => drop(subscribe.outbox.push(subscribed)),
+                        }
+                        self.tell(format!("subscribe as {}", subscribe.identity.role));
+                        self.subscribes.push(*subscribe);
+                    }
+                    Action::Unsubscribe(_) => self.tell("unsubscribe".into()),
+                    Action::Close(reason) => self.closed = Some(reason),
                 }
-                Action::Unsubscribe(_) => self.tell("unsubscribe".into()),
-                Action::Close(reason) => self.closed = Some(reason),
             }
+            if self.answers
+                && let Some(mut question) = self.question.take()
+            {
+                match question.poll(&mut Context::from_waker(Waker::noop())) {
+                    Poll::Ready(answer) => input = Some(Input::Answered(answer)),
+                    Poll::Pending => self.question = Some(question),
+                }
+            }
+        }
+        self.received()
+    }
+
+    /// What has been pushed by whomever, and the session looked after if somebody asked for it.
+    fn received(&mut self) -> Vec<String> {
+        let mut frames = Vec::new();
+        while self.reader.poll_take(&mut Context::from_waker(Waker::noop())).is_ready() || !self.reader.is_empty() {
+            let mut slices = [IoSlice::new(&[]); 1];
+            self.reader.slices(&mut slices);
+            let frame = slices[0].to_vec();
+            self.reader.advance(frame.len());
+            frames.push(text(&frame));
+        }
+        if self.reader.take_nudge() {
+            frames.extend(self.give(Input::Tick));
         }
         frames
     }
@@ -107,10 +190,14 @@ impl Client {
     }
 }
 
-/// The payload of a frame shorter than 64 KiB.
+/// The payload of a frame shorter than 64 KiB; of a binary one what can be read, with its kind in front.
 fn text(frame: &[u8]) -> String {
     let header = if frame[1] == 126 { 4 } else { 2 };
-    String::from_utf8(frame[header..].to_vec()).unwrap()
+    let payload = &frame[header..];
+    match frame[0] {
+        0x82 => format!("kind {}: {}", payload[0], String::from_utf8_lossy(&payload[5..])),
+        _ => String::from_utf8(payload.to_vec()).unwrap(),
+    }
 }
 
 fn token(role: &str, lives: u64) -> String {

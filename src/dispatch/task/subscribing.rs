@@ -6,6 +6,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::Dispatch;
+use crate::channels::opening::Opening;
 use crate::channels::subscribe::{ChannelId, Subscribe};
 use crate::channels::system;
 use crate::dispatch::handle::Command;
@@ -44,7 +45,7 @@ impl Dispatch {
         }
     }
 
-    fn bind(&mut self, place: usize, on_active: Vec<Bytes>) {
+    fn bind(&mut self, place: usize, on_active: Option<Box<Opening>>) {
         let mut hint = None;
         let message = match self.subscribers.bind(place, &self.catalog) {
             Bind::Ready(bound) => {
@@ -69,7 +70,7 @@ impl Dispatch {
         if let Some(message) = &message {
             self.subscribers.refuse(place, message);
         }
-        let is_join = !on_active.is_empty();
+        let is_join = on_active.is_some();
         if let Some((sequence, xid)) = self.assembler.open_transaction() {
             self.unseen.read(sequence, xid);
         }
@@ -99,15 +100,15 @@ impl Dispatch {
     }
 }
 
-/// Pushes the reply of a join and the `system` message that follows it.
+/// The reply of a join leaves, with the `system` message that follows it, and the channel's topic begins to reach it.
 fn open(subscriber: &Subscriber, held: Held) {
-    for frame in held.on_active {
-        subscriber.outbox.push(frame);
-    }
     let (address, hint) = (&subscriber.address, held.hint.as_deref());
     let system = match &held.message {
         None => system::subscribed(address, hint),
         Some(message) => system::postgres_changes_error(address, message, hint),
     };
-    subscriber.outbox.push(system);
+    match held.on_active {
+        Some(opening) => opening.open_with(&subscriber.outbox, system),
+        None => drop(subscriber.outbox.push(system)),
+    }
 }

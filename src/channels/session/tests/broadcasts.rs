@@ -1,4 +1,4 @@
-//! Broadcasts, as far as they are served.
+//! Broadcasts: to whom, acknowledged or not, refused, limited.
 
 use super::*;
 
@@ -10,8 +10,6 @@ fn a_broadcast_is_acknowledged_where_that_was_asked_for() {
         r#"> [null,"2","realtime:b","broadcast",{"type":"broadcast","event":"x","payload":{}}]"#,
         r#"< ["1","2","realtime:b","phx_reply",{"status":"ok","response":{}}]"#,
         r#"> ["1","3","realtime:b","foo",{"a":1}]"#,
-        r#"> ["1","4","realtime:b","presence",{"type":"presence","event":"track","payload":{}}]"#,
-        r#"< ["1","4","realtime:b","phx_reply",{"status":"error","response":{"reason":"Presence is not available"}}]"#,
     ]);
     let mut client = Client::new(Serializer::V2);
     client.send(r#"["1","1","realtime:b","phx_join",{"config":{"broadcast":{"ack":true}}}]"#);

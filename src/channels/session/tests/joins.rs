@@ -53,8 +53,8 @@ fn bindings_are_told_to_dispatch_with_the_reply() {
             format!(
                 r#"["1","1","realtime:p1","phx_reply",{{"status":"ok","response":{{"postgres_changes":[{{"id":{id},"event":"INSERT","schema":"public","table":"multi_b"}}]}}}}]"#
             ),
-            r#"["1",null,"realtime:p1","presence_state",{}]"#.into(),
             r#"["1",null,"realtime:p1","system",{"message":"Subscribed to PostgreSQL","status":"ok","extension":"postgres_changes","channel":"p1"}]"#.into(),
+            r#"["1",null,"realtime:p1","presence_state",{}]"#.into(),
         ]
     );
     let subscribe = &client.subscribes[0];
@@ -163,12 +163,7 @@ fn channels_above_the_limit_are_refused_and_a_leave_frees_the_place() {
 #[test]
 fn too_many_users_and_too_many_joins_are_told_apart() {
     let limits = crate::channels::Limits { joined_connections_max: 1, joins_per_second_max: 1, ..Default::default() };
-    let lobby = Lobby::new(
-        Config { limits, ..Config::default() },
-        Arc::default(),
-        crate::channels::lobby::Services::new(Arc::new(Tokens)),
-        Arc::default(),
-    );
+    let lobby = lobby(Config { limits, ..Config::default() }, Services::new(Arc::new(Tokens)));
     let join = r#"["1","1","realtime:a","phx_join",{"config":{}}]"#;
     let (mut first, mut second) = (Client::of(&lobby, Serializer::V2), Client::of(&lobby, Serializer::V2));
     assert!(first.send(join)[0].contains("\"ok\""));
