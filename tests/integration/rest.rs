@@ -213,7 +213,7 @@ async fn a_single_event_takes_json_and_bytes_and_nothing_else() {
     for path in ["/api/broadcast/t", "/api/broadcast/t/events", "/api/broadcast/t/events/e/more"] {
         assert_eq!(relay.post(path, JSON, "{}").await.status, 404, "{path}");
     }
-    let large = relay.post(path, "content-type: application/octet-stream\r\n", vec![0; 3_000_001]).await;
+    let large = relay.post(path, "content-type: application/octet-stream\r\n", vec![0; 3_000_501]).await;
     let errors = r#"{"errors":{"payload":["Payload size exceeds tenant limit"]}}"#;
     assert_eq!((large.status, &*large.body), (422, errors));
 }
