@@ -28,6 +28,7 @@ mod replication_errors;
 mod replication_login;
 mod replication_shutdown;
 mod rest;
+mod rest_delivery;
 mod setup;
 mod tls;
 mod tracked;

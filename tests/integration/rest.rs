@@ -13,7 +13,7 @@ const GOOD: &str = r#"{"messages":[{"topic":"e","event":"x","payload":{}}]}"#;
 
 /// Grants writing to topics that begin with `allowed`; keeps what it is asked.
 #[derive(Default)]
-struct Authority {
+pub struct Authority {
     asked: Mutex<Vec<TopicQuestion>>,
 }
 
@@ -34,7 +34,7 @@ impl TopicAuthority for Authority {
     }
 }
 
-async fn with_authority() -> (Relay, Arc<Authority>) {
+pub async fn with_authority() -> (Relay, Arc<Authority>) {
     let authority = Arc::new(Authority::default());
     let given = authority.clone();
     let relay = Relay::with_services(|_, _| {}, |services| services.authority = Some(given)).await;
