@@ -6,19 +6,24 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+use tokio_util::sync::DropGuard;
 
 /// A connection asks its socket for readiness and writes many frames at once, which no TLS stream can do. Behind TLS it
 /// therefore has one end of a socket pair, and a task that encrypts has the other.
 pub enum ClientStream {
     Tcp(TcpStream),
-    Local(UnixStream),
+    Local {
+        near: UnixStream,
+        /// Tells the other task when this end is let go: it may be waiting for a client that neither reads nor leaves.
+        _gone: DropGuard,
+    },
 }
 
 macro_rules! either {
     ($stream:expr, $inner:ident => $call:expr) => {
         match $stream {
             ClientStream::Tcp($inner) => $call,
-            ClientStream::Local($inner) => $call,
+            ClientStream::Local { near: $inner, .. } => $call,
         }
     };
 }

@@ -74,8 +74,10 @@ impl Server {
             Ok(pair) => pair,
             Err(error) => return tracing::warn!(%error, "A connection could not be accepted"),
         };
-        self.tasks.spawn(tls::carry(outer, far));
-        self.serve_http(ClientStream::Local(near), peer, shutdown).await;
+        let gone = CancellationToken::new();
+        self.tasks.spawn(tls::carry(outer, far, gone.clone(), self.config.close_timeout));
+        let stream = ClientStream::Local { near, _gone: gone.drop_guard() };
+        self.serve_http(stream, peer, shutdown).await;
     }
 
     async fn serve_http(self: Arc<Self>, stream: ClientStream, peer: Peer, shutdown: CancellationToken) {

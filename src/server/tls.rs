@@ -93,9 +93,24 @@ impl Tls {
     }
 }
 
-/// Carries bytes between the encrypted stream and the near end of a pair, until both have ended.
-pub(super) async fn carry(mut outer: Box<TlsStream<TcpStream>>, mut inner: UnixStream) {
-    if let Err(error) = copy_bidirectional(&mut *outer, &mut inner).await {
+/// Carries bytes between the encrypted stream and one end of a pair, until both have ended. When the other end is `gone`,
+/// what is left has `linger` to reach the client.
+pub(super) async fn carry(
+    mut outer: Box<TlsStream<TcpStream>>,
+    mut inner: UnixStream,
+    gone: CancellationToken,
+    linger: Duration,
+) {
+    let carrying = copy_bidirectional(&mut *outer, &mut inner);
+    tokio::pin!(carrying);
+    let carried = tokio::select! {
+        carried = carrying.as_mut() => carried,
+        () = gone.cancelled() => match tokio::time::timeout(linger, carrying).await {
+            Ok(carried) => carried,
+            Err(_) => return,
+        },
+    };
+    if let Err(error) = carried {
         tracing::debug!(%error, "A TLS connection ended early");
     }
 }

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -117,6 +118,28 @@ async fn sockets_live_behind_tls_as_before_it() {
     // The client's side, which the server waits for.
     drop(socket);
     relay.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_that_neither_reads_nor_leaves_is_not_waited_for() {
+    let files = Files::new();
+    let relay = Relay::with(|channels, server| {
+        server.tls = Some(files.load());
+        server.close_timeout = Duration::from_millis(50);
+        // Longer than the test waits for the end.
+        server.drain_timeout = Duration::from_secs(3600);
+        channels.outbox.bytes_max = 64 << 20;
+        channels.outbox.spill_bytes_max = 64 << 20;
+    })
+    .await;
+    let mut deaf = socket(&relay, &files.certificate()).await;
+    deaf.subscribe("deaf").await;
+    let mut mute = socket(&relay, &files.certificate()).await;
+    mute.subscribe("mute").await;
+    // More than all the buffers between take.
+    relay.dispatch.outbox("realtime:deaf").push(frame::text(&vec![b'x'; 32 << 20]));
+    relay.stop().await;
+    drop((deaf, mute));
 }
 
 #[tokio::test]
