@@ -30,6 +30,7 @@ pub struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Relay changes to clients.
+    #[command(after_help = crate::config::SUPABASE_VARIABLES)]
     Serve(Box<ServeArgs>),
     /// Prepare a database: schema, event trigger, publications, logins. Run once, by its owner.
     Setup(SetupArgs),
@@ -177,7 +178,7 @@ impl Cli {
         };
         runtime.block_on(async {
             match self.command {
-                Command::Serve(args) => report(crate::serve::run(*args).await),
+                Command::Serve(args) => report(Box::pin(crate::serve::run(*args)).await),
                 Command::Setup(args) => report(setup(args).await),
                 Command::Check(args) => check(args).await,
                 Command::Explain(args) => match explain(args).await {

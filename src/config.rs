@@ -3,12 +3,15 @@
 //! Every flag has a `WALCAST_...` variable. The variables of Supabase's own container are understood too, so that
 //! swapping the image in a self-hosted stack is enough (PROTOCOL 1.6).
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
+use crate::authz::{ApiKeyError, ApiKeys, SignedTokens};
 use crate::dispatch::{Deletes, TableName};
+use crate::server::Cidr;
 
 /// How logs are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -42,6 +45,19 @@ pub struct DatabaseArgs {
     pub slot: String,
 }
 
+/// What of the environment of Supabase's container means nothing here, for `serve --help`. It may stay as it is.
+pub const SUPABASE_VARIABLES: &str = "\
+Variables of Supabase's realtime container that are read:
+  PORT, DB_HOST, DB_PORT, DB_USER, DB_PASSWORD, DB_NAME, DB_SSL, DB_SSL_CA_CERT, API_JWT_SECRET, API_JWT_JWKS,
+  API_TOKEN_BLOCKLIST, METRICS_JWT_SECRET, METRICS_TOKEN_BLOCKLIST, JWT_CLAIM_VALIDATORS, SELF_HOST_TENANT_NAME,
+  REALTIME_IP_VERSION
+Set by the stack or its users, and ignored, since there is nothing here that they would change:
+  DB_AFTER_CONNECT_QUERY, DB_ENC_KEY, DB_IP_VERSION, DB_POOL_SIZE, DB_QUEUE_*, DB_REPLICA_*, SECRET_KEY_BASE, ERL_AFLAGS,
+  DNS_NODES, CLUSTER_STRATEGIES, GEN_RPC_*, RLIMIT_NOFILE, APP_NAME, REGION, SEED_SELF_HOST, RUN_JANITOR, JANITOR_*,
+  DISABLE_HEALTHCHECK_LOGGING, DASHBOARD_*, LOGS_ENGINE, LOGFLARE_*, OTEL_*, METRICS_PUSHER_*, NUM_ACCEPTORS, *_POOL_SIZE
+Ignored, since flags say it: LOG_LEVEL (--log), MAX_CONNECTIONS and TENANT_MAX_* (the limits above), SLOT_NAME_SUFFIX (--slot),
+  CONNECT_ERROR_BACKOFF_MS (--connect-error-backoff), CHANNEL_ERROR_BACKOFF_MS (--join-error-backoff)";
+
 /// The database could not be told from flags and variables.
 #[derive(Debug, thiserror::Error)]
 #[error(
@@ -65,7 +81,10 @@ impl DatabaseArgs {
             }
         }
         if variable("DB_SSL").is_some_and(|value| value.eq_ignore_ascii_case("true")) {
-            conninfo.push_str(" sslmode=require");
+            match variable("DB_SSL_CA_CERT") {
+                None => conninfo.push_str(" sslmode=require"),
+                Some(path) => conninfo.push_str(&format!(" sslmode=verify-full sslrootcert={}", quote(&path))),
+            }
         }
         Ok(conninfo)
     }
@@ -105,9 +124,21 @@ pub struct ServeArgs {
     /// Address and port for /metrics; without it they are at /metrics of --listen, behind --metrics-token.
     #[arg(long, env = "WALCAST_METRICS_LISTEN", value_name = "ADDR")]
     pub metrics_listen: Option<SocketAddr>,
-    /// Bearer token for /metrics.
+    /// Bearer token for /metrics. Beside it, tokens signed with METRICS_JWT_SECRET are taken.
     #[arg(long, env = "WALCAST_METRICS_TOKEN", hide_env_values = true, value_name = "TOKEN")]
     pub metrics_token: Option<String>,
+    /// Serve clients over TLS: the certificate and its chain, PEM. Read again when the file changes, and at SIGHUP.
+    #[arg(long, env = "WALCAST_TLS_CERT", value_name = "FILE", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+    /// The certificate's private key, PEM.
+    #[arg(long, env = "WALCAST_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+    /// A proxy, 10.0.0.0/8 or one address, whose X-Forwarded-For and X-Forwarded-Proto count. Several times, or with commas.
+    #[arg(long, env = "WALCAST_TRUSTED_PROXY", value_delimiter = ',', value_name = "CIDR")]
+    pub trusted_proxy: Vec<Cidr>,
+    /// Pages that may connect: https://app.example.com, https://*.example.com. Several times, or with commas; without it, all.
+    #[arg(long, env = "WALCAST_ALLOWED_ORIGIN", value_delimiter = ',', value_name = "ORIGIN")]
+    pub allowed_origin: Vec<String>,
 
     /// Secret of HS256/384/512 tokens. Also API_JWT_SECRET and JWT_SECRET.
     #[arg(long, env = "WALCAST_JWT_SECRET", hide_env_values = true, value_name = "SECRET")]
@@ -118,6 +149,9 @@ pub struct ServeArgs {
     /// Claims that every token must have: a JSON object, e.g. {"iss":"me"}. Also JWT_CLAIM_VALIDATORS.
     #[arg(long, env = "WALCAST_JWT_CLAIM_VALIDATORS", value_name = "JSON")]
     pub jwt_claim_validators: Option<String>,
+    /// An opaque key and what it stands for: sb_publishable_x=anon, a role, or sb_secret_y=JWT. Several times, or with commas. Also SUPABASE_PUBLISHABLE_KEY (anon) and SUPABASE_SECRET_KEY (service_role).
+    #[arg(long, env = "WALCAST_API_KEYS", hide_env_values = true, value_delimiter = ',', value_name = "KEY=ROLE|JWT")]
+    pub api_key: Vec<String>,
 
     /// Deletes under row-level security whose old row is not in the stream.
     #[arg(long, env = "WALCAST_DELETES", value_enum, default_value_t, value_name = "MODE")]
@@ -159,6 +193,9 @@ pub struct ServeArgs {
     /// Sockets at once.
     #[arg(long, env = "WALCAST_CONNECTIONS_MAX", default_value_t = 100_000, value_name = "N")]
     pub connections_max: usize,
+    /// Sockets of one address (of one /64 of IPv6); without it, no limit. Behind a proxy, name it with --trusted-proxy.
+    #[arg(long, env = "WALCAST_CONNECTIONS_PER_ADDRESS_MAX", value_parser = clap::value_parser!(u32).range(1..), value_name = "N")]
+    pub connections_per_address_max: Option<u32>,
     /// Channels of one socket.
     #[arg(long, env = "WALCAST_CHANNELS_PER_CONNECTION_MAX", default_value_t = 100, value_name = "N")]
     pub channels_per_connection_max: usize,
@@ -222,7 +259,10 @@ impl ServeArgs {
             None => 4000,
             Some(port) => port.parse().map_err(|_| format!("PORT is not a port number: {port:?}"))?,
         };
-        Ok(SocketAddr::from(([0, 0, 0, 0], port)))
+        match variable("REALTIME_IP_VERSION").as_deref() {
+            Some("ipv6") => Ok(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))),
+            _ => Ok(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))),
+        }
     }
 
     pub fn runs_setup(&self, variable: impl Fn(&str) -> Option<String>) -> bool {
@@ -236,6 +276,29 @@ impl ServeArgs {
 
     pub fn key_set(&self, variable: impl Fn(&str) -> Option<String>) -> Option<String> {
         self.jwks.clone().or_else(|| variable("API_JWT_JWKS")).or_else(|| variable("JWT_JWKS"))
+    }
+
+    /// Opaque keys, from the flag and from the names that Supabase's gateway has for them.
+    pub fn api_keys(&self, variable: impl Fn(&str) -> Option<String>) -> Result<ApiKeys, ApiKeyError> {
+        let mut keys = ApiKeys::parse(self.api_key.iter().map(String::as_str).filter(|pair| !pair.trim().is_empty()))?;
+        for (name, role) in [("SUPABASE_PUBLISHABLE_KEY", "anon"), ("SUPABASE_SECRET_KEY", "service_role")] {
+            // What the flag says of a key is more than what its name says.
+            if let Some(key) = variable(name).filter(|key| !keys.contains(key)) {
+                keys.insert(&key, role)?;
+            }
+        }
+        Ok(keys)
+    }
+
+    /// Who may use the admin API, and who may read metrics: tokens signed with Supabase's two secrets for that.
+    pub fn door_tokens(&self, variable: impl Fn(&str) -> Option<String>) -> [Option<SignedTokens>; 2] {
+        [("API_JWT_SECRET", "API_TOKEN_BLOCKLIST"), ("METRICS_JWT_SECRET", "METRICS_TOKEN_BLOCKLIST")].map(
+            |(secret, blocked)| {
+                let blocked = variable(blocked).unwrap_or_default();
+                let blocked = blocked.split(',').map(|token| token.trim().to_owned());
+                SignedTokens::new(&variable(secret)?, blocked)
+            },
+        )
     }
 
     pub fn claim_validators(&self, variable: impl Fn(&str) -> Option<String>) -> Option<String> {
@@ -308,5 +371,12 @@ mod tests {
         };
         assert_eq!(args.conninfo(variables).unwrap(), r"host='db' password='it\'s'");
         assert!(args.conninfo(|_| None).is_err());
+        let secure = |name: &str| match name {
+            "DB_HOST" => Some("db".to_owned()),
+            "DB_SSL" => Some("true".to_owned()),
+            "DB_SSL_CA_CERT" => Some("/etc/ca.pem".to_owned()),
+            _ => None,
+        };
+        assert_eq!(args.conninfo(secure).unwrap(), "host='db' sslmode=verify-full sslrootcert='/etc/ca.pem'");
     }
 }

@@ -179,6 +179,9 @@ impl Relay {
             metrics: server_metrics,
             registry: Arc::clone(&registry),
         };
+        if let Some(tls) = config.server.tls.clone() {
+            supervise(&clients, &failed, "certificate", &leave, forever(tls.watch(leave.clone())));
+        }
         let server = server::Server::new(config.server.clone(), services).serve(listener, leave.clone());
         supervise(&clients, &failed, "server", &leave, forever(server));
         if let Some(address) = config.metrics_listen {

@@ -40,11 +40,13 @@ pub async fn run(args: ServeArgs) -> Result<(), BoxError> {
 async fn start(args: ServeArgs) -> Result<Relay, BoxError> {
     let listener = relay::bind(args.listen_address(variable)?).await?;
     let conninfo = Conninfo::parse(&args.database.conninfo(variable)?)?;
+    // What is wrong with flags and files is said before anything is waited for.
+    let config = relay_config(&args, conninfo.clone())?;
     wait_for_database(&conninfo).await?;
     if args.runs_setup(variable) {
         setup::automatic(&conninfo, &args.database.publication).await?;
     }
-    Relay::start(relay_config(&args, conninfo)?, listener).await
+    Relay::start(config, listener).await
 }
 
 /// A database that is starting (as in a stack that starts as a whole) is waited for; what waiting does not mend is told.
@@ -133,6 +135,11 @@ pub fn relay_config(args: &ServeArgs, conninfo: Conninfo) -> Result<relay::Confi
         join_error_backoff: args.join_error_backoff,
         private_only: args.private_only,
     };
+    let [admin_tokens, metrics_tokens] = args.door_tokens(variable);
+    let tls = match (&args.tls_cert, &args.tls_key) {
+        (Some(certificate), Some(key)) => Some(server::Tls::load(certificate, key)?),
+        _ => None,
+    };
     let server = server::Config {
         connect_error_backoff: args.connect_error_backoff,
         idle_timeout: args.idle_timeout,
@@ -140,6 +147,15 @@ pub fn relay_config(args: &ServeArgs, conninfo: Conninfo) -> Result<relay::Confi
         connections_max: args.connections_max.saturating_mul(2),
         drain_timeout: args.drain_timeout,
         metrics_token: args.metrics_token.clone(),
+        metrics_tokens,
+        admin_tokens,
+        tenant: variable("SELF_HOST_TENANT_NAME").unwrap_or_else(|| server::Config::default().tenant),
+        tls,
+        origins: server::Origins::parse(
+            args.allowed_origin.iter().map(String::as_str).filter(|text| !text.is_empty()),
+        )?,
+        trusted_proxies: args.trusted_proxy.clone(),
+        connections_per_address_max: args.connections_per_address_max.map(|max| max as usize),
         ..server::Config::default()
     };
     Ok(relay::Config {
@@ -151,7 +167,12 @@ pub fn relay_config(args: &ServeArgs, conninfo: Conninfo) -> Result<relay::Confi
             ..OracleConfig::default()
         },
         wal,
-        verifier: VerifierConfig { secret: args.secret(variable), jwks: args.key_set(variable), claim_validators },
+        verifier: VerifierConfig {
+            secret: args.secret(variable),
+            jwks: args.key_set(variable),
+            claim_validators,
+            api_keys: args.api_keys(variable)?,
+        },
         dispatch,
         lobby,
         server,

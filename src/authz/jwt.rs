@@ -12,6 +12,7 @@ use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey, EncodingKey};
 use serde_json::{Map, Value};
 use tokio::sync::Notify;
 
+use super::api_keys::{ApiKeys, Meaning};
 use super::claims::{Claims, TokenError};
 use super::jwks::{JwksTask, Keys, algorithm_named};
 use super::jwks_source::{Source, SourceError};
@@ -25,6 +26,8 @@ pub struct VerifierConfig {
     pub jwks: Option<String>,
     /// Claims that must be present and equal (`JWT_CLAIM_VALIDATORS`).
     pub claim_validators: Map<String, Value>,
+    /// Keys that are no tokens, and what they stand for.
+    pub api_keys: ApiKeys,
 }
 
 /// The configured keys cannot be used.
@@ -58,6 +61,7 @@ struct Inner {
     /// Tells the [`JwksTask`] that a token named an unknown key.
     wanted: Arc<Notify>,
     claim_validators: Map<String, Value>,
+    api_keys: ApiKeys,
     cache: Mutex<Cache>,
 }
 
@@ -93,6 +97,7 @@ impl Verifier {
             keys: Arc::new(ArcSwap::new(keys)),
             wanted: Arc::new(Notify::new()),
             claim_validators: config.claim_validators.clone(),
+            api_keys: config.api_keys.clone(),
             cache: Mutex::new(cache),
         };
         let task = source.map(|(source, loaded)| JwksTask {
@@ -104,8 +109,13 @@ impl Verifier {
         Ok((Verifier { inner: Arc::new(inner) }, task))
     }
 
-    /// The claims of a token that is good at `now`.
+    /// The claims of a token that is good at `now`, or of an API key.
     pub fn verify(&self, token: &str, now: SystemTime) -> Result<Arc<Claims>, TokenError> {
+        let token = match self.inner.api_keys.get(token) {
+            Some(Meaning::Claims(claims)) => return Ok(Arc::clone(claims)),
+            Some(Meaning::Token(token)) => token,
+            None => token,
+        };
         let now = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
         let keys = self.inner.keys.load_full();
         if let Some(claims) = self.remembered(token, &keys) {
@@ -222,7 +232,7 @@ impl Inner {
 }
 
 /// The token with URL escapes decoded and whitespace removed (PROTOCOL 1.3). `+` stays: base64url has none.
-fn clean(token: &str) -> Option<String> {
+pub(super) fn clean(token: &str) -> Option<String> {
     if token.len() > TOKEN_BYTES_MAX {
         return None;
     }
@@ -245,7 +255,7 @@ fn clean(token: &str) -> Option<String> {
 }
 
 /// The JSON object in a base64url part, and its text.
-fn decode_part(part: &str) -> Result<(Map<String, Value>, String), TokenError> {
+pub(super) fn decode_part(part: &str) -> Result<(Map<String, Value>, String), TokenError> {
     let bytes = URL_SAFE_NO_PAD.decode(part).map_err(|_| TokenError::Malformed)?;
     let text = String::from_utf8(bytes).map_err(|_| TokenError::Malformed)?;
     let object = serde_json::from_str(&text).map_err(|_| TokenError::Malformed)?;

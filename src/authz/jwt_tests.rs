@@ -300,3 +300,18 @@ async fn an_unknown_kid_has_the_set_read_again() {
     assert!(task.refresh().await.is_err());
     assert!(verifier.verify(&token, now()).is_ok());
 }
+
+#[test]
+fn api_keys_are_what_they_stand_for() {
+    let good = mint(SECRET, &object(json!({"role": "service_role", "exp": NOW + 9}))).unwrap();
+    let stale = mint(SECRET, &object(json!({"role": "service_role", "exp": NOW}))).unwrap();
+    let pairs = [format!("sb_secret_a={good}"), format!("sb_secret_b={stale}"), "sb_publishable_c=anon".to_owned()];
+    let api_keys = ApiKeys::parse(pairs.iter().map(String::as_str)).unwrap();
+    let verifier = verifier(VerifierConfig { secret: Some(SECRET.into()), api_keys, ..Default::default() });
+    let role = |key: &str| verifier.verify(key, now()).map(|claims| claims.role.clone());
+    assert_eq!(role("sb_secret_a"), Ok("service_role".to_owned()));
+    assert_eq!(role("sb_publishable_c"), Ok("anon".to_owned()));
+    // A token that a key stands for is verified like any other.
+    assert_eq!(role("sb_secret_b"), Err(TokenError::Expired { seconds_ago: 0 }));
+    assert_eq!(role("sb_secret_d"), Err(TokenError::Malformed));
+}

@@ -4,6 +4,7 @@
 //! given row images and an [`Identity`], lets Postgres itself decide (the [`Oracle`]). Knows no subscriptions: ten
 //! thousand subscribers of one identity are one question. Whatever cannot be decided is an error, and denies.
 
+pub mod api_keys;
 pub mod claims;
 mod function_bodies;
 pub mod identity;
@@ -17,9 +18,11 @@ pub mod policy;
 mod policy_reads;
 pub mod row_text;
 pub mod session_facts;
+pub mod signed;
 pub mod topic;
 pub mod tracked;
 
+pub use api_keys::{ApiKeyError, ApiKeys};
 pub use claims::{Claims, TokenError};
 pub use identity::Identity;
 pub use jwks::{JwksTask, Keys};
@@ -31,4 +34,5 @@ pub use oracle::{
 pub use plan::{CompiledPlan, DeniedReason, OraclePlan, Plan, plan};
 pub use row_text::{RowText, row_text};
 pub use session_facts::{SessionFactsError, SessionFactsTask, read_session_facts};
+pub use signed::SignedTokens;
 pub use topic::{TopicAuthority, TopicError, TopicGrant, TopicQuestion, TopicRight};

@@ -22,7 +22,6 @@ use std::time::SystemTime;
 
 use futures_util::Stream;
 use tokio::io::AsyncWrite;
-use tokio::net::TcpStream;
 use tokio::task::coop::has_budget_remaining;
 use tokio::time::{Instant, Sleep};
 use tokio_tungstenite::WebSocketStream;
@@ -30,6 +29,8 @@ use tokio_tungstenite::tungstenite::error::{Error, ProtocolError};
 use tokio_tungstenite::tungstenite::protocol::{Message, Role, WebSocketConfig};
 
 use super::Server;
+use super::addresses::Place;
+use super::client_stream::ClientStream;
 use super::connections::Entry;
 use super::pipe::Pipe;
 use crate::channels::{Action, CloseReason, Input, Now, Outbox, OutboxReader, Question, Serializer, Session, frame};
@@ -45,6 +46,8 @@ const SLICES_MAX: usize = 256;
 
 pub struct Connection {
     server: Arc<Server>,
+    /// Given back before the socket is closed: fields are dropped in their order.
+    _place: Place,
     socket: WebSocketStream<Pipe>,
     reader: OutboxReader,
     session: Session,
@@ -64,13 +67,14 @@ pub struct Connection {
 
 /// An upgrade's outcome.
 pub struct Opened {
-    pub stream: TcpStream,
+    pub stream: ClientStream,
     /// What hyper had read past the request.
     pub read: Vec<u8>,
     pub serializer: Serializer,
     pub token: Arc<str>,
     /// Headers of the request that policies may read, as a JSON object.
     pub headers: Arc<str>,
+    pub place: Place,
 }
 
 #[derive(Clone, Copy)]
@@ -83,7 +87,8 @@ enum Phase {
 }
 
 impl Connection {
-    pub async fn open(server: Arc<Server>, Opened { stream, read, serializer, token, headers }: Opened) -> Connection {
+    pub async fn open(server: Arc<Server>, opened: Opened) -> Connection {
+        let Opened { stream, read, serializer, token, headers, place } = opened;
         let lobby = server.services.lobby.clone();
         let (outbox, reader) = Outbox::new(lobby.outbox_config.clone(), lobby.metrics.clone());
         let config = WebSocketConfig::default()
@@ -101,6 +106,7 @@ impl Connection {
         let entry = server.connections.enter(outbox);
         Connection {
             server,
+            _place: place,
             socket,
             reader,
             session,

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use hyper::server::conn::http1;
@@ -13,6 +14,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::Config;
 use super::answer::{self, Answer};
 
 const OPENMETRICS: HeaderValue = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
@@ -47,11 +49,15 @@ pub async fn serve(registry: Arc<Registry>, listener: TcpListener, shutdown: Can
     tasks.wait().await;
 }
 
-/// For the public listener: 403 and nothing else without the token, as the original (PROTOCOL 7.4).
-pub fn guarded(registry: &Registry, token: Option<&str>, headers: &HeaderMap) -> Answer {
-    match (token, answer::bearer(headers)) {
-        (Some(token), Some(given)) if equal(token.as_bytes(), given.as_bytes()) => render(registry),
-        _ => answer::bare(StatusCode::FORBIDDEN, ""),
+/// For the public listener: 403 and nothing else without a token, as the original (PROTOCOL 7.4). Either walcast's own, or
+/// one that is signed for it.
+pub fn guarded(registry: &Registry, config: &Config, headers: &HeaderMap) -> Answer {
+    let Some(given) = answer::bearer(headers) else { return answer::bare(StatusCode::FORBIDDEN, "") };
+    let is_own = config.metrics_token.as_ref().is_some_and(|token| equal(token.as_bytes(), given.as_bytes()));
+    let is_signed = || config.metrics_tokens.as_ref().is_some_and(|tokens| tokens.admits(given, SystemTime::now()));
+    match is_own || is_signed() {
+        true => render(registry),
+        false => answer::bare(StatusCode::FORBIDDEN, ""),
     }
 }
 

@@ -11,8 +11,10 @@
 //! [`Lobby`]: crate::channels::Lobby
 //! [`SubscriptionSink`]: crate::channels::SubscriptionSink
 
+mod addresses;
 mod answer;
 mod broadcast_api;
+mod client_stream;
 mod connection;
 mod connections;
 mod cors;
@@ -20,10 +22,15 @@ pub mod health;
 mod listener;
 pub mod metrics;
 pub mod metrics_endpoint;
+pub mod origins;
 mod pipe;
+pub mod proxies;
 mod query;
 mod rate;
 mod routes;
+
+mod tenants;
+pub mod tls;
 mod upgrade;
 
 use std::sync::Arc;
@@ -34,8 +41,13 @@ use tokio_util::task::TaskTracker;
 
 pub use health::Readiness;
 pub use metrics::Metrics;
+pub use origins::Origins;
+pub use proxies::Cidr;
+pub use tls::Tls;
 
+use crate::authz::SignedTokens;
 use crate::channels::{Lobby, SubscriptionSink};
+use addresses::Addresses;
 use broadcast_api::Budget;
 use connections::Connections;
 use rate::Rate;
@@ -66,6 +78,19 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// Who knows it may read `/metrics` on the public listener; without one, nobody may.
     pub metrics_token: Option<String>,
+    /// Likewise, who has a token that is signed for it.
+    pub metrics_tokens: Option<SignedTokens>,
+    /// Who may use the admin API; without one, nobody may.
+    pub admin_tokens: Option<SignedTokens>,
+    /// What the admin API calls the one tenant.
+    pub tenant: String,
+    pub tls: Option<Tls>,
+    /// Pages that may open sockets and read answers.
+    pub origins: Origins,
+    /// Whose `X-Forwarded-For` counts.
+    pub trusted_proxies: Vec<Cidr>,
+    /// Sockets of one address, or of one network of IPv6.
+    pub connections_per_address_max: Option<usize>,
 }
 
 impl Default for Config {
@@ -84,6 +109,13 @@ impl Default for Config {
             body_timeout: Duration::from_secs(30),
             drain_timeout: Duration::from_secs(10),
             metrics_token: None,
+            metrics_tokens: None,
+            admin_tokens: None,
+            tenant: "realtime-dev".to_owned(),
+            tls: None,
+            origins: Origins::default(),
+            trusted_proxies: Vec::new(),
+            connections_per_address_max: None,
         }
     }
 }
@@ -103,6 +135,7 @@ pub struct Server {
     config: Config,
     services: Services,
     connections: Arc<Connections>,
+    addresses: Arc<Addresses>,
     rate: Rate,
     bodies: Budget,
     /// Of every task that serves a client.
@@ -113,6 +146,8 @@ impl Server {
     pub fn new(config: Config, services: Services) -> Arc<Server> {
         let rate = Rate::new(config.requests_per_second_max);
         let bodies = Budget::new(config.bodies_bytes_max);
-        Arc::new(Server { config, services, connections: Arc::default(), rate, bodies, tasks: TaskTracker::new() })
+        let addresses = Addresses::new(config.connections_per_address_max);
+        let (connections, tasks) = (Arc::default(), TaskTracker::new());
+        Arc::new(Server { config, services, connections, addresses, rate, bodies, tasks })
     }
 }

@@ -9,20 +9,20 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 
+use super::client_stream::ClientStream;
 use crate::channels::Outbox;
 
 pub struct Pipe {
-    pub stream: TcpStream,
+    pub stream: ClientStream,
     /// When bytes last came in; any count against being idle.
     pub last_inbound: Instant,
     outbox: Outbox,
 }
 
 impl Pipe {
-    pub fn new(stream: TcpStream, outbox: Outbox) -> Pipe {
+    pub fn new(stream: ClientStream, outbox: Outbox) -> Pipe {
         Pipe { stream, last_inbound: Instant::now(), outbox }
     }
 }

@@ -12,12 +12,14 @@ use hyper::header::{
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
+use super::addresses::Place;
 use super::answer::{self, Answer};
+use super::client_stream::ClientStream;
 use super::connection::{Connection, Opened};
 use super::metrics::StatusLabels;
+use super::proxies::{Client, Peer};
 use super::{Server, query};
 use crate::channels::Serializer;
 
@@ -41,6 +43,7 @@ struct Accepted {
     token: Arc<str>,
     headers: Arc<str>,
     key: Vec<u8>,
+    place: Place,
 }
 
 /// Why there is no socket.
@@ -71,6 +74,9 @@ fn check(server: &Server, request: &Request<Incoming>) -> Result<Accepted, Refus
     if request.method() != Method::GET {
         return Err(Refused::Bare(StatusCode::BAD_REQUEST, "".into()));
     }
+    if !server.config.origins.admit(request.headers()) {
+        return Err(Refused::Error(StatusCode::FORBIDDEN, "Origin not allowed".into()));
+    }
     let query = request.uri().query();
     let version = query::parameter(query, "vsn").unwrap_or(Cow::Borrowed("1.0.0"));
     let serializer = serializer(&version).ok_or_else(|| Refused::Bare(StatusCode::FORBIDDEN, "".into()))?;
@@ -88,7 +94,18 @@ fn check(server: &Server, request: &Request<Incoming>) -> Result<Accepted, Refus
         return Err(Refused::Error(StatusCode::TOO_MANY_REQUESTS, "Too many joins per second".into()));
     }
     let key = check_handshake(request.headers())?;
-    Ok(Accepted { serializer, token: token.into(), headers: policy_headers(request.headers()), key })
+    let place = place(server, request)?;
+    let headers = policy_headers(request.headers());
+    Ok(Accepted { serializer, token: token.into(), headers, key, place })
+}
+
+/// The socket's place among those of its address.
+fn place(server: &Server, request: &Request<Incoming>) -> Result<Place, Refused> {
+    let peer = request.extensions().get::<Peer>().copied().expect("the listener tells of every request whose it is");
+    let client = Client::of(peer, request.headers(), &server.config.trusted_proxies);
+    tracing::debug!(address = %client.address, secure = client.is_secure, "A socket is opened");
+    let crowded = || Refused::Error(StatusCode::TOO_MANY_REQUESTS, "Too many connections from this address".into());
+    server.addresses.take(client.address).ok_or_else(crowded)
 }
 
 /// `~> 1.0.0` or `~> 2.0.0`, given as a whole semantic version.
@@ -162,7 +179,7 @@ fn switching_protocols(key: &[u8]) -> Answer {
 /// Takes the TCP stream back from hyper and gives it to a task of its own: what the handshake needed is freed with this
 /// one, while the socket stays for hours.
 async fn open(server: Arc<Server>, on_upgrade: OnUpgrade, accepted: Accepted) {
-    let Accepted { serializer, token, headers, .. } = accepted;
+    let Accepted { serializer, token, headers, place, .. } = accepted;
     let upgraded = match on_upgrade.await {
         Ok(upgraded) => upgraded,
         Err(error) => return tracing::debug!(%error, "An upgrade was not completed"),
@@ -170,12 +187,13 @@ async fn open(server: Arc<Server>, on_upgrade: OnUpgrade, accepted: Accepted) {
     let Some((stream, read)) = take_stream(upgraded) else {
         return tracing::error!("hyper gave back another stream than it was given");
     };
-    let connection = Connection::open(server.clone(), Opened { stream, read, serializer, token, headers }).await;
+    let opened = Opened { stream, read, serializer, token, headers, place };
+    let connection = Connection::open(server.clone(), opened).await;
     server.tasks.spawn(connection.run());
 }
 
-fn take_stream(upgraded: Upgraded) -> Option<(TcpStream, Vec<u8>)> {
-    let parts = upgraded.downcast::<TokioIo<TcpStream>>().ok()?;
+fn take_stream(upgraded: Upgraded) -> Option<(ClientStream, Vec<u8>)> {
+    let parts = upgraded.downcast::<TokioIo<ClientStream>>().ok()?;
     Some((parts.io.into_inner(), parts.read_buf.to_vec()))
 }
 

@@ -13,7 +13,7 @@ const GOOD: &str = r#"{"messages":[{"topic":"e","event":"x","payload":{}}]}"#;
 
 /// Grants writing to topics that begin with `allowed`; keeps what it is asked.
 #[derive(Default)]
-struct Authority {
+pub struct Authority {
     asked: Mutex<Vec<TopicQuestion>>,
 }
 
@@ -34,7 +34,7 @@ impl TopicAuthority for Authority {
     }
 }
 
-async fn with_authority() -> (Relay, Arc<Authority>) {
+pub async fn with_authority() -> (Relay, Arc<Authority>) {
     let authority = Arc::new(Authority::default());
     let given = authority.clone();
     let relay = Relay::with_services(|_, _| {}, |services| services.authority = Some(given)).await;
@@ -213,7 +213,7 @@ async fn a_single_event_takes_json_and_bytes_and_nothing_else() {
     for path in ["/api/broadcast/t", "/api/broadcast/t/events", "/api/broadcast/t/events/e/more"] {
         assert_eq!(relay.post(path, JSON, "{}").await.status, 404, "{path}");
     }
-    let large = relay.post(path, "content-type: application/octet-stream\r\n", vec![0; 3_000_001]).await;
+    let large = relay.post(path, "content-type: application/octet-stream\r\n", vec![0; 3_000_501]).await;
     let errors = r#"{"errors":{"payload":["Payload size exceeds tenant limit"]}}"#;
     assert_eq!((large.status, &*large.body), (422, errors));
 }

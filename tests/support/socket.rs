@@ -154,7 +154,12 @@ impl Relay {
     }
 
     pub async fn connect_with(&self, path: &str, version: &str) -> Socket {
-        let url = format!("ws://{}{path}?apikey={}&vsn={version}", self.address, token("anon", 3600));
+        self.connect_by(&format!("{path}?apikey={}&vsn={version}", token("anon", 3600))).await
+    }
+
+    /// With a query of the test's own.
+    pub async fn connect_by(&self, path: &str) -> Socket {
+        let url = format!("ws://{}{path}", self.address);
         let stream = TcpStream::connect(self.address).await.unwrap();
         let (socket, _) = tokio_tungstenite::client_async(url, stream).await.unwrap();
         Socket(socket)
@@ -240,9 +245,9 @@ pub fn token(role: &str, lives_seconds: i64) -> String {
 }
 
 /// A client's socket.
-pub struct Socket(pub WebSocketStream<TcpStream>);
+pub struct Socket<S = TcpStream>(pub WebSocketStream<S>);
 
-impl Socket {
+impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
     pub async fn send(&mut self, text: &str) {
         self.0.send(Message::text(text)).await.unwrap();
     }

@@ -51,11 +51,11 @@ pub fn parse(body: Option<Json<'_>>, payload_bytes_max: usize) -> Result<Vec<Mes
 
 /// What is wrong with a message, by field.
 #[derive(Default)]
-struct Problems([(&'static str, Option<&'static str>); 5]);
+struct Problems(Vec<(&'static str, &'static str)>);
 
 impl Problems {
     fn json(&self) -> String {
-        let problems = self.0.iter().filter_map(|(field, problem)| Some(format!(r#""{field}":["{}"]"#, (*problem)?)));
+        let problems = self.0.iter().map(|(field, problem)| format!(r#""{field}":["{problem}"]"#));
         format!("{{{}}}", problems.collect::<Vec<_>>().join(","))
     }
 }
@@ -93,13 +93,16 @@ fn message<'a>(element: Json<'a>, payload_bytes_max: usize) -> Result<Message<'a
             let object = object(event.map_or("", Json::text), payload, id);
             Ok(Message { topic, private, object })
         }
-        (topic, event, payload, private, id) => Err(Problems([
-            ("event", event.err()),
-            ("id", id.err()),
-            ("payload", payload.err()),
-            ("private", private.err()),
-            ("topic", topic.err()),
-        ])),
+        (topic, event, payload, private, id) => {
+            let fields = [
+                ("event", event.err()),
+                ("id", id.err()),
+                ("payload", payload.err()),
+                ("private", private.err()),
+                ("topic", topic.err()),
+            ];
+            Err(Problems(fields.into_iter().filter_map(|(field, problem)| Some((field, problem?))).collect()))
+        }
     }
 }
 

@@ -109,6 +109,16 @@ async fn send_batch(server: &Server, claims: &Arc<Claims>, headers: &HeaderMap, 
         Err(BatchError::Invalid(errors)) => return answer::json(StatusCode::UNPROCESSABLE_ENTITY, errors),
         Err(BatchError::TooMany) => return message(StatusCode::TOO_MANY_REQUESTS, BATCH_TOO_LARGE),
     };
+    if let Some(max) = lobby.gate.limits.events_per_second_max {
+        // All of a batch or nothing of it.
+        let (now, max) = (lobby.hub.events_per_second(), f64::from(max));
+        if now > max {
+            return message(StatusCode::TOO_MANY_REQUESTS, TOO_MANY_EVENTS);
+        }
+        if now + messages.len() as f64 > max {
+            return message(StatusCode::TOO_MANY_REQUESTS, BATCH_TOO_LARGE);
+        }
+    }
     let private: HashSet<&str> = messages.iter().filter(|m| m.private).map(|m| &*m.topic).collect();
     if private.len() > caller::PRIVATE_TOPICS_MAX {
         return message(StatusCode::TOO_MANY_REQUESTS, BATCH_TOO_LARGE);
