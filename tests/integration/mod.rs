@@ -5,6 +5,7 @@ mod chat;
 mod chat_example;
 mod chat_script;
 mod check;
+mod database_broadcast;
 mod ddl_log;
 mod delete_index;
 mod delivery;
