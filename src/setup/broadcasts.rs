@@ -10,6 +10,7 @@ const MESSAGES: &str = include_str!("../../sql/migrations/0005_realtime_messages
 const FUNCTIONS: &str = include_str!("../../sql/migrations/0006_realtime_functions.sql");
 const PARTITIONS: &str = include_str!("../../sql/migrations/0007_message_partitions.sql");
 const SEND: &str = include_str!("../../sql/migrations/0008_send.sql");
+const CLOSED: &str = include_str!("../../sql/migrations/0009_closed.sql");
 
 /// What `created` calls them.
 const MADE_SCHEMA: &str = "schema realtime";
@@ -35,14 +36,15 @@ pub(super) fn plan(facts: &Facts, config: &Config, steps: &mut Vec<Step>) {
         ),
         format!("{} cannot read the key: what walcast.send says is refused.", config.stream_login),
     ));
+    steps.push(Step::required(
+        "Nobody looks at walcast's own but the stream's login.",
+        CLOSED.replace("'walcast'; -- The stream's.", &format!("{};", literal(&config.stream_login))),
+    ));
     for role in &roles {
         let name = escape_identifier(role);
-        // Default privileges may have given it more: without USAGE on the schema that meant nothing.
         let sql = format!(
-            "revoke all on all tables in schema walcast from {name};\n\
-             revoke all on all sequences in schema walcast from {name};\n\
-             revoke all on all functions in schema walcast from {name};\n\
-             grant usage on schema walcast to {name};\n\
+            "grant usage on schema walcast to {name};\n\
+             revoke all on walcast.broadcasts from {name};\n\
              grant insert (topic, event, payload, private) on walcast.broadcasts to {name};\n\
              grant execute on function walcast.send(text, text, jsonb, boolean) to {name}"
         );

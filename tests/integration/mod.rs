@@ -30,6 +30,7 @@ mod setup;
 mod tracked;
 mod tracked_live;
 mod tracking;
+mod walcast_send;
 mod watcher;
 mod websocket;
 
