@@ -30,6 +30,7 @@ use crate::causes::with_causes;
 use crate::channels::Hub;
 use crate::channels::lobby::{self, Lobby};
 use crate::dispatch::{self, Dispatch, DispatchMetrics, Inputs};
+use crate::replayer;
 use crate::server;
 use crate::setup::OWN_PUBLICATION;
 use crate::upkeep::Upkeep;
@@ -151,6 +152,8 @@ impl Relay {
         dispatch.track_with(tables);
         let (hub, replication) = (Arc::new(Hub::default()), Arc::default());
         dispatch.broadcast_with(Arc::clone(&hub) as _, Arc::clone(&replication));
+        let (replays, task) = replayer::replayer(config.conninfo.with_application_name("walcast replay"));
+        supervise(&stream, &failed, "replay", &abandon, forever(task.run(abandon.clone())));
         let (readings, readings_out) = mpsc::channel(1);
         if let Some(connect) = oracle_connect {
             let task = SessionFactsTask { connect, catalogs: dispatch.catalogs(), readings };
@@ -170,7 +173,8 @@ impl Relay {
 
         let registry = Arc::new(registry);
         let lobby = {
-            let services = lobby::Services { replication, ..lobby::Services::new(Arc::new(verifier)) };
+            let services =
+                lobby::Services { replayer: Some(replays), replication, ..lobby::Services::new(Arc::new(verifier)) };
             Lobby::new(config.lobby.clone(), hub, services, channel_metrics)
         };
         let services = server::Services {

@@ -22,6 +22,7 @@ mod oracle_merging;
 mod original_wrong;
 mod place;
 mod policy_trees;
+mod replay_messages;
 mod replication;
 mod replication_errors;
 mod replication_login;
