@@ -28,4 +28,37 @@ select
         join pg_catalog.pg_database d on d.datname = pg_catalog.current_database()
         join pg_catalog.pg_roles r on r.rolname = current_user
         where not pg_catalog.pg_has_role(part.owner, d.datdba, 'member') and part.owner <> r.oid
-    ) as strangers
+    ) as strangers,
+    -- Supabase's own belong to roles of its own, which nobody can make who cannot make any role.
+    (
+        select pg_catalog.string_agg(part.what || ' belongs to ' || r.rolname, ', ')
+        from (
+            select 'the schema realtime' as what, nspowner as owner from pg_catalog.pg_namespace where nspname = 'realtime'
+            union all
+            select 'the table realtime.messages', c.relowner
+            from pg_catalog.pg_class c
+            join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+            where n.nspname = 'realtime' and c.relname = 'messages'
+        ) part
+        join pg_catalog.pg_database d on d.datname = pg_catalog.current_database()
+        join pg_catalog.pg_roles r on r.oid = part.owner
+        where not pg_catalog.pg_has_role(part.owner, d.datdba, 'member') and r.rolname <> current_user
+            and r.rolname not in ('supabase_admin', 'supabase_realtime_admin')
+    ) as realtime_strangers,
+    (
+        select c.oid
+        from pg_catalog.pg_class c
+        join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+        join pg_catalog.pg_database d on d.datname = pg_catalog.current_database()
+        join pg_catalog.pg_roles r on r.oid = c.relowner
+        where n.nspname = 'realtime' and c.relname = 'messages' and c.relkind in ('r', 'p')
+            and (
+                pg_catalog.pg_has_role(c.relowner, d.datdba, 'member') or r.rolname = current_user
+                or r.rolname in ('supabase_admin', 'supabase_realtime_admin')
+            )
+    ) as messages,
+    exists (
+        select from pg_catalog.pg_class c
+        join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+        where n.nspname = 'walcast' and c.relname = 'broadcast_key'
+    ) as signs

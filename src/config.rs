@@ -117,6 +117,9 @@ pub struct ServeArgs {
     /// WAL that the slot may hold back before it is warned of.
     #[arg(long, env = "WALCAST_SLOT_LAG_MAX", default_value = "4GiB", value_parser = bytes, value_name = "BYTES")]
     pub slot_lag_max: u64,
+    /// How long messages stay in realtime.messages for replay: partitions of whole days that are older are dropped.
+    #[arg(long, env = "WALCAST_MESSAGES_RETENTION", default_value = "72h", value_parser = duration, value_name = "TIME")]
+    pub messages_retention: Duration,
 
     /// Address and port for clients.
     #[arg(long, env = "WALCAST_LISTEN", value_name = "ADDR")]
@@ -320,7 +323,8 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         "" | "s" => value,
         "m" | "min" => value * 60.0,
         "h" => value * 3600.0,
-        _ => return Err(format!("not a unit of time: {unit:?} (ms, s, m, h)")),
+        "d" => value * 86400.0,
+        _ => return Err(format!("not a unit of time: {unit:?} (ms, s, m, h, d)")),
     };
     Duration::try_from_secs_f64(seconds).map_err(|_| format!("not a time: {text:?}"))
 }

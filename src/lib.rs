@@ -13,6 +13,7 @@
 //! | [`channels`] | client frames | Phoenix sessions without I/O, and outboxes |
 //! | [`dispatch`] | all of the above | match, authorize, encode, deliver, confirm |
 //! | [`server`] | sockets | WebSockets, health, metrics |
+//! | [`replayer`] | an ordinary connection | what was broadcast from the database before |
 //! | [`check`] | a conninfo | what works, what does not, and the statement that mends it |
 //! | [`explain`] | a row and a person | each gate's verdict on showing it |
 //! | [`setup`] | an administrator's connection | what walcast needs in a database, and its removal |
@@ -32,6 +33,7 @@ pub mod dispatch;
 pub mod encode;
 pub mod explain;
 pub mod relay;
+pub mod replayer;
 pub mod routing;
 pub mod serve;
 pub mod server;

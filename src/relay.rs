@@ -30,6 +30,7 @@ use crate::causes::with_causes;
 use crate::channels::Hub;
 use crate::channels::lobby::{self, Lobby};
 use crate::dispatch::{self, Dispatch, DispatchMetrics, Inputs};
+use crate::replayer;
 use crate::server;
 use crate::setup::OWN_PUBLICATION;
 use crate::upkeep::Upkeep;
@@ -51,6 +52,8 @@ pub struct Config {
     pub metrics_listen: Option<SocketAddr>,
     /// WAL held back by the slot above which is warned.
     pub slot_lag_bytes_max: u64,
+    /// How long `realtime.messages` keeps a day's messages.
+    pub messages_retention: Duration,
     pub drain_timeout: Duration,
 }
 
@@ -104,7 +107,7 @@ impl Relay {
         let publications = vec![config.wal.publication.clone()];
         let loaded = loader::load(&mut client, &publications, None).await?;
         let mut wal_config = config.wal.clone();
-        let own_publication = own_publication(&client).await?;
+        let own = own(&client).await?;
         // Named even where it is missing: it may be made while the relay runs.
         wal_config.own_publication = Some(OWN_PUBLICATION.to_owned());
         let (oracle, oracle_task) = oracle(&config, &client, authz_metrics).await?;
@@ -122,7 +125,8 @@ impl Relay {
             slot_lag_bytes_max: config.slot_lag_bytes_max,
             metrics: upkeep_metrics,
             reader: reader_handle.clone(),
-            own_publication,
+            own,
+            messages_retention: config.messages_retention,
         };
         supervise(&stream, &failed, "upkeep", &abandon, forever(upkeep.run(abandon.clone())));
         let (updates, catalogs) = mpsc::channel(16);
@@ -146,6 +150,14 @@ impl Relay {
             stream.clone(),
         );
         dispatch.track_with(tables);
+        let hub = Arc::new(Hub::new(config.lobby.limits.clone(), Arc::clone(&channel_metrics)));
+        if hub.gives_graces() {
+            supervise(&clients, &failed, "presence grace", &leave, forever(hub.clone().keep_graces(leave.clone())));
+        }
+        let replication = Arc::default();
+        dispatch.broadcast_with(Arc::clone(&hub) as _, Arc::clone(&replication));
+        let (replays, task) = replayer::replayer(config.conninfo.with_application_name("walcast replay"));
+        supervise(&stream, &failed, "replay", &abandon, forever(task.run(abandon.clone())));
         let (readings, readings_out) = mpsc::channel(1);
         if let Some(connect) = oracle_connect {
             let task = SessionFactsTask { connect, catalogs: dispatch.catalogs(), readings };
@@ -165,11 +177,8 @@ impl Relay {
 
         let registry = Arc::new(registry);
         let lobby = {
-            let services = lobby::Services::new(Arc::new(verifier));
-            let hub = Arc::new(Hub::new(config.lobby.limits.clone(), Arc::clone(&channel_metrics)));
-            if hub.gives_graces() {
-                supervise(&clients, &failed, "presence grace", &leave, forever(hub.clone().keep_graces(leave.clone())));
-            }
+            let services =
+                lobby::Services { replayer: Some(replays), replication, ..lobby::Services::new(Arc::new(verifier)) };
             Lobby::new(config.lobby.clone(), hub, services, channel_metrics)
         };
         let services = server::Services {
@@ -288,15 +297,15 @@ async fn keep_ready(
     }
 }
 
-/// Whether `setup` has made walcast's own publication; where somebody else has, the stream says so.
-async fn own_publication(client: &tokio_postgres::Client) -> Result<bool, tokio_postgres::Error> {
+/// What `setup` has made; where somebody else has, the stream says so.
+async fn own(client: &tokio_postgres::Client) -> Result<Own, tokio_postgres::Error> {
     let own = Own::look(client).await?;
     if !own.published {
         tracing::warn!(
             "walcast setup has not run on this database: changes of policies and grants are noticed by polling, once a second"
         );
     }
-    Ok(own.is_trusted())
+    Ok(own)
 }
 
 /// The oracle on its own login, or none: then policies that it would have to evaluate deny.

@@ -178,6 +178,7 @@ pub fn relay_config(args: &ServeArgs, conninfo: Conninfo) -> Result<relay::Confi
         server,
         metrics_listen: args.metrics_listen,
         slot_lag_bytes_max: args.slot_lag_max,
+        messages_retention: args.messages_retention,
         drain_timeout: args.drain_timeout,
     })
 }

@@ -1,5 +1,5 @@
 //! What is looked after beside the stream, over an ordinary connection: the slot's metrics and its limit, old rows of
-//! `walcast.ddl_log`, and walcast's own publication where `setup` is run while the relay is.
+//! `walcast.ddl_log`, the partitions of `realtime.messages`, and what `setup` makes while the relay runs.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::wal::{self, Conninfo, WalMetrics};
 
 /// Often enough for a graph, seldom enough to cost nothing.
 const INTERVAL: Duration = Duration::from_secs(10);
-/// A row of the log is some kilobytes, and there is one per transaction with DDL.
+/// A row of the log is some kilobytes, and there is one per transaction with DDL. Partitions are made days ahead.
 const PRUNE_EVERY: u32 = 30;
 /// How often the same trouble is logged.
 const WORDS_APART: Duration = Duration::from_secs(60);
@@ -27,8 +27,10 @@ pub struct Upkeep {
     pub slot_lag_bytes_max: u64,
     pub metrics: Arc<WalMetrics>,
     pub reader: wal::Handle,
-    /// Walcast's own publication was there, and setup's, when the stream began.
-    pub own_publication: bool,
+    /// What was there when the stream began.
+    pub own: Own,
+    /// `--messages-retention`: partitions of `realtime.messages` that are older are dropped.
+    pub messages_retention: Duration,
 }
 
 impl Upkeep {
@@ -74,6 +76,7 @@ impl Upkeep {
             // A stranger's function would run as this login. A schema that is there cannot be another's the next moment.
             if round % PRUNE_EVERY == 0 && own.logged && own.is_trusted() {
                 prune(&client).await?;
+                keep_messages(&client, self.messages_retention).await?;
             }
             tokio::time::sleep(INTERVAL).await;
         }
@@ -82,13 +85,39 @@ impl Upkeep {
 
     async fn notice_own_publication(&mut self, client: &Client) -> Result<Own, wal::Error> {
         let own = Own::look(client).await?;
-        if own.is_trusted() && !self.own_publication {
+        if own.is_trusted() && !self.own.is_trusted() {
             tracing::info!("walcast's own publication was made: reading it from here on");
             self.reader.reconnect();
+        } else if own.is_trusted() && (own.messages, own.signs) != (self.own.messages, self.own.signs) {
+            tracing::info!("what the database broadcasts by was made, or is another: reading it from here on");
+            self.reader.reconnect();
         }
-        self.own_publication = own.is_trusted();
+        self.own = own.clone();
         Ok(own)
     }
+}
+
+/// Makes the partitions of the next days, and drops old ones.
+async fn keep_messages(client: &Client, retention: Duration) -> Result<(), wal::Error> {
+    let seconds = retention.as_secs_f64();
+    let sql = "select created, dropped, problem from walcast.keep_messages(make_interval(secs => $1))";
+    let row = match client.query_one(sql, &[&seconds]).await {
+        Ok(row) => row,
+        // An installation of another version, or a login without that right: check says so.
+        Err(error) if error.as_db_error().is_some() => {
+            tracing::debug!(%error, "the partitions of realtime.messages are left as they are");
+            return Ok(());
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let (created, dropped): (i32, i32) = (row.try_get(0)?, row.try_get(1)?);
+    if created > 0 || dropped > 0 {
+        tracing::info!(created, dropped, "partitions of realtime.messages");
+    }
+    if let Some(problem) = row.try_get::<_, Option<String>>(2)? {
+        tracing::warn!(problem, "the partitions of realtime.messages are not as they should be; trying again");
+    }
+    Ok(())
 }
 
 /// Removes log rows that nobody needs any more: the newest states the whole, and what the slot still has to read is in

@@ -71,6 +71,13 @@ subscribable as (
         where a.relid <> c.oid and a.relid in (select oid from listed)
     )
 ),
+-- realtime.messages, by whose policies private channels are judged: those for INSERT too.
+messages as (
+    select c.oid
+    from pg_class c
+    join pg_namespace n on n.oid = c.relnamespace
+    where n.nspname = 'realtime' and c.relname = 'messages' and c.relkind in ('r', 'p')
+),
 -- What policies for SELECT read and call: tables, types, functions; what the policies of those tables do; what the
 -- functions do. Dependencies tell it but for functions whose body is a string: there every word counts that is
 -- something's name. That is too much rather than too little, and what it misses is asked of Postgres.
@@ -80,6 +87,8 @@ reached(classid, oid) as (
     select 'pg_class'::regclass::oid, member.oid
     from member
     join pub on pub.oid = member.puboid and not pub.is_users
+    union
+    select 'pg_class'::regclass::oid, messages.oid from messages
     union
     select next.classid, next.oid
     from reached

@@ -13,6 +13,7 @@ use foldhash::fast::RandomState;
 
 use super::{TrackedChange, TrackedLog, TransactionHeader};
 use crate::catalog::ddl_log;
+use crate::wal::logical;
 use crate::wal::pgoutput::{self, Begin, DecodeError, Message, RelationId, StreamRelation};
 
 /// Bounds of one transaction (DESIGN promise 6).
@@ -195,6 +196,9 @@ struct Open {
 /// thousand read would keep them all, and none of the bounds would know.
 const COPIED_BYTES_MAX: usize = 32 << 10;
 
+/// Of what says that it is `walcast.send`'s, and may be anybody's: more than any limit on payloads should be.
+const BROADCAST_BYTES_MAX: usize = 32 << 20;
+
 fn kept(frame: Bytes) -> Bytes {
     if frame.len() <= COPIED_BYTES_MAX { Bytes::copy_from_slice(&frame) } else { frame }
 }
@@ -215,6 +219,8 @@ pub struct Assembler {
     /// walcast's own publication is read. Without it a table of that name is somebody else's, and what it says of
     /// policies is not believed.
     trusts_log: bool,
+    /// `walcast.send`'s messages are wanted.
+    takes_broadcasts: bool,
     /// The relations whose changes are gathered apart.
     tracked: HashSet<RelationId, RandomState>,
     /// What this connection has described; those rows name it.
@@ -229,6 +235,7 @@ impl Assembler {
             sequence: 0,
             ddl_log: None,
             trusts_log: false,
+            takes_broadcasts: false,
             tracked: HashSet::default(),
             described: HashMap::new(),
         }
@@ -258,6 +265,11 @@ impl Assembler {
     /// The connection was lost: what had begun comes again.
     pub fn reset(&mut self) {
         self.open = None;
+    }
+
+    /// From here on transactions have the messages of `walcast.send`, or do not.
+    pub fn take_broadcasts(&mut self, takes: bool) {
+        self.takes_broadcasts = takes;
     }
 
     /// A new connection, which describes every relation again.
@@ -357,7 +369,22 @@ impl Assembler {
                 open.frames.push(kept(frame), &self.config)?;
                 Ok(None)
             }
-            // Type, Origin, logical messages and other Truncates deliver nothing (PROTOCOL 4.8), but must be well-formed.
+            // Others' are skipped unread, whatever is in them: anybody may emit one.
+            Some(b'M') => {
+                let open = self.open.as_mut().filter(|open| !open.skipped && self.takes_broadcasts);
+                if let Some(open) = open
+                    && logical::broadcast(&frame).is_some()
+                {
+                    match frame.len() <= BROADCAST_BYTES_MAX {
+                        true => open.frames.push(kept(frame), &self.config)?,
+                        false => {
+                            tracing::warn!(bytes = frame.len(), "a logical message is too large to be walcast.send's")
+                        }
+                    }
+                }
+                Ok(None)
+            }
+            // Type, Origin and other Truncates deliver nothing (PROTOCOL 4.8), but must be well-formed.
             _ => pgoutput::decode(frame).map(|_| None).map_err(Error::from),
         }
     }

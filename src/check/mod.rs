@@ -4,6 +4,7 @@
 //! Changes nothing. Given a conninfo; knows neither the stream nor its subscribers.
 
 mod access;
+mod broadcasts;
 mod connecting;
 mod finding;
 mod installation;
@@ -70,6 +71,7 @@ async fn tables(
             could not look into them";
         report.warn("function bodies", detail, Some("walcast setup".into()));
     }
+    broadcasts::look(client, catalog, report).await?;
     access::look(client, catalog, &api_roles, report).await?;
     tracked::look(client, catalog, report).await?;
     Ok(())

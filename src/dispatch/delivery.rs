@@ -63,6 +63,8 @@ pub struct Chunk {
     pub counts: DecisionCounts,
     /// Of the changes that matched: no outbox gets much more of this chunk.
     pub bytes: usize,
+    /// Channels that what the database broadcasts was queued for.
+    pub broadcasts: usize,
     changes: u64,
 }
 

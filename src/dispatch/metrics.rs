@@ -6,6 +6,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
+use super::broadcasts::BroadcastMetrics;
 use super::tracking::TrackingMetrics;
 
 #[derive(Debug, Default)]
@@ -26,6 +27,7 @@ pub struct DispatchMetrics {
     pub catalog_version: Gauge,
     pub roles_version: Gauge,
     pub tracking: TrackingMetrics,
+    pub broadcasts: BroadcastMetrics,
 }
 
 impl DispatchMetrics {
@@ -73,6 +75,7 @@ impl DispatchMetrics {
             registry.register(name, help, gauge.clone());
         }
         metrics.tracking.register(registry);
+        metrics.broadcasts.register(registry);
         Arc::new(metrics)
     }
 }

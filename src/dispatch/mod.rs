@@ -11,10 +11,12 @@
 //! * [`unseen`]: what a join's reply waits for;
 //! * [`delivery`]: one change to the channels that it matches;
 //! * [`tracking`]: tables that policies read, kept current;
+//! * [`broadcasts`]: what the database broadcasts;
 //! * [`updates`], [`facts`]: catalog states, and what a session says of them, until the stream has come as far;
 //! * [`run`], [`pressure`]: what goes to many outboxes, and how full they are.
 
 pub mod access;
+pub mod broadcasts;
 pub mod by_policy;
 pub mod delivery;
 pub mod facts;

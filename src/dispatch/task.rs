@@ -6,6 +6,7 @@
 //!                               └─ Waiting for a catalog ─┘
 //! ```
 
+mod broadcasting;
 mod catalogs;
 mod delivering;
 mod subscribing;
@@ -27,6 +28,7 @@ use tokio_util::task::TaskTracker;
 
 use super::Config;
 use super::access::AccessTable;
+use super::broadcasts::Broadcasts;
 use super::delivery::{Chunk, Context};
 use super::facts::Facts;
 use super::handle::{Command, Handle};
@@ -106,6 +108,7 @@ pub struct Dispatch {
     unseen: Unseen,
     updates: Updates,
     tracking: Tracking,
+    broadcasts: Broadcasts,
     facts: Facts,
     /// For whoever reads what a session says of it: the catalog without that.
     catalogs: watch::Sender<Arc<Catalog>>,
@@ -177,6 +180,7 @@ impl Dispatch {
         let dispatch = Dispatch {
             assembler: Assembler::new(config.transaction),
             tracking: Tracking::new(config.tracking.clone(), metrics.tracking.clone(), None),
+            broadcasts: Broadcasts::new(metrics.broadcasts.clone()),
             config,
             metrics,
             progress,
@@ -256,6 +260,7 @@ impl Dispatch {
                 answered = self.questions.next() => self.answered(answered),
                 released = self.unseen.next() => self.released(released),
                 event = self.tracking.next() => self.tracking_event(event),
+                answered = self.broadcasts.next() => self.broadcast_answered(answered),
                 Some(command) = inputs.commands.recv(), if commands < COMMANDS_MAX => {
                     commands += 1;
                     self.command(command);
@@ -295,6 +300,7 @@ impl Dispatch {
             self.released(released);
         }
         self.take_tracking_event();
+        self.take_broadcast_answers();
     }
 
     fn released(&mut self, released: Vec<(ChannelId, Release)>) {
@@ -336,7 +342,10 @@ impl Dispatch {
                 }
                 StreamFrame::KeepAlive { wal_end } => self.keepalive(wal_end),
                 StreamFrame::Started(started) => self.started(started),
-                StreamFrame::Disconnected => self.assembler.reset(),
+                StreamFrame::Disconnected => {
+                    self.assembler.reset();
+                    self.broadcasts.disconnected();
+                }
                 StreamFrame::SkippedFrame { wal_start, tag, relation, bytes } => {
                     self.skipped_frame(wal_start, tag, relation, bytes);
                 }
@@ -348,11 +357,12 @@ impl Dispatch {
     fn push(&mut self, frame: Bytes) -> Result<Option<Transaction>, Error> {
         let last_commit = self.last_commit;
         let (subscribers, catalog, metrics) = (&self.subscribers, &self.catalog, &self.metrics);
+        let broadcasts = &self.broadcasts;
         let handed_over = |begin: &Begin| begin.final_lsn <= last_commit;
         // A table that the catalog does not know may be published by this very transaction.
         let wanted = |relation: RelationId| {
             metrics.changes_read.inc();
-            let wanted = subscribers.want(relation) || catalog.relation(relation).is_none();
+            let wanted = subscribers.want(relation) || broadcasts.has(relation) || catalog.relation(relation).is_none();
             if !wanted {
                 metrics.changes_without_subscriber.inc();
             }
@@ -365,6 +375,7 @@ impl Dispatch {
     /// A new connection: what had begun comes again, whole; after a failover positions mean something else.
     fn started(&mut self, started: Started) {
         self.assembler.started(started.own_publication);
+        self.assembler.take_broadcasts(self.broadcasts.started(&started, &self.catalog));
         self.relations.clear();
         self.layouts.clear();
         let known = self.system_identifier.replace(started.system_identifier.clone());
@@ -452,7 +463,7 @@ impl Dispatch {
                 break;
             };
             self.route(message, &mut work, &mut chunk, matches).map_err(fault)?;
-            if chunk.deliveries.len() >= CHUNK_DELIVERIES_MAX || chunk.bytes >= CHUNK_BYTES_MAX {
+            if chunk.deliveries.len() + chunk.broadcasts >= CHUNK_DELIVERIES_MAX || chunk.bytes >= CHUNK_BYTES_MAX {
                 break;
             }
         }
@@ -479,6 +490,15 @@ impl Dispatch {
             Message::Relation(relation) => {
                 self.layouts.remove(&relation.id);
                 self.relations.insert(relation);
+                return Ok(());
+            }
+            Message::Insert { relation, new } if self.broadcasts.has(relation) => {
+                chunk.broadcasts += self.broadcast_row(relation, &new, &work.ticket)?;
+                // Also a change of a table, where the user's publication has it.
+                (relation, Operation::Insert, Some(new), OldTuple::Absent)
+            }
+            Message::Logical { content, .. } => {
+                chunk.broadcasts += self.broadcast_sent(&content, work);
                 return Ok(());
             }
             Message::Insert { relation, new } => (relation, Operation::Insert, Some(new), OldTuple::Absent),

@@ -26,7 +26,7 @@ use tokio::time::{Instant, sleep_until};
 
 pub use deletes::{KeptRow, KeptText, OldRow, TableName};
 use entry::{Entry, Gathering, Serving};
-pub use metrics::TrackingMetrics;
+pub use metrics::{ReasonLabel, TrackingMetrics};
 
 use crate::authz::policy::Need;
 use crate::authz::tracked::load::{LoadError, ReadTable, Reading, Storage};

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use tokio_postgres::Client;
 
 use super::{Config, OWN_PUBLICATION};
+use crate::wal::publication::Own;
 
 /// What the plan depends on.
 #[derive(Clone, Debug, Default)]
@@ -12,6 +13,8 @@ pub struct Facts {
     pub server_version: u32,
     pub database: String,
     pub superuser: bool,
+    /// Who runs setup.
+    pub user: String,
     pub roles: HashSet<String>,
     /// The roles that tokens may name: those that `authenticator` is a member of, and Supabase's three.
     pub api_roles: Vec<ApiRole>,
@@ -30,6 +33,12 @@ pub struct Facts {
     /// What an earlier setup made outside the schema `walcast`.
     pub created: Vec<String>,
     pub auth_functions: bool,
+    pub realtime_schema: bool,
+    /// There is a `realtime.messages`, Supabase's or setup's own.
+    pub messages: bool,
+    /// The schema `realtime` and what broadcasts come from, as far as it belongs to somebody whom nobody has made
+    /// responsible for this database.
+    pub realtime_strangers: Option<String>,
 }
 
 /// A role that tokens may name.
@@ -82,7 +91,9 @@ impl Facts {
                     to_regclass('walcast.oracle_login') is not null,
                     to_regclass('walcast.installation') is not null,
                     to_regprocedure('auth.uid()') is not null and to_regprocedure('auth.jwt()') is not null
-                        and to_regprocedure('auth.role()') is not null and to_regprocedure('auth.email()') is not null",
+                        and to_regprocedure('auth.role()') is not null and to_regprocedure('auth.email()') is not null,
+                    current_user::text,
+                    to_regnamespace('realtime') is not null, to_regclass('realtime.messages') is not null",
                 &[],
             )
             .await?;
@@ -93,6 +104,10 @@ impl Facts {
             walcast_schema: row.get(3),
             event_triggers: row.get(4),
             auth_functions: row.get(7),
+            user: row.get(8),
+            realtime_schema: row.get(9),
+            messages: row.get(10),
+            realtime_strangers: Own::look(client).await?.realtime_strangers,
             ..Facts::default()
         };
         if row.get(5) {

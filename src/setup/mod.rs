@@ -5,6 +5,7 @@
 //! is missing and leaves the rest; `--remove` takes away what it made. What policies read is found out and [`track`]ed
 //! afterwards, in a transaction of its own. Knows nothing of the relay.
 
+mod broadcasts;
 mod facts;
 mod plan;
 mod remove;

@@ -5,7 +5,7 @@ use postgres_protocol::password::scram_sha_256;
 use rand::Rng;
 use rand::distr::Alphanumeric;
 
-use super::{Attempt, Config, Facts, OWN_PUBLICATION, Otherwise, Step};
+use super::{Attempt, Config, Facts, OWN_PUBLICATION, Otherwise, Step, broadcasts};
 use crate::catalog::state::STATE_SQL;
 
 const SCHEMA: &str = include_str!("../../sql/migrations/0001_schema.sql");
@@ -55,6 +55,7 @@ pub fn plan(facts: &Facts, config: &Config, secrets: &Secrets) -> Vec<Step> {
     publications(facts, config, &mut steps);
     stream_login(facts, config, secrets, &mut steps);
     oracle_login(facts, config, secrets, &mut steps);
+    broadcasts::plan(facts, config, &mut steps);
     steps.push(Step::required(
         "The state to start from.",
         "insert into walcast.ddl_log (tag) select 'SETUP'\nwhere not exists (select from walcast.ddl_log where xid = \
@@ -64,7 +65,7 @@ pub fn plan(facts: &Facts, config: &Config, secrets: &Secrets) -> Vec<Step> {
 }
 
 /// What this run makes outside the schema, for `--remove`.
-fn created(facts: &Facts, config: &Config) -> Vec<String> {
+pub(super) fn created(facts: &Facts, config: &Config) -> Vec<String> {
     let mut created = facts.created.clone();
     let mut note = |absent: bool, what: String| {
         if absent && !created.contains(&what) {
@@ -83,6 +84,10 @@ fn created(facts: &Facts, config: &Config) -> Vec<String> {
             note(!facts.roles.contains(role), format!("role {role}"));
         }
         note(!facts.auth_functions, "auth helpers".into());
+    }
+    if facts.realtime_strangers.is_none() {
+        note(!facts.realtime_schema, "schema realtime".into());
+        note(!facts.messages, "realtime.messages".into());
     }
     created
 }
@@ -104,7 +109,7 @@ fn installation(facts: &Facts, config: &Config) -> String {
     )
 }
 
-const AUTH_ROLES: [&str; 3] = ["anon", "authenticated", "service_role"];
+pub(super) const AUTH_ROLES: [&str; 3] = ["anon", "authenticated", "service_role"];
 
 fn auth(facts: &Facts, steps: &mut Vec<Step>) {
     for role in AUTH_ROLES {
@@ -277,7 +282,7 @@ fn grant_connect(login: &str) -> String {
     )
 }
 
-fn literal(text: &str) -> String {
+pub(super) fn literal(text: &str) -> String {
     // With a backslash the escape is written " E'...'".
     escape_literal(text).trim_start().to_owned()
 }

@@ -43,6 +43,7 @@ pub fn removal(facts: &Facts, config: &Config) -> Vec<Step> {
         ));
     }
     steps.push(Step::required("The schema walcast.", "drop schema if exists walcast cascade"));
+    super::broadcasts::removal(facts, &mut steps);
     for login in [&config.oracle_login, &config.stream_login] {
         if facts.roles.contains(login) && made(format!("role {login}")) {
             steps.push(drop_role(login));

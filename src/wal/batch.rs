@@ -4,6 +4,7 @@ use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::Lsn;
+use super::logical::BroadcastKey;
 use super::pgoutput::RelationId;
 
 /// A piece of the stream, in stream order.
@@ -38,6 +39,10 @@ pub struct Started {
     pub confirmed: Lsn,
     /// Whether walcast's own publication is read as well. Without it `walcast.ddl_log` and tracked tables are silent.
     pub own_publication: bool,
+    /// `realtime.messages`, where it may be believed: what is inserted there is broadcast.
+    pub messages: Option<RelationId>,
+    /// What `walcast.send` signs with; without it logical messages are not asked for.
+    pub broadcast_key: Option<BroadcastKey>,
     /// Changes between these positions cannot be had any more: the slot was made anew, or moved on by somebody.
     pub lost: Option<(Lsn, Lsn)>,
 }

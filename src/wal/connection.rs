@@ -200,8 +200,15 @@ impl Connection {
     }
 
     /// Switches to the stream. Postgres begins at `start` or at the slot's confirmed position, whichever is later.
-    pub async fn start_replication(&mut self, slot: &str, start: Lsn, publications: &[&str]) -> Result<(), Error> {
-        let sql = start_replication_command(slot, start, publications);
+    /// `with_messages`: logical messages too.
+    pub async fn start_replication(
+        &mut self,
+        slot: &str,
+        start: Lsn,
+        publications: &[&str],
+        with_messages: bool,
+    ) -> Result<(), Error> {
+        let sql = start_replication_command(slot, start, publications, with_messages);
         let mut out = BytesMut::new();
         frontend::query(&sql, &mut out)?;
         self.write(&out).await?;
@@ -221,11 +228,14 @@ impl Connection {
     }
 }
 
-fn start_replication_command(slot: &str, start: Lsn, publications: &[&str]) -> String {
+fn start_replication_command(slot: &str, start: Lsn, publications: &[&str], with_messages: bool) -> String {
     // A list of identifiers inside a string literal: quoted as the one, then as the other.
     let names: Vec<_> = publications.iter().map(|name| format!("\"{}\"", name.replace('"', "\"\""))).collect();
     let names = names.join(",").replace('\'', "''");
-    format!("START_REPLICATION SLOT \"{slot}\" LOGICAL {start} (proto_version '1', publication_names '{names}')")
+    let messages = if with_messages { ", messages 'true'" } else { "" };
+    format!(
+        "START_REPLICATION SLOT \"{slot}\" LOGICAL {start} (proto_version '1', publication_names '{names}'{messages})"
+    )
 }
 
 fn column_names(body: &[u8]) -> Result<Vec<String>, Error> {
@@ -262,7 +272,7 @@ mod tests {
     #[test]
     fn publication_names_are_quoted_twice() {
         assert_eq!(
-            start_replication_command("walcast", Lsn(0x16_B374_D848), &["it's", "a\"b"]),
+            start_replication_command("walcast", Lsn(0x16_B374_D848), &["it's", "a\"b"], false),
             r#"START_REPLICATION SLOT "walcast" LOGICAL 16/B374D848 (proto_version '1', publication_names '"it''s","a""b"')"#
         );
     }

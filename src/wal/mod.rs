@@ -19,6 +19,8 @@ mod copy_data;
 mod cursor;
 pub mod error;
 mod frames;
+pub mod hex;
+pub mod logical;
 mod login;
 pub mod lsn;
 pub mod metrics;

@@ -300,8 +300,12 @@ impl Reader {
         check_identity(&identity, self.system_identifier.as_deref(), dispatched)?;
         check_wal_level(&mut connection).await?;
         let own = self.config.own_publication.as_deref();
-        let own_publication = publication::check(&mut connection, &self.config.publication, own).await?;
-        let own = own.filter(|_| own_publication && self.recovery.alone_past().is_none());
+        let has = publication::check(&mut connection, &self.config.publication, own).await?;
+        let own = own.filter(|_| has.is_trusted() && self.recovery.alone_past().is_none());
+        let broadcast_key = match own.is_some() && has.signs {
+            true => publication::broadcast_key(&mut connection).await?,
+            false => None,
+        };
         let confirmed = slot::ensure(&mut connection, conninfo, slot).await?;
         let start = confirmed.max(dispatched);
         let lost = (dispatched != Lsn::ZERO && confirmed > dispatched).then_some((dispatched, confirmed));
@@ -309,7 +313,8 @@ impl Reader {
             tracing::error!(%from, %to, slot = slot.name, "changes between these positions are lost: the slot begins after them");
         }
         let publications: Vec<&str> = [Some(self.config.publication.as_str()), own].into_iter().flatten().collect();
-        connection.start_replication(&slot.name, start, &publications).await?;
+        let with_messages = broadcast_key.is_some();
+        connection.start_replication(&slot.name, start, &publications, with_messages).await?;
         self.progress.begin(start);
         self.generation += 1;
         self.system_identifier = Some(identity.system_identifier.clone());
@@ -329,6 +334,8 @@ impl Reader {
             server_major,
             confirmed: start,
             own_publication: own.is_some(),
+            messages: has.messages.filter(|_| own.is_some()),
+            broadcast_key,
             lost,
         };
         Ok(Prepared { connection, started })

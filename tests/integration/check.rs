@@ -272,3 +272,32 @@ async fn plans_say_what_they_read_and_what_keeps_them_from_being_decided_here() 
     patient.sql("drop event trigger walcast_ddl_command_end").await;
     find(&patient.check().await, Level::Warn, "every change of policies, grants, functions, tables and roles");
 }
+
+#[tokio::test]
+async fn broadcast_from_the_database_is_looked_at() {
+    let patient = Patient::healthy().await;
+    find(&patient.check().await, Level::Pass, "broadcast from the database");
+    let today = "timezone('utc', now())::date";
+    let drop = format!(
+        "do $$ declare part name; begin foreach part in array array[to_char({today}, '\"messages_\"YYYY_MM_DD'),
+            to_char({today} + 1, '\"messages_\"YYYY_MM_DD')] loop execute format('drop table realtime.%I', part);
+         end loop; end $$"
+    );
+    patient.sql(&drop).await;
+    let report = patient.check().await;
+    let fix = find(&report, Level::Fail, "no partition for today").statement.clone().unwrap();
+    find(&report, Level::Warn, "no partition for tomorrow");
+    patient.sql(&fix).await;
+    find(&patient.check().await, Level::Pass, "broadcast from the database");
+    for (breakage, words) in [
+        ("alter publication walcast drop table realtime.messages", "in no publication that is read"),
+        ("revoke select on realtime.messages from walcast", "may not read realtime.messages"),
+    ] {
+        patient.sql(breakage).await;
+        let report = patient.check().await;
+        patient.sql(find(&report, Level::Warn, words).statement.as_deref().unwrap()).await;
+        find(&patient.check().await, Level::Pass, "broadcast from the database");
+    }
+    patient.sql("drop table realtime.messages").await;
+    find(&patient.check().await, Level::Warn, "there is no realtime.messages");
+}

@@ -154,3 +154,109 @@ async fn a_schema_that_a_stranger_made_is_not_touched() {
     database.client.batch_execute("drop schema walcast cascade").await.unwrap();
     set_up(&mut database, &config(&cluster)).await;
 }
+
+/// What Supabase's own server has installed by its migrations, as far as walcast has to do with it.
+const SUPABASE: &str = "
+    create role supabase_realtime_admin noinherit nologin; create role anon; create role authenticated; create role service_role;
+    create schema realtime; grant all on schema realtime to supabase_realtime_admin;
+    create table realtime.messages (topic text not null, extension text not null, payload jsonb, event text,
+        private boolean default false, updated_at timestamp not null default now(),
+        inserted_at timestamp not null default now(), id uuid not null default gen_random_uuid(),
+        primary key (id, inserted_at)) partition by range (inserted_at);
+    alter table realtime.messages owner to supabase_realtime_admin; alter table realtime.messages enable row level security;
+    create table realtime.messages_2020_01_01 partition of realtime.messages for values from ('2020-01-01') to ('2020-01-02');
+    create function realtime.topic() returns text language sql stable as 'select 1::text';
+    create function realtime.send(payload jsonb, event text, topic text, private boolean default true) returns void
+        language sql as $$ insert into realtime.messages (payload, event, topic, private, extension)
+        values (payload, event, topic, private, 'theirs') $$;
+    create publication supabase_realtime_messages_publication for table realtime.messages;";
+
+#[tokio::test]
+async fn what_supabase_installed_stays_as_it_is_and_is_worked_with() {
+    let cluster = cluster();
+    let mut database = Database::create_in(&cluster).await;
+    database.client.batch_execute(SUPABASE).await.unwrap();
+    let theirs = "select array_agg(what order by what) from (
+        select f.oid::regprocedure || f.prosrc || f.proowner from pg_proc f where pronamespace = 'realtime'::regnamespace
+        union all select a.attname || c.relowner || coalesce(c.relacl::text, '') from pg_attribute a join pg_class c on c.oid = a.attrelid
+        where c.oid = 'realtime.messages'::regclass
+        union all select pubname || pubowner from pg_publication where pubname ~ 'messages') i(what)";
+    let list = async |client: &Client| client.query_one(theirs, &[]).await.unwrap().get::<_, Vec<String>>(0);
+    let before = list(&database.client).await;
+    let report = set_up(&mut database, &config(&cluster)).await;
+    let mut station = crate::support::station::Station::start(&database.url, None).await;
+    station.until_carried(true).await;
+    database.client.batch_execute("select realtime.send('{}', 'theirs', 'a')").await.unwrap();
+    assert_eq!(station.next().await.event, "theirs");
+    station.finish().await;
+    let partitions = "select array_agg(distinct pg_get_userbyid(relowner)::text), count(*) from pg_inherits
+        join pg_class on oid = inhrelid where inhparent = 'realtime.messages'::regclass";
+    let row = database.client.query_one(partitions, &[]).await.unwrap();
+    assert_eq!(row.get::<_, Vec<String>>(0), ["supabase_realtime_admin"]);
+    assert_eq!(row.get::<_, i64>(1), 5, "of five days; the old one is gone");
+    let stream = connect(report.url.as_deref().unwrap()).await;
+    assert_eq!(stream.query("select topic from realtime.messages", &[]).await.unwrap().len(), 1);
+    drop(stream);
+
+    let removed = setup::remove(&mut database.client, &config(&cluster)).await.unwrap();
+    assert_eq!(removed.notes().count(), 0, "{removed}");
+    let mut after = list(&database.client).await;
+    // The table's grants are explicit once something was granted and taken back.
+    after.iter_mut().for_each(|what| *what = what.split('{').next().unwrap().to_owned());
+    assert_eq!(after, before);
+}
+
+#[tokio::test]
+async fn partitions_are_kept_and_what_others_made_is_left_alone() {
+    let cluster = cluster();
+    let mut database = Database::create_in(&cluster).await;
+    let report = set_up(&mut database, &config(&cluster)).await;
+    let stream = connect(report.url.as_deref().unwrap()).await;
+    let keep = async |retention: &str| {
+        let sql = format!("select created, dropped, problem from walcast.keep_messages({retention})");
+        let row = stream.query_one(&sql, &[]).await.unwrap();
+        (row.get::<_, i32>(0), row.get::<_, i32>(1), row.get::<_, Option<String>>(2))
+    };
+    let log = async || {
+        let sql = "select count(*) from walcast.ddl_log";
+        database.client.query_one(sql, &[]).await.unwrap().get::<_, i64>(0)
+    };
+    let before = log().await;
+    assert_eq!(keep("").await, (0, 0, None));
+    assert_eq!(keep("'-1 year'").await, (0, 0, None), "what would be made again is not dropped");
+    assert_eq!(log().await, before, "with nothing to do there is no DDL");
+
+    let sql = "create table realtime.messages_2020_01_01 partition of realtime.messages for values from ('2020-01-01') to ('2020-01-02');
+        create table realtime.mine partition of realtime.messages for values from ('2020-01-02') to ('2020-01-03');
+        create table realtime.others partition of realtime.messages default;
+        do $$ declare day date := timezone('utc', now())::date + 2; begin
+            execute format('drop table realtime.%I', to_char(day, '\"messages_\"YYYY_MM_DD'));
+            execute format('drop table realtime.%I', to_char(day + 1, '\"messages_\"YYYY_MM_DD'));
+            execute format('create table realtime.two_days partition of realtime.messages for values from (%L) to (%L)', day, day + 1);
+        end $$";
+    database.client.batch_execute(sql).await.unwrap();
+    assert_eq!(keep("'3 days'").await, (1, 1, None));
+    // Rows of a day that the default partition took are its own, and the rest goes on.
+    let sql = "do $$ declare day date := timezone('utc', now())::date; begin
+            execute format('drop table realtime.%I', to_char(day + 1, '\"messages_\"YYYY_MM_DD'));
+            execute format('drop table realtime.%I', to_char(day + 3, '\"messages_\"YYYY_MM_DD'));
+            insert into realtime.messages (topic, extension, inserted_at) values ('a', 'b', day + 1.5 * interval '1 day');
+        end $$";
+    database.client.batch_execute(sql).await.unwrap();
+    let (created, dropped, problem) = keep("'3 days'").await;
+    assert_eq!((created, dropped), (1, 0));
+    assert!(problem.unwrap().contains("was not made"));
+    database.client.batch_execute("select from realtime.mine, realtime.others, realtime.two_days").await.unwrap();
+    // Nobody waits for long.
+    let mut other = connect(&cluster.url("postgres", &database.name)).await;
+    let transaction = other.transaction().await.unwrap();
+    let sql = "delete from realtime.others;
+        create table realtime.messages_2020_01_01 partition of realtime.messages for values from ('2020-01-01') to ('2020-01-02')";
+    database.client.batch_execute(sql).await.unwrap();
+    transaction.batch_execute("insert into realtime.messages (topic, extension) values ('a', 'b')").await.unwrap();
+    let (_, dropped, problem) = keep("'3 days'").await;
+    assert_eq!(dropped, 0);
+    assert!(problem.unwrap().contains("lock timeout"));
+    transaction.commit().await.unwrap();
+    assert_eq!(keep("'3 days'").await.1, 1);
+}

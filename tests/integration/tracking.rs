@@ -60,7 +60,7 @@ impl House {
 
     async fn own(&self) -> Vec<String> {
         let sql = "select coalesce(array_agg(r.prrelid::regclass::text order by 1), '{}') from pg_publication_rel r
-            join pg_publication p on p.oid = r.prpubid where p.pubname = 'walcast' and r.prrelid <> 'walcast.ddl_log'::regclass";
+            join pg_publication p on p.oid = r.prpubid where p.pubname = 'walcast' and r.prrelid::regclass::text not in ('walcast.ddl_log', 'realtime.messages')";
         let mut own: Vec<String> = self.database.client.query_one(sql, &[]).await.unwrap().get(0);
         own.sort_unstable();
         own

@@ -11,4 +11,5 @@ pub mod relay;
 pub mod replica;
 pub mod scene;
 pub mod socket;
+pub mod station;
 pub mod zoo;

@@ -145,6 +145,7 @@ impl Dispatch {
         }
         self.layouts.clear();
         self.track_catalog();
+        self.broadcasts.catalog_changed(&self.catalog);
         self.handle.catalog.store(Arc::clone(&self.catalog));
         self.metrics.catalog_version.set(self.catalog.version as i64);
         if !Arc::ptr_eq(&previous.roles, &self.catalog.roles) {

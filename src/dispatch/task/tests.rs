@@ -63,6 +63,8 @@ impl House {
             server_major: 15,
             confirmed: Lsn(1),
             own_publication: true,
+            messages: None,
+            broadcast_key: None,
             lost: None,
         };
         let frames = vec![StreamFrame::Disconnected, StreamFrame::Started(started)];

@@ -35,6 +35,8 @@ fn started(own_publication: bool, lost: bool) -> Started {
         server_major: 15,
         confirmed: Lsn(1),
         own_publication,
+        messages: None,
+        broadcast_key: None,
         lost: lost.then_some((Lsn(1), Lsn(2))),
     }
 }
