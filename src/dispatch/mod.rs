@@ -9,6 +9,7 @@
 //! * [`pending`]: changes that wait for an answer, in the order of their channel;
 //! * [`questions`]: what is asked of Postgres, within bounds;
 //! * [`unseen`]: what a join's reply waits for;
+//! * [`topics`]: who may use a private channel;
 //! * [`delivery`]: one change to the channels that it matches;
 //! * [`tracking`]: tables that policies read, kept current;
 //! * [`updates`], [`facts`]: catalog states, and what a session says of them, until the stream has come as far;
@@ -31,6 +32,7 @@ pub mod run;
 mod sample;
 pub mod subscribers;
 pub mod task;
+pub mod topics;
 pub mod tracking;
 pub mod unseen;
 pub mod updates;
