@@ -26,6 +26,7 @@ mod replication_errors;
 mod replication_login;
 mod replication_shutdown;
 mod setup;
+mod topic_policies;
 mod tracked;
 mod tracked_live;
 mod tracking;
