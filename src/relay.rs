@@ -23,7 +23,9 @@ use tokio_util::task::TaskTracker;
 
 use crate::authz::oracle::Connect;
 use crate::authz::tracked::Loader;
-use crate::authz::{AuthzMetrics, Oracle, OracleConfig, OracleTask, SessionFactsTask, Verifier, VerifierConfig};
+use crate::authz::{
+    AuthzMetrics, Oracle, OracleConfig, OracleTask, SessionFactsTask, TopicAuthority, Verifier, VerifierConfig,
+};
 use crate::catalog::loader;
 use crate::catalog::watcher::Watcher;
 use crate::causes::with_causes;
@@ -63,6 +65,8 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 pub struct Relay {
     /// Where clients connect.
     pub address: SocketAddr,
+    /// Who may use a private channel.
+    pub authority: Arc<dyn TopicAuthority>,
     drain_timeout: Duration,
     /// Clients leave, and nobody new comes.
     leave: CancellationToken,
@@ -110,9 +114,11 @@ impl Relay {
         let own = own(&client).await?;
         // Named even where it is missing: it may be made while the relay runs.
         wal_config.own_publication = Some(OWN_PUBLICATION.to_owned());
-        let (oracle, oracle_task) = oracle(&config, &client, authz_metrics).await?;
-        let oracle_connect = oracle_task.map(|(task, connect)| {
-            supervise(&stream, &failed, "oracle", &abandon, forever(task.run(abandon.clone())));
+        let (oracle, topic_oracle, oracle_tasks) = oracles(&config, &client, authz_metrics).await?;
+        let oracle_connect = oracle_tasks.map(|(tasks, connect)| {
+            for task in tasks {
+                supervise(&stream, &failed, "oracle", &abandon, forever(task.run(abandon.clone())));
+            }
             connect
         });
         drop(client);
@@ -158,6 +164,8 @@ impl Relay {
         dispatch.broadcast_with(Arc::clone(&hub) as _, Arc::clone(&replication));
         let (replays, task) = replayer::replayer(config.conninfo.with_application_name("walcast replay"));
         supervise(&stream, &failed, "replay", &abandon, forever(task.run(abandon.clone())));
+        dispatch.judge_topics_with(topic_oracle, config.oracle.timeout);
+        dispatch.authorize_broadcasts_with(Arc::new(handle.clone()));
         let (readings, readings_out) = mpsc::channel(1);
         if let Some(connect) = oracle_connect {
             let task = SessionFactsTask { connect, catalogs: dispatch.catalogs(), readings };
@@ -176,9 +184,14 @@ impl Relay {
         first_stream(&mut state, relay_failure).await?;
 
         let registry = Arc::new(registry);
+        let authority: Arc<dyn TopicAuthority> = Arc::new(handle.clone());
         let lobby = {
-            let services =
-                lobby::Services { replayer: Some(replays), replication, ..lobby::Services::new(Arc::new(verifier)) };
+            let services = lobby::Services {
+                verifier: Arc::new(verifier),
+                authority: Some(Arc::clone(&authority)),
+                replayer: Some(replays),
+                replication,
+            };
             Lobby::new(config.lobby.clone(), hub, services, channel_metrics)
         };
         let services = server::Services {
@@ -201,7 +214,7 @@ impl Relay {
         }
         unfinished.into_iter().for_each(|guard| drop(guard.disarm()));
         let drain_timeout = config.drain_timeout;
-        Ok(Relay { address, drain_timeout, leave, stop, abandon, clients, core, stream, failure })
+        Ok(Relay { address, authority, drain_timeout, leave, stop, abandon, clients, core, stream, failure })
     }
 
     /// Waits until something fails that trying again does not mend.
@@ -308,12 +321,16 @@ async fn own(client: &tokio_postgres::Client) -> Result<Own, tokio_postgres::Err
     Ok(own)
 }
 
-/// The oracle on its own login, or none: then policies that it would have to evaluate deny.
-async fn oracle(
+/// Sessions for private channels: a policy that sleeps must not have all of them.
+const TOPIC_SESSIONS: usize = 2;
+
+/// The oracle on its own login and the one for private channels, or none: then policies that they would have to evaluate
+/// deny.
+async fn oracles(
     config: &Config,
     client: &tokio_postgres::Client,
     metrics: Arc<AuthzMetrics>,
-) -> Result<(Oracle, Option<(OracleTask, Arc<dyn Connect>)>), BoxError> {
+) -> Result<(Oracle, Oracle, Option<([OracleTask; 2], Arc<dyn Connect>)>), BoxError> {
     let conninfo = match &config.oracle_conninfo {
         Some(conninfo) => Some(conninfo.clone()),
         None => crate::setup::oracle_login(client)
@@ -325,12 +342,16 @@ async fn oracle(
             "no login for the oracle: rows of tables with row-level security are shown to nobody but roles that bypass it; \
              run `walcast setup`, or pass --oracle-url"
         );
-        return Ok((Oracle::absent(), None));
+        return Ok((Oracle::absent(), Oracle::absent(), None));
     };
     let conninfo = conninfo.with_application_name("walcast oracle");
     let connect: Arc<dyn Connect> = Arc::new(conninfo);
-    let (oracle, task) = Oracle::new(&config.oracle, Arc::clone(&connect), metrics);
-    Ok((oracle, Some((task, connect))))
+    let (oracle, task) = Oracle::new(&config.oracle, Arc::clone(&connect), Arc::clone(&metrics));
+    // Of their own, so that joins do not wait behind rows; few have policies that are asked there at all.
+    let of_topics =
+        OracleConfig { sessions: TOPIC_SESSIONS, slow_sessions: 1, opens_when_asked: true, ..config.oracle.clone() };
+    let (topic_oracle, topic_task) = Oracle::new(&of_topics, Arc::clone(&connect), metrics);
+    Ok((oracle, topic_oracle, Some(([task, topic_task], connect))))
 }
 
 /// A listener, or what to do about its absence.

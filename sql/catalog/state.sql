@@ -96,7 +96,8 @@ reached(classid, oid) as (
         select d.refclassid as classid, d.refobjid as oid
         from pg_policy p
         join pg_depend d on d.classid = 'pg_policy'::regclass and d.objid = p.oid
-        where reached.classid = 'pg_class'::regclass and p.polrelid = reached.oid and p.polcmd in ('*', 'r')
+        where reached.classid = 'pg_class'::regclass and p.polrelid = reached.oid
+            and (p.polcmd in ('*', 'r') or (p.polcmd = 'a' and p.polrelid = any (array(select oid from messages))))
             and d.refclassid in ('pg_class'::regclass, 'pg_proc'::regclass, 'pg_type'::regclass)
         union all
         select d.refclassid, d.refobjid
@@ -132,12 +133,13 @@ reached(classid, oid) as (
 ),
 rel as (
     select
-        c.*, n.nspname, s.oid is not null as is_published,
+        c.*, n.nspname, s.oid is not null as is_published, messages.oid is not null as is_messages,
         coalesce(listed.ins, false) as ins, coalesce(listed.upd, false) as upd, coalesce(listed.del, false) as del
     from pg_class c
     join pg_namespace n on n.oid = c.relnamespace
     left join subscribable s on s.oid = c.oid
     left join listed on listed.oid = s.oid
+    left join messages on messages.oid = c.oid
     -- Here and below by an array: the planner takes a recursive result for millions of rows.
     where c.oid = any (array(select oid from reached where classid = 'pg_class'::regclass))
         and c.relkind in ('r', 'p', 'v', 'm', 'f') and n.nspname <> 'walcast'
@@ -248,6 +250,9 @@ policy as (
         p.*,
         p.polqual::text as tree,
         rel.is_published,
+        rel.is_messages,
+        -- Postgres is asked about subscribers' tables and private channels alone; what those refer to it knows by itself.
+        rel.is_published or rel.is_messages as is_asked,
         -- The deparser opens the table itself and those of sub-queries.
         not exists (
             select from locked
@@ -260,7 +265,7 @@ policy as (
         ) as can_be_deparsed
     from pg_policy p
     join rel on rel.oid = p.polrelid
-    where rel.is_published or p.polcmd in ('*', 'r')
+    where rel.is_published or p.polcmd in ('*', 'r') or (rel.is_messages and p.polcmd = 'a')
 ),
 -- Grouped here and joined below: looked up table by table, a thousand tables would cost a million rows.
 cols as (
@@ -299,9 +304,8 @@ pols as (
         'command', p.polcmd,
         'roles', to_jsonb(p.polroles::int8[]),
         'tree', p.tree,
-        -- Postgres is asked about subscribers' tables alone; what those refer to it knows by itself.
         'text', case
-            when $2::boolean and p.is_published and p.can_be_deparsed then pg_get_expr(p.polqual, p.polrelid)
+            when $2::boolean and p.is_asked and p.can_be_deparsed then pg_get_expr(p.polqual, p.polrelid)
         end,
         -- pg_depend counts the columns of WITH CHECK too, the tree those of other tables: what is in both is what
         -- USING reads, or a little more. Whole rows and system columns: not known.
@@ -394,11 +398,11 @@ document as (
     left join pols on pols.polrelid = rel.oid
 )
 select jsonb_build_object(
-    'format', 2,
+    'format', 3,
     'wanted', to_jsonb($1::text[]),
     'server_version', current_setting('server_version_num')::int,
     'with_texts', $2::boolean
-        and not exists (select from policy where is_published and not can_be_deparsed)
+        and not exists (select from policy where is_asked and not can_be_deparsed)
         and not exists (
             select from att
             where attgenerated <> '' and attrelid in (select oid from locked)
@@ -427,6 +431,41 @@ select jsonb_build_object(
                 where f.oid = any (array(select oid from reached where classid = 'pg_proc'::regclass))
             )
     ), '[]'),
+    -- Who may insert, and what a new row is checked by: a policy's WITH CHECK, or its USING where it has none.
+    'messages', (
+        select jsonb_build_object(
+            'oid', rel.oid::int8,
+            'acl', coalesce((
+                select jsonb_agg(distinct x.grantee::int8)
+                from aclexplode(coalesce(rel.relacl, acldefault('r', rel.relowner))) x
+                where x.privilege_type = 'INSERT'
+            ), '[]'),
+            'column_acl', coalesce((
+                select jsonb_agg(distinct jsonb_build_array(att.attnum, x.grantee::int8))
+                from att
+                cross join lateral aclexplode(att.attacl) x
+                where att.attrelid = rel.oid and x.privilege_type = 'INSERT'
+            ), '[]'),
+            'policies', coalesce((
+                select jsonb_agg(jsonb_build_object(
+                    'oid', p.oid::int8,
+                    'name', p.polname,
+                    'permissive', p.polpermissive,
+                    'command', p.polcmd,
+                    'roles', to_jsonb(p.polroles::int8[]),
+                    'tree', coalesce(p.polwithcheck, p.polqual)::text,
+                    'text', case
+                        when $2::boolean and p.can_be_deparsed
+                            then pg_get_expr(coalesce(p.polwithcheck, p.polqual), p.polrelid)
+                    end
+                ) order by p.oid)
+                from policy p
+                where p.polrelid = rel.oid and p.polcmd in ('*', 'a')
+            ), '[]')
+        )
+        from rel
+        where rel.is_messages
+    ),
     'relations', coalesce((select jsonb_agg(j order by oid) from document where is_published), '[]'),
     'referenced', coalesce((select jsonb_agg(j order by oid) from document where not is_published), '[]'),
     'types', coalesce((

@@ -9,3 +9,16 @@ pub struct Identity {
     /// JSON text, as the GUC gets it.
     pub claims: Arc<str>,
 }
+
+impl Identity {
+    /// The claim `sub`, empty where it is absent or no string.
+    pub fn subject(&self) -> String {
+        subject(&self.claims)
+    }
+}
+
+/// The same of claims alone.
+pub(super) fn subject(claims: &str) -> String {
+    let claims: serde_json::Value = serde_json::from_str(claims).unwrap_or_default();
+    claims.get("sub").and_then(serde_json::Value::as_str).unwrap_or_default().to_owned()
+}

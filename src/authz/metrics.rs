@@ -14,6 +14,7 @@ use prometheus_client::registry::Registry;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 pub enum QuestionKind {
     Policy,
+    Channel,
     Filter,
     Json,
     Cast,

@@ -31,7 +31,7 @@ pub use metrics::AuthzMetrics;
 pub use oracle::{
     Answer, Asked, CastFailure, Connect, Oracle, OracleConfig, OracleError, OracleTask, Question, Verdict,
 };
-pub use plan::{CompiledPlan, DeniedReason, OraclePlan, Plan, plan};
+pub use plan::{CompiledPlan, DeniedReason, OraclePlan, Plan, check_plan, plan};
 pub use row_text::{RowText, row_text};
 pub use session_facts::{SessionFactsError, SessionFactsTask, read_session_facts};
 pub use signed::SignedTokens;

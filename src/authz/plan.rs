@@ -85,6 +85,23 @@ pub struct OraclePlan {
 /// The plan of a table's policies for a role. The answer is that of `SELECT` under `SET ROLE`: see
 /// `get_policies_for_relation` and `add_security_quals` in Postgres' `rowsecurity.c`.
 pub fn plan(catalog: &Catalog, relation: &Arc<Relation>, role: &Role) -> Plan {
+    plan_as(catalog, relation, role, Clauses::Using)
+}
+
+/// The plan of what new rows are checked by, for a table whose policies have that in the place of USING (see
+/// [`Messages`](crate::catalog::Messages)). The answer is that of `INSERT` without RETURNING: see
+/// `add_with_check_options` there.
+pub fn check_plan(catalog: &Catalog, relation: &Arc<Relation>, role: &Role) -> Plan {
+    plan_as(catalog, relation, role, Clauses::Check)
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Clauses {
+    Using,
+    Check,
+}
+
+fn plan_as(catalog: &Catalog, relation: &Arc<Relation>, role: &Role, clauses: Clauses) -> Plan {
     if !relation.row_security_active(role) {
         return Plan::Open;
     }
@@ -92,14 +109,18 @@ pub fn plan(catalog: &Catalog, relation: &Arc<Relation>, role: &Role) -> Plan {
     if permissive.is_empty() {
         return Plan::Denied(DeniedReason::NoPolicy);
     }
-    let (expression, columns) = match combine(relation, &permissive, &restrictive) {
+    let (expression, columns) = match combine(relation, &permissive, &restrictive, clauses) {
         Ok(combined) => combined,
         Err(reason) => return Plan::Denied(reason),
     };
     let (table, role_name) = (Arc::clone(relation), role.name.clone());
     let oracle =
         |not_compiled| Arc::new(OraclePlan { relation: table, role: role_name, expression, columns, not_compiled });
-    match policy::compile(catalog, relation, role) {
+    let compiled = match clauses {
+        Clauses::Using => policy::compile(catalog, relation, role),
+        Clauses::Check => policy::compile_check(catalog, relation, role),
+    };
+    match compiled {
         Ok(program) => {
             let types = RowTypes::new(catalog, relation);
             let audience = Audience::of(&program);
@@ -142,6 +163,7 @@ fn combine(
     relation: &Relation,
     permissive: &[&Policy],
     restrictive: &[&Policy],
+    clauses: Clauses,
 ) -> Result<(String, Option<ColumnSet>), DeniedReason> {
     let mut columns = Some(Vec::new());
     let mut text = |policy: &Policy| {
@@ -156,17 +178,13 @@ fn combine(
         let using = policy.using_text.as_deref();
         using.ok_or_else(|| DeniedReason::TextMissing { policy: policy.name.clone() }).map(|using| format!("({using})"))
     };
-    // In Postgres restrictive policies come first; false and error both deny, so that only the order within the
-    // permissive ones can be told from outside.
-    let hides = restrictive.iter().map(|policy| text(policy)).collect::<Result<Vec<_>, _>>()?;
+    // In Postgres restrictive policies come first, but where new rows are checked; false and error both deny, so that only
+    // the order within the permissive ones can be told from outside.
+    let mut parts = restrictive.iter().map(|policy| text(policy)).collect::<Result<Vec<_>, _>>()?;
     let shows = permissive.iter().map(|policy| text(policy)).collect::<Result<Vec<_>, _>>()?;
-    let mut expression = hides.join(" AND ");
-    if !expression.is_empty() {
-        expression.push_str(" AND ");
-    }
-    expression.push('(');
-    expression.push_str(&shows.join(" OR "));
-    expression.push(')');
+    let place = if clauses == Clauses::Check { 0 } else { parts.len() };
+    parts.insert(place, format!("({})", shows.join(" OR ")));
+    let expression = parts.join(" AND ");
     Ok((expression, columns.map(|columns| columns.into_iter().collect())))
 }
 

@@ -17,6 +17,25 @@ pub struct RowText {
 }
 
 impl RowText {
+    /// A new row, by its fields: `None` where it lacks one, `Some(None)` where it has NULL.
+    pub(super) fn of_fields(fields: impl Iterator<Item = Option<Option<String>>>) -> RowText {
+        let mut literal = String::from("(");
+        let mut missing = Vec::new();
+        for (column, field) in (0..).map(ColumnIndex).zip(fields) {
+            if column.0 > 0 {
+                literal.push(',');
+            }
+            match field {
+                Some(Some(text)) => push_field(&mut literal, &text),
+                Some(None) => {}
+                None => missing.push(column),
+            }
+        }
+        literal.push(')');
+        // There is no such row in the table: nothing more of it can be asked there.
+        RowText { literal: literal.into(), missing: missing.into_iter().collect(), is_new: false }
+    }
+
     /// The same row for a table of other columns: for each of them the place of the old one that it is, or `None` where
     /// the image cannot have it.
     pub(super) fn rearranged(&self, places: &[Option<ColumnIndex>]) -> RowText {

@@ -87,7 +87,7 @@ mod tests {
         parse(&log(), &tuple, &["p".to_owned()]).unwrap()
     }
 
-    const EMPTY: &str = r#"{"format":2,"wanted":["p"],"server_version":150018,"with_texts":true,"publications":[],
+    const EMPTY: &str = r#"{"format":3,"wanted":["p"],"server_version":150018,"with_texts":true,"publications":[],
         "schemas":[],"relations":[],"referenced":[],"types":[],"functions":[]}"#;
 
     #[test]
@@ -105,6 +105,6 @@ mod tests {
         assert_eq!(reason(None), ReloadReason::NoState);
         assert_eq!(reason(Some(EMPTY.replace("\"p\"", "\"q\""))), ReloadReason::OtherPublications);
         assert!(matches!(reason(Some("{".into())), ReloadReason::Unreadable(_)));
-        assert!(matches!(reason(Some(EMPTY.replace("\"format\":2", "\"format\":1"))), ReloadReason::Unreadable(_)));
+        assert!(matches!(reason(Some(EMPTY.replace("\"format\":3", "\"format\":2"))), ReloadReason::Unreadable(_)));
     }
 }

@@ -7,6 +7,7 @@
 pub mod ddl_log;
 pub mod function;
 pub mod loader;
+pub mod messages;
 pub mod pg_type;
 pub mod policy;
 pub mod relation;
@@ -22,6 +23,7 @@ use std::sync::Arc;
 pub use ddl_log::{DdlEvent, ReloadReason};
 pub use function::Function;
 pub use loader::{LoadError, Loaded};
+pub use messages::Messages;
 pub use pg_type::{PgType, TypeKind};
 pub use policy::{Policy, PolicyCommand};
 pub use relation::{
@@ -64,6 +66,8 @@ pub struct Catalog {
     /// Tables that policies or the functions they call read, or may read, that are not among `relations`; and what else is in
     /// walcast's own publication.
     pub referenced: HashMap<RelationId, Arc<Relation>>,
+    /// What private channels are judged by; `None`: there is no `realtime.messages`.
+    pub messages: Option<Messages>,
     /// What only a session of the oracle's login can say.
     pub session: Arc<SessionFacts>,
 }
@@ -106,7 +110,9 @@ impl Catalog {
         share(&mut self.referenced, &earlier.referenced);
         share(&mut self.types, &earlier.types);
         share(&mut self.functions, &earlier.functions);
-        share(&mut self.referenced, &earlier.referenced);
+        if self.messages == earlier.messages {
+            self.messages.clone_from(&earlier.messages);
+        }
         if *self.session == *earlier.session {
             self.session = Arc::clone(&earlier.session);
         }

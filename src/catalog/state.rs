@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::function::Volatility;
 use super::{
-    AclItem, Catalog, Collation, Column, ColumnIndex, Followed, Function, Generated, Oid, PgType, Policy,
+    AclItem, Catalog, Collation, Column, ColumnIndex, Followed, Function, Generated, Messages, Oid, PgType, Policy,
     PolicyCommand, Publish, Relation, RelationKind, ReplicaIdentity, Roles, TypeKind,
 };
 use crate::wal::pgoutput::RelationId;
@@ -16,7 +16,7 @@ use crate::wal::pgoutput::RelationId;
 pub const STATE_SQL: &str = include_str!("../../sql/catalog/state.sql");
 
 /// Counts up when the document's meaning changes, so that a row written by another version's trigger is not misread.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 
 /// Why a document gives no catalog.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +47,18 @@ pub struct State {
     referenced: Vec<RelationState>,
     types: Vec<TypeState>,
     functions: Vec<FunctionState>,
+    /// `None`: there is no such table.
+    messages: Option<MessagesState>,
+}
+
+/// What inserting into `realtime.messages` depends on.
+#[derive(Clone, Debug, Deserialize)]
+struct MessagesState {
+    oid: Oid,
+    acl: Vec<Oid>,
+    column_acl: Vec<(i16, Oid)>,
+    /// For INSERT, each with what it checks new rows by.
+    policies: Vec<PolicyState>,
 }
 
 /// A publication that subscribers read, as far as it exists.
@@ -216,6 +228,9 @@ impl Catalog {
         for relation in state.referenced {
             catalog.referenced.insert(RelationId(relation.oid), Arc::new(relation.build()?));
         }
+        if let Some(messages) = state.messages {
+            catalog.messages = messages.build(&catalog)?;
+        }
         for pg_type in state.types {
             catalog.types.insert(pg_type.oid, Arc::new(pg_type.build()?));
         }
@@ -223,6 +238,21 @@ impl Catalog {
             catalog.functions.insert(function.oid, Arc::new(function.build()?));
         }
         Ok(catalog)
+    }
+}
+
+impl MessagesState {
+    fn build(self, catalog: &Catalog) -> Result<Option<Messages>, StateError> {
+        let Some(read) = catalog.any_relation(RelationId(self.oid)) else { return Ok(None) };
+        let mut write = Relation::clone(read);
+        write.acl = acl(self.acl);
+        for column in &mut write.columns {
+            let grants = self.column_acl.iter().filter(|(attnum, _)| *attnum == column.attnum);
+            column.acl = grants.map(|(_, grantee)| AclItem { grantee: *grantee }).collect();
+        }
+        write.policies = self.policies.into_iter().map(PolicyState::build).collect::<Result<_, _>>()?;
+        write.policies.iter_mut().for_each(|policy| policy.command = PolicyCommand::All);
+        Ok(Some(Messages { read: Arc::clone(read), write: Arc::new(write) }))
     }
 }
 

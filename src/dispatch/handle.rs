@@ -9,11 +9,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::task::TaskTracker;
 
 use super::subscribers::{Bind, bind};
-use crate::authz::{CastFailure, Oracle};
+use crate::authz::{CastFailure, Oracle, TopicAuthority, TopicError, TopicGrant, TopicQuestion};
 use crate::catalog::Catalog;
 use crate::catalog::watcher::WatcherHandle;
 use crate::causes::with_causes;
@@ -30,6 +30,11 @@ pub enum Command {
         number: u64,
     },
     Unsubscribe(ChannelId),
+    /// May somebody use a private channel?
+    Topic {
+        question: Box<TopicQuestion>,
+        reply: oneshot::Sender<Result<TopicGrant, TopicError>>,
+    },
 }
 
 /// Cheap to clone; every connection has one.
@@ -58,6 +63,14 @@ impl SubscriptionSink for Handle {
     fn unsubscribe(&self, channel: ChannelId) {
         // The receiver ends only with the process.
         let _ = self.commands.send(Command::Unsubscribe(channel));
+    }
+}
+
+impl TopicAuthority for Handle {
+    fn ask(&self, question: TopicQuestion) -> oneshot::Receiver<Result<TopicGrant, TopicError>> {
+        let (reply, answer) = oneshot::channel();
+        let _ = self.commands.send(Command::Topic { question: Box::new(question), reply });
+        answer
     }
 }
 

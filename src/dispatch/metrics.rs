@@ -21,6 +21,8 @@ pub struct DispatchMetrics {
     pub decisions: Counter,
     pub decisions_left_open: Counter,
     pub decisions_not_compiled: Counter,
+    pub topics_decided: Counter,
+    pub topics_asked: Counter,
     pub subscribers: Gauge,
     pub subscriptions: Gauge,
     pub pending_bytes: Gauge,
@@ -59,6 +61,8 @@ impl DispatchMetrics {
                 "Rows decided by Postgres because their policies are not compiled",
                 &metrics.decisions_not_compiled,
             ),
+            ("topics_decided", "Questions about private channels decided in-process", &metrics.topics_decided),
+            ("topics_asked", "Questions about private channels that Postgres was asked", &metrics.topics_asked),
             ("encode_errors", "Rows that could not be turned to JSON", &metrics.encode_errors),
         ];
         for (name, help, counter) in counters {

@@ -9,6 +9,7 @@
 //! * [`pending`]: changes that wait for an answer, in the order of their channel;
 //! * [`questions`]: what is asked of Postgres, within bounds;
 //! * [`unseen`]: what a join's reply waits for;
+//! * [`topics`]: who may use a private channel;
 //! * [`delivery`]: one change to the channels that it matches;
 //! * [`tracking`]: tables that policies read, kept current;
 //! * [`broadcasts`]: what the database broadcasts;
@@ -33,6 +34,7 @@ pub mod run;
 mod sample;
 pub mod subscribers;
 pub mod task;
+pub mod topics;
 pub mod tracking;
 pub mod unseen;
 pub mod updates;

@@ -30,7 +30,7 @@ impl People {
         let of_plan = Arc::as_ptr(plan) as usize;
         let key = (of_plan, Arc::as_ptr(identity) as usize);
         let known = self.known.entry(key).or_insert_with(|| {
-            let person = Person { role: &identity.role, claims: &identity.claims };
+            let person = Person { role: &identity.role, claims: &identity.claims, channel: None };
             let slots = Arc::new(plan.program.slots_of(person));
             let interned = self.interned.entry(of_plan).or_default();
             let slots = match interned.get(&slots) {

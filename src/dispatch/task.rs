@@ -39,6 +39,7 @@ use super::pressure::Pressure;
 use super::questions::Questions;
 use super::run::Run;
 use super::subscribers::Subscribers;
+use super::topics::Topics;
 use super::tracking::Tracking;
 use super::unseen::{Release, Unseen};
 use super::updates::Updates;
@@ -109,6 +110,7 @@ pub struct Dispatch {
     updates: Updates,
     tracking: Tracking,
     broadcasts: Broadcasts,
+    topics: Topics,
     facts: Facts,
     /// For whoever reads what a session says of it: the catalog without that.
     catalogs: watch::Sender<Arc<Catalog>>,
@@ -177,10 +179,11 @@ impl Dispatch {
             no_casts: Arc::default(),
             numbers: Arc::default(),
         };
-        let dispatch = Dispatch {
+        let mut dispatch = Dispatch {
             assembler: Assembler::new(config.transaction),
             tracking: Tracking::new(config.tracking.clone(), metrics.tracking.clone(), None),
             broadcasts: Broadcasts::new(metrics.broadcasts.clone()),
+            topics: Topics::default(),
             config,
             metrics,
             progress,
@@ -211,7 +214,14 @@ impl Dispatch {
             burst_since: Instant::now(),
             buffer: Vec::new(),
         };
+        dispatch.topics.catalog_changed(&dispatch.catalog);
         (dispatch, receiver, handle)
+    }
+
+    /// Gives whom policies of private channels are asked that are not decided here. Its sessions have settings that are
+    /// absent from others, so it is asked nothing else.
+    pub fn judge_topics_with(&mut self, oracle: Oracle, timeout: Duration) {
+        self.topics.ask_with(oracle, timeout);
     }
 
     /// The catalogs as they come into force.
@@ -326,6 +336,9 @@ impl Dispatch {
         self.metrics.pending_bytes.set(self.budget.load(Ordering::Relaxed) as i64);
         self.track_needs();
         if !self.tracking.is_empty() {
+            if matches!(self.phase, Phase::Reading) {
+                self.tracking.settle(self.position);
+            }
             self.metrics.tracking.serving.set(self.tracking.tables().serving() as i64);
         }
     }

@@ -269,7 +269,7 @@ impl Tracking {
             return;
         }
         self.in_work = true;
-        self.settle(header);
+        self.settle(header.commit_lsn);
         if log.is_empty() {
             return;
         }
@@ -291,11 +291,12 @@ impl Tracking {
         self.bound();
     }
 
-    /// Shows the tables whose reading the stream has come up with.
-    fn settle(&mut self, header: &TransactionHeader) {
+    /// Shows the tables whose reading the stream has come up with: everything committed before `position` has been
+    /// applied, and nothing at or after it. Private channels are asked about on a quiet database too.
+    pub fn settle(&mut self, position: crate::wal::Lsn) {
         for (id, entry) in &mut self.entries {
             if let Some(serving) = &mut entry.serving
-                && serving.settling.as_ref().is_some_and(|(_, exact_from)| *exact_from <= header.commit_lsn)
+                && serving.settling.as_ref().is_some_and(|(_, exact_from)| *exact_from <= position)
             {
                 serving.settling = None;
                 self.tables.hide(*id, serving.is_hidden());

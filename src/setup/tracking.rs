@@ -32,11 +32,16 @@ pub struct Obstacle {
 }
 
 /// The tables in the sub-queries of published tables' policies, of the functions those call and of those tables' own
-/// policies, as far as their trees are known; without the published tables that are read by no other's.
+/// policies, as far as their trees are known; without the published tables that are read by no other's. What private
+/// channels are judged by counts as published.
 pub fn tables_read(catalog: &Catalog) -> BTreeSet<RelationId> {
     let mut read = Reading { catalog, tables: BTreeSet::new(), seen: BTreeSet::new() };
     for relation in catalog.relations.values() {
         read.policies(relation);
+    }
+    if let Some(messages) = &catalog.messages {
+        read.policies(&messages.read);
+        read.trees_of(&messages.write);
     }
     read.tables
 }
@@ -50,9 +55,12 @@ struct Reading<'a> {
 
 impl Reading<'_> {
     fn policies(&mut self, relation: &Relation) {
-        if !relation.row_security || !self.seen.insert((false, relation.id.0)) {
-            return;
+        if relation.row_security && self.seen.insert((false, relation.id.0)) {
+            self.trees_of(relation);
         }
+    }
+
+    fn trees_of(&mut self, relation: &Relation) {
         use crate::catalog::PolicyCommand::{All, Select};
         let policies = relation.policies.iter().filter(|policy| matches!(policy.command, All | Select));
         policies.filter_map(|policy| policy.using_tree.as_deref()).for_each(|tree| self.tree(tree));

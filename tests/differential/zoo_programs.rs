@@ -181,7 +181,7 @@ async fn by_program(loaded: &Loaded<'_>, table: &ZooTable, person: &Person, coun
         Plan::Compiled(plan) => plan,
     };
     let tables = loaded.tables(&plan.program).await;
-    let slots = plan.program.slots_of(Asking { role: &role.name, claims: &person.identity.claims });
+    let slots = plan.program.slots_of(Asking { role: &role.name, claims: &person.identity.claims, channel: None });
     let now = loaded.now().await;
     let mut decided = Vec::with_capacity(rows);
     for row in &table.table.rows {

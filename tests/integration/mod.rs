@@ -36,6 +36,7 @@ mod rest;
 mod rest_delivery;
 mod setup;
 mod tls;
+mod topic_policies;
 mod tracked;
 mod tracked_live;
 mod tracking;

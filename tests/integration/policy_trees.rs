@@ -528,7 +528,7 @@ async fn programs_answer_as_postgres_does() {
                 .await
                 .expect("the time")
                 .get(0);
-            let slots = program.slots_of(Person { role: "authenticated", claims });
+            let slots = program.slots_of(Person { role: "authenticated", claims, channel: None });
             for (place, row) in rows.iter().enumerate() {
                 let id = place as i32 + 1;
                 asked += 1;
@@ -569,7 +569,7 @@ async fn a_policy_for_everybody_is_for_those_whose_claims_fail_another_one() {
     let zoo = Zoo::new(two).await;
     let role = zoo.catalog.roles.get("authenticated").expect("a role");
     let program = compile(&zoo.catalog, zoo.table("docs"), role).expect("a program");
-    let slots = program.slots_of(Person { role: "authenticated", claims: r#"{"sub":"nobody"}"# });
+    let slots = program.slots_of(Person { role: "authenticated", claims: r#"{"sub":"nobody"}"#, channel: None });
     let insert = "insert into docs(id) values (1)";
     zoo.ground.execute(insert).await;
     let rows = images(&zoo.ground.database, zoo.table("docs")).await;
@@ -736,7 +736,7 @@ async fn odd_people_are_answered_as_postgres_does_and_are_among_the_audience() {
                 .await
                 .expect("the time")
                 .get(0);
-            let slots = program.slots_of(Person { role: "authenticated", claims });
+            let slots = program.slots_of(Person { role: "authenticated", claims, channel: None });
             let standing = audience.as_ref().map(|audience| audience.standing(&slots));
             for (place, row) in rows.iter().enumerate() {
                 let id = place as i32 + 1;

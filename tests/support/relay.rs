@@ -213,14 +213,7 @@ impl Relay {
     pub async fn metric(&self, name: &str) -> f64 {
         let (status, body) = self.get("/metrics").await.expect("the relay answers");
         assert_eq!(status, 200, "{body}");
-        let is_meant = |known: &str| name.strip_prefix('=').map_or_else(|| known.contains(name), |name| known == name);
-        let samples: Vec<f64> = body
-            .lines()
-            .filter(|line| !line.starts_with('#') && line.split(['{', ' ']).next().is_some_and(is_meant))
-            .map(|line| line.rsplit(' ').next().and_then(|value| value.parse().ok()).expect("a sample has a value"))
-            .collect();
-        assert!(!samples.is_empty(), "there is no metric {name}:\n{body}");
-        samples.iter().sum()
+        sample(&body, name).unwrap_or_else(|| panic!("there is no metric {name}:\n{body}"))
     }
 
     /// Waits until that metric is what it should be.
@@ -238,23 +231,36 @@ impl Relay {
         }
     }
 
-    /// Status and body of a GET. Without a library: the tests are not about HTTP.
     pub async fn get(&self, path: &str) -> std::io::Result<(u16, String)> {
-        let exchange = async {
-            let mut socket = TcpStream::connect(self.address).await?;
-            let request = format!(
-                "GET {path} HTTP/1.1\r\nhost: {}\r\nauthorization: Bearer {METRICS_TOKEN}\r\nconnection: close\r\n\r\n",
-                self.address
-            );
-            socket.write_all(request.as_bytes()).await?;
-            let mut answer = String::new();
-            socket.read_to_string(&mut answer).await?;
-            let (head, body) = answer.split_once("\r\n\r\n").ok_or(std::io::ErrorKind::UnexpectedEof)?;
-            let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
-            Ok((status.ok_or(std::io::ErrorKind::InvalidData)?, body.to_owned()))
-        };
-        tokio::time::timeout(PATIENCE, exchange).await.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
+        get(self.address, path).await
     }
+}
+
+/// Status and body of a GET. Without a library: the tests are not about HTTP.
+pub async fn get(address: SocketAddr, path: &str) -> std::io::Result<(u16, String)> {
+    let exchange = async {
+        let mut socket = TcpStream::connect(address).await?;
+        let request = format!(
+            "GET {path} HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {METRICS_TOKEN}\r\nconnection: close\r\n\r\n"
+        );
+        socket.write_all(request.as_bytes()).await?;
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).await?;
+        let (head, body) = answer.split_once("\r\n\r\n").ok_or(std::io::ErrorKind::UnexpectedEof)?;
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
+        Ok((status.ok_or(std::io::ErrorKind::InvalidData)?, body.to_owned()))
+    };
+    tokio::time::timeout(PATIENCE, exchange).await.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
+}
+
+/// The sum of the samples of the metrics whose names contain `name`, of that one alone after `=`; `None`: there are none.
+pub fn sample(metrics: &str, name: &str) -> Option<f64> {
+    let is_meant = |known: &str| name.strip_prefix('=').map_or_else(|| known.contains(name), |name| known == name);
+    let of_name = |line: &&str| !line.starts_with('#') && line.split(['{', ' ']).next().is_some_and(is_meant);
+    let value = |line: &str| line.rsplit(' ').next().and_then(|value| value.parse::<f64>().ok());
+    let samples: Vec<f64> =
+        metrics.lines().filter(of_name).map(|line| value(line).expect("a sample has a value")).collect();
+    (!samples.is_empty()).then(|| samples.iter().sum())
 }
 
 /// What every relay of a test is started with; flags of the test come after.

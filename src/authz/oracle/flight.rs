@@ -125,6 +125,7 @@ fn guise(question: &Question) -> Guise {
         Asked::Policy { identity, .. } => {
             Guise::Identity { role: identity.role.clone(), claims: Arc::clone(&identity.claims) }
         }
+        Asked::Channel { question, .. } => Guise::Channel(Arc::clone(question)),
         Asked::Filter { role, .. } | Asked::Json { role, .. } => Guise::Output { role: role.clone() },
     }
 }
@@ -302,7 +303,9 @@ impl Draft {
         let rows = question.rows.len();
         let answer = match question.asked {
             Asked::Json { .. } => Answer::Json(vec![None; rows]),
-            Asked::Policy { .. } | Asked::Filter { .. } => Answer::Verdicts(vec![Verdict::Failed; rows]),
+            Asked::Policy { .. } | Asked::Channel { .. } | Asked::Filter { .. } => {
+                Answer::Verdicts(vec![Verdict::Failed; rows])
+            }
         };
         Draft { answer, invisible: false, misfits: false }
     }

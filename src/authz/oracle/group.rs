@@ -34,6 +34,10 @@ impl PartialEq for Subject {
             (Asked::Policy { plan, identity }, Asked::Policy { plan: other_plan, identity: other_identity }) => {
                 same(identity, other_identity) && same(plan, other_plan)
             }
+            // Whatever policies may read of it is compared: the topic and the headers too.
+            (Asked::Channel { plan, question }, Asked::Channel { plan: other_plan, question: other }) => {
+                same(question, other) && same(plan, other_plan)
+            }
             (
                 Asked::Filter { role, expression, columns },
                 Asked::Filter { role: other_role, expression: other_expression, columns: other_columns },
@@ -59,6 +63,7 @@ impl Hash for Subject {
         self.asked.role().hash(state);
         match &self.asked {
             Asked::Policy { identity, .. } => identity.claims.hash(state),
+            Asked::Channel { question, .. } => (&question.identity.claims, &question.topic).hash(state),
             Asked::Filter { expression, .. } => expression.hash(state),
             Asked::Json { columns, .. } => columns.hash(state),
         }

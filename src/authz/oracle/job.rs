@@ -102,6 +102,7 @@ impl Job {
         match &self.work {
             Work::Ask { question, .. } => match question.asked {
                 Asked::Policy { .. } => QuestionKind::Policy,
+                Asked::Channel { .. } => QuestionKind::Channel,
                 Asked::Filter { .. } => QuestionKind::Filter,
                 Asked::Json { .. } => QuestionKind::Json,
             },
@@ -130,6 +131,9 @@ pub(super) fn size_of(question: &Question) -> usize {
     let rows: usize = question.rows.iter().map(|row| row.literal.len() + 64).sum();
     let claims = match &question.asked {
         Asked::Policy { identity, .. } => identity.claims.len(),
+        Asked::Channel { question, .. } => {
+            question.identity.claims.len() + question.topic.len() + question.headers.len()
+        }
         Asked::Filter { expression, .. } => expression.len(),
         Asked::Json { .. } => 0,
     };

@@ -60,6 +60,8 @@ pub struct OracleConfig {
     pub slow_after: Duration,
     /// What all unanswered questions may be worth.
     pub queue_bytes_max: usize,
+    /// Sessions are opened when there is something to ask: where there may never be.
+    pub opens_when_asked: bool,
 }
 
 impl Default for OracleConfig {
@@ -71,6 +73,7 @@ impl Default for OracleConfig {
             timeout: Duration::from_secs(5),
             slow_after: Duration::from_millis(250),
             queue_bytes_max: 64 << 20,
+            opens_when_asked: false,
         }
     }
 }

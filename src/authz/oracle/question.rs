@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::super::row_text::RowText;
-use super::super::{Identity, OraclePlan};
+use super::super::{Identity, OraclePlan, TopicQuestion};
 use super::error::OracleError;
 use crate::catalog::{ColumnIndex, ColumnSet, Relation};
 use crate::routing::CastError;
@@ -23,6 +23,8 @@ pub struct Question {
 pub enum Asked {
     /// May this identity see the rows?
     Policy { plan: Arc<OraclePlan>, identity: Arc<Identity> },
+    /// The same of a private channel's rows, for somebody who asks about its topic with these headers.
+    Channel { plan: Arc<OraclePlan>, question: Arc<TopicQuestion> },
     /// Does SQL hold for the rows? Asked as the role, without its policies.
     Filter {
         role: String,
@@ -38,6 +40,7 @@ impl Asked {
     pub fn role(&self) -> &str {
         match self {
             Asked::Policy { identity, .. } => &identity.role,
+            Asked::Channel { question, .. } => &question.identity.role,
             Asked::Filter { role, .. } | Asked::Json { role, .. } => role,
         }
     }

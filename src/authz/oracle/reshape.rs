@@ -37,17 +37,19 @@ pub(super) fn reshape(question: &Question, columns: &str) -> Option<Question> {
         identity_key: moved_all(&old.identity_key).unwrap_or_default(),
         ..old.clone()
     });
+    let moved_plan = |plan: &OraclePlan| {
+        let plan = OraclePlan {
+            relation: Arc::clone(&relation),
+            role: plan.role.clone(),
+            expression: plan.expression.clone(),
+            columns: moved_set(&plan.columns)?,
+            not_compiled: None,
+        };
+        Some(Arc::new(plan))
+    };
     let asked = match &question.asked {
-        Asked::Policy { plan, identity } => {
-            let plan = OraclePlan {
-                relation: Arc::clone(&relation),
-                role: plan.role.clone(),
-                expression: plan.expression.clone(),
-                columns: moved_set(&plan.columns)?,
-                not_compiled: None,
-            };
-            Asked::Policy { plan: Arc::new(plan), identity: Arc::clone(identity) }
-        }
+        Asked::Policy { plan, identity } => Asked::Policy { plan: moved_plan(plan)?, identity: Arc::clone(identity) },
+        Asked::Channel { plan, question } => Asked::Channel { plan: moved_plan(plan)?, question: Arc::clone(question) },
         Asked::Filter { role, expression, columns } => {
             Asked::Filter { role: role.clone(), expression: expression.clone(), columns: moved_set(columns)? }
         }

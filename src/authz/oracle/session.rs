@@ -13,9 +13,10 @@ use tokio::task::JoinHandle;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{CancelToken, Client, Row, Statement};
 
+use super::super::TopicQuestion;
 use super::connect::{Connect, ConnectError};
 use super::login::{LoginError, check_login};
-use super::statement::{SET_IDENTITY, SET_OUTPUT, SNAPSHOT, columns_of, quote_literal};
+use super::statement::{SET_CHANNEL, SET_IDENTITY, SET_OUTPUT, SNAPSHOT, columns_of, quote_literal};
 use super::trouble::Trouble;
 use crate::catalog::Snapshot;
 use crate::wal;
@@ -28,8 +29,7 @@ pub(super) struct Session {
     client: Arc<Client>,
     connection: JoinHandle<()>,
     pub(super) opened_at: Instant,
-    set_identity: Statement,
-    set_output: Statement,
+    settings: Settings,
     /// By role and SQL: functions are inlined when a statement is planned, under the privileges of that moment.
     statements: HashMap<(String, String), Statement>,
 }
@@ -63,11 +63,22 @@ fn is_outage(error: &tokio_postgres::Error) -> bool {
     error.code().is_none_or(|code| ["53", "57"].iter().any(|class| code.code().starts_with(class)))
 }
 
+/// The statements that set a transaction's settings.
+#[derive(Clone)]
+struct Settings {
+    identity: Statement,
+    channel: Statement,
+    output: Statement,
+}
+
 /// On whose behalf a transaction runs.
 #[derive(Clone, Debug)]
 pub(super) enum Guise {
     /// The role with its claims, under the login's own settings.
     Identity { role: String, claims: Arc<str> },
+    /// The role with its claims and what else is known of a private channel. Once set, these settings are never absent
+    /// from the session again, only empty: a session that is asked so is asked nothing else.
+    Channel(Arc<TopicQuestion>),
     /// The role, with the settings that text is written and read in.
     Output { role: String },
 }
@@ -76,6 +87,7 @@ impl Guise {
     pub(super) fn role(&self) -> &str {
         match self {
             Guise::Identity { role, .. } | Guise::Output { role } => role,
+            Guise::Channel(question) => &question.identity.role,
         }
     }
 }
@@ -92,9 +104,8 @@ impl Session {
             let _ = driving.await;
         });
         match Session::set_up(connected.client, timeout).await {
-            Ok((client, set_identity, set_output)) => {
-                let opened_at = Instant::now();
-                Ok(Session { client, connection, opened_at, set_identity, set_output, statements: HashMap::new() })
+            Ok((client, settings)) => {
+                Ok(Session { client, connection, opened_at: Instant::now(), settings, statements: HashMap::new() })
             }
             Err(err) => {
                 connection.abort();
@@ -103,7 +114,7 @@ impl Session {
         }
     }
 
-    async fn set_up(client: Client, timeout: Duration) -> Result<(Arc<Client>, Statement, Statement), OpenError> {
+    async fn set_up(client: Client, timeout: Duration) -> Result<(Arc<Client>, Settings), OpenError> {
         check_login(&client).await?;
         // The server's own deadline is a second line, for when a cancel request is lost. JIT compiles for seconds
         // what is asked of one row. Money is written by the stream as in the C locale. Everything else, search_path
@@ -114,9 +125,12 @@ impl Session {
                 (timeout + Duration::from_secs(1)).as_millis()
             ))
             .await?;
-        let set_identity = client.prepare_typed(SET_IDENTITY, &[Type::TEXT, Type::TEXT]).await?;
-        let set_output = client.prepare_typed(SET_OUTPUT, &[Type::TEXT]).await?;
-        Ok((Arc::new(client), set_identity, set_output))
+        let settings = Settings {
+            identity: client.prepare_typed(SET_IDENTITY, &[Type::TEXT; 2]).await?,
+            channel: client.prepare_typed(SET_CHANNEL, &[Type::TEXT; 5]).await?,
+            output: client.prepare_typed(SET_OUTPUT, &[Type::TEXT]).await?,
+        };
+        Ok((Arc::new(client), settings))
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -180,7 +194,7 @@ impl Session {
         let client = &self.client;
         let set = async {
             match guise {
-                Some(guise) => self.settings(guise).await.map(drop),
+                Some(guise) => self.settings.set(&self.client, guise).await.map(drop),
                 None => Ok(()),
             }
         };
@@ -198,21 +212,17 @@ impl Session {
         Ok(statement)
     }
 
-    async fn settings(&self, guise: &Guise) -> Result<Vec<Row>, tokio_postgres::Error> {
-        settings(&self.client, &self.set_identity, &self.set_output, guise).await
-    }
-
     /// Sends a transaction at once, and gives the future of its rows: one list per statement. Several may be in
     /// flight; Postgres answers them in order.
     pub(super) fn ask(&self, guise: Guise, asked: Vec<Bound>) -> BoxFuture<'static, Result<Vec<Vec<Row>>, Trouble>> {
         let client = Arc::clone(&self.client);
-        let (set_identity, set_output) = (self.set_identity.clone(), self.set_output.clone());
+        let settings = self.settings.clone();
         Box::pin(async move {
             // Each request is sent when its future is first polled, which `join` does in order and without a pause:
             // nothing of another question gets in between.
             let (begin, set, rows, end) = future::join4(
                 client.batch_execute(BEGIN),
-                settings(&client, &set_identity, &set_output, &guise),
+                settings.set(&client, &guise),
                 future::join_all(asked.iter().map(|bound| query(&client, bound))),
                 client.batch_execute("ROLLBACK"),
             )
@@ -234,15 +244,19 @@ impl Drop for Session {
     }
 }
 
-async fn settings(
-    client: &Client,
-    set_identity: &Statement,
-    set_output: &Statement,
-    guise: &Guise,
-) -> Result<Vec<Row>, tokio_postgres::Error> {
-    match guise {
-        Guise::Identity { role, claims } => client.query(set_identity, &[&&**claims, role]).await,
-        Guise::Output { role } => client.query(set_output, &[role]).await,
+impl Settings {
+    async fn set(&self, client: &Client, guise: &Guise) -> Result<Vec<Row>, tokio_postgres::Error> {
+        match guise {
+            Guise::Identity { role, claims } => client.query(&self.identity, &[&&**claims, role]).await,
+            Guise::Channel(question) => {
+                let TopicQuestion { identity, topic, headers, .. } = &**question;
+                let subject = identity.subject();
+                let values: [&(dyn ToSql + Sync); 5] =
+                    [&&*identity.claims, &subject, &identity.role, &&**topic, &&**headers];
+                client.query(&self.channel, &values).await
+            }
+            Guise::Output { role } => client.query(&self.output, &[role]).await,
+        }
     }
 }
 

@@ -116,7 +116,9 @@ fn plain_columns_known(relation: &Relation, missing: &ColumnSet) -> bool {
 /// Whether the question reads the column of its rows.
 fn reads(question: &Question, column: ColumnIndex) -> bool {
     match &question.asked {
-        Asked::Policy { plan, .. } => plan.columns.as_ref().is_none_or(|columns| columns.contains(column)),
+        Asked::Policy { plan, .. } | Asked::Channel { plan, .. } => {
+            plan.columns.as_ref().is_none_or(|columns| columns.contains(column))
+        }
         Asked::Filter { columns, .. } => columns.as_ref().is_none_or(|columns| columns.contains(column)),
         Asked::Json { columns, .. } => columns.contains(&column),
     }
@@ -130,7 +132,7 @@ fn sql(question: &Question, form: Form) -> String {
     };
     let answers = match &question.asked {
         Asked::Policy { .. } if form == Form::Current => current_row(relation),
-        Asked::Policy { plan, .. } => format!("({})", plan.expression),
+        Asked::Policy { plan, .. } | Asked::Channel { plan, .. } => format!("({})", plan.expression),
         Asked::Filter { expression, .. } => format!("({expression})"),
         Asked::Json { columns, .. } => json_columns(relation, columns),
     };
@@ -232,6 +234,13 @@ fn json_columns(relation: &Relation, columns: &[ColumnIndex]) -> String {
 /// What a question takes part in a transaction with: the identity, then the role. Local, all of it.
 pub(super) const SET_IDENTITY: &str = "
 SELECT pg_catalog.set_config('request.jwt.claims', $1, true), pg_catalog.set_config('role', $2, true)";
+
+/// With the settings that the original has for a private channel. An absent subject is as if it were empty: so
+/// `set_config` leaves it when it is given NULL.
+pub(super) const SET_CHANNEL: &str = "
+SELECT pg_catalog.set_config('request.jwt.claims', $1, true), pg_catalog.set_config('request.jwt.claim.sub', $2, true),
+       pg_catalog.set_config('request.jwt.claim.role', $3, true), pg_catalog.set_config('realtime.topic', $4, true),
+       pg_catalog.set_config('request.headers', $5, true), pg_catalog.set_config('role', $3, true)";
 
 /// Where text goes in or comes out, it is the text of the stream's pinned settings. Policies are evaluated under the
 /// login's own: its TimeZone is part of what a SELECT would see.

@@ -69,6 +69,13 @@ impl Worker {
         let mut backoff = BACKOFF_MIN;
         let mut suspect: Option<Job> = None;
         loop {
+            if self.config.opens_when_asked && suspect.is_none() {
+                tokio::select! {
+                    biased;
+                    () = shutdown.cancelled() => return,
+                    () = self.queue.wait(self.lane, true) => {}
+                }
+            }
             let opened = tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return,

@@ -22,6 +22,17 @@ pub struct Person<'a> {
     pub role: &'a str,
     /// The setting `request.jwt.claims`.
     pub claims: &'a str,
+    /// Where a private channel is asked about: then more settings are there.
+    pub channel: Option<ChannelSettings<'a>>,
+}
+
+/// The settings that a question about a private channel comes with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChannelSettings<'a> {
+    /// `realtime.topic`.
+    pub topic: &'a str,
+    /// `request.headers`.
+    pub headers: &'a str,
 }
 
 /// What of a program depends on the person alone. People with equal slots get equal answers.
@@ -102,6 +113,43 @@ impl Program {
             }
         }
         Ok(false)
+    }
+
+    /// The same for a row of which nobody can look away: an error counts, and so does whatever is undecided before it.
+    /// `checked`: as a new row is checked, with the permissive policies first.
+    pub fn verdict(
+        &self,
+        row: &dyn Row,
+        slots: &Slots,
+        tables: &Tables,
+        now: i64,
+        checked: bool,
+    ) -> Result<bool, Failure> {
+        let evaluation =
+            Evaluation { row, slots: &slots.0, tables, moment: Moment::After, now: Some(now), person: None };
+        for slot in &self.eager {
+            if let Some(Err(failure)) = slots.get(*slot) {
+                return Err(failure.clone());
+            }
+        }
+        let mut clauses = self.clauses.iter().filter(|clause| clause.permissive);
+        let mut is_shown = || -> Result<bool, Failure> {
+            for clause in clauses.by_ref() {
+                if clause.decide(&evaluation)? == Some(true) {
+                    return Ok(true);
+                }
+            }
+            Ok(false)
+        };
+        if checked && !is_shown()? {
+            return Ok(false);
+        }
+        for clause in self.clauses.iter().filter(|clause| !clause.permissive) {
+            if clause.decide(&evaluation)? != Some(true) {
+                return Ok(false);
+            }
+        }
+        if checked { Ok(true) } else { is_shown() }
     }
 
     /// What each clause says by itself, in their order.

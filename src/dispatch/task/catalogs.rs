@@ -144,6 +144,7 @@ impl Dispatch {
             }
         }
         self.layouts.clear();
+        self.topics.catalog_changed(&self.catalog);
         self.track_catalog();
         self.broadcasts.catalog_changed(&self.catalog);
         self.handle.catalog.store(Arc::clone(&self.catalog));

@@ -3,15 +3,18 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::Dispatch;
+use crate::authz::{TopicError, TopicGrant, TopicQuestion};
 use crate::channels::opening::Opening;
 use crate::channels::subscribe::{ChannelId, Subscribe};
 use crate::channels::system;
 use crate::dispatch::handle::Command;
 use crate::dispatch::hint;
 use crate::dispatch::subscribers::{Bind, Held, Inserted, Subscriber};
+use crate::dispatch::topics::Decided;
 use crate::dispatch::unseen::Release;
 use crate::routing::Casts;
 
@@ -26,9 +29,29 @@ impl Dispatch {
         match command {
             Command::Subscribe { subscribe, casts, number } => self.subscribe(*subscribe, casts, number),
             Command::Unsubscribe(channel) => self.subscribers.remove(channel),
+            Command::Topic { question, reply } => return self.topic(*question, reply),
         }
         self.metrics.subscribers.set(self.subscribers.channels() as i64);
         self.metrics.subscriptions.set(self.subscribers.subscriptions() as i64);
+    }
+
+    /// Answers as of the stream's position, or has Postgres answer.
+    fn topic(&mut self, question: TopicQuestion, reply: oneshot::Sender<Result<TopicGrant, TopicError>>) {
+        if reply.is_closed() {
+            return;
+        }
+        match self.topics.decide(&self.catalog, self.tracking.tables(), question) {
+            Decided::Here(answer) => {
+                self.metrics.topics_decided.inc();
+                let _ = reply.send(answer);
+            }
+            Decided::Ask(inquiry) => {
+                self.metrics.topics_asked.inc();
+                self.handle.tracker.spawn(async move {
+                    let _ = reply.send(inquiry.answer().await);
+                });
+            }
+        }
     }
 
     /// Active from the next transaction to begin; only then the reply leaves, and after it the `system` message.

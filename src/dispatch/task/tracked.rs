@@ -18,7 +18,11 @@ impl Dispatch {
 
     /// If plans were made, what all of them need from now on, in place of what they needed.
     pub(super) fn track_needs(&mut self) {
+        if self.topics.take_news() {
+            self.access.needs_changed();
+        }
         let Some(mut needs) = self.access.take_needs() else { return };
+        needs.extend(self.topics.needs());
         let filters = |relation| self.subscribers.filter_columns(relation);
         needs.extend(self.tracking.delete_needs(&self.catalog, filters));
         if needs.is_empty() && self.tracking.is_empty() {

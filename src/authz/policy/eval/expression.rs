@@ -7,6 +7,7 @@ use smallvec::SmallVec;
 
 use super::query::{self, Level};
 use super::{Person, Row};
+use crate::authz::identity::subject;
 use crate::authz::policy::builtin::Builtin;
 use crate::authz::policy::decode::{decode, encode};
 use crate::authz::policy::expr::Truth;
@@ -276,14 +277,19 @@ fn setting<'a>(name: &Value, missing_ok: bool, env: Env<'a>) -> Evaluated<'a> {
     };
     // Names of settings are found whatever their case.
     let name = name.to_ascii_lowercase();
-    let never_set = ["request.jwt.claim", "request.headers", "request.method", "request.path", "request.cookies"];
-    match name.as_str() {
-        "request.jwt.claims" => owned(Value::text(person.claims)),
-        "role" => owned(Value::text(person.role)),
-        other if never_set.contains(&other) || other.starts_with("request.jwt.claim.") => match missing_ok {
-            true => owned(NULL),
-            false => Err(Failure::Error("unrecognized configuration parameter".into())),
-        },
+    let unset = || match missing_ok {
+        true => owned(NULL),
+        false => Err(Failure::Error("unrecognized configuration parameter".into())),
+    };
+    match (name.as_str(), person.channel) {
+        ("request.jwt.claims", _) => owned(Value::text(person.claims)),
+        ("role", _) => owned(Value::text(person.role)),
+        ("realtime.topic", Some(channel)) => owned(Value::text(channel.topic)),
+        ("request.headers", Some(channel)) => owned(Value::text(channel.headers)),
+        ("request.jwt.claim.role", Some(_)) => owned(Value::text(person.role)),
+        ("request.jwt.claim.sub", Some(_)) => owned(Value::text(&subject(person.claims))),
+        ("realtime.topic" | "request.headers" | "request.method" | "request.path" | "request.cookies", _) => unset(),
+        (other, _) if other == "request.jwt.claim" || other.starts_with("request.jwt.claim.") => unset(),
         _ => Err(Failure::undecided("a setting that is not known")),
     }
 }

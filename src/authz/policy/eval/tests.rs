@@ -323,7 +323,7 @@ fn program(clauses: Vec<(bool, Expr)>, slots: Vec<Expr>, eager: &[u16]) -> Progr
 }
 
 fn decide(program: &Program) -> Result<bool, Undecided> {
-    let slots = program.slots_of(Person { role: "anon", claims: r#"{"sub":"x"}"# });
+    let slots = program.slots_of(Person { role: "anon", claims: r#"{"sub":"x"}"#, channel: None });
     program.decide(&Columns(vec![]), &slots, &Tables::default(), Moment::After, 0)
 }
 
@@ -373,7 +373,7 @@ fn people_have_their_claims_their_role_and_nothing_else() {
         Expr::Now,
         Expr::Slot(1),
     ];
-    let slots = program(vec![], slots, &[]).slots_of(Person { role: "anon", claims: "{}" });
+    let slots = program(vec![], slots, &[]).slots_of(Person { role: "anon", claims: "{}", channel: None });
     assert_eq!(slots.get(0), Some(&Ok(Value::text("{}"))));
     assert_eq!(slots.get(1), Some(&Ok(Value::text("anon"))));
     assert_eq!(slots.get(2), Some(&Ok(Value::Null)));

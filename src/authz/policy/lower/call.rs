@@ -25,6 +25,9 @@ const FUNCTION: [&str; 9] = [
     "location",
 ];
 
+const TEXTCAT: Oid = 1258;
+const TEXT_WITH_ANYTHING: [Oid; 2] = [2779, 2780];
+
 /// `=` and `<>` of `name`s, which are compared as text in collation C.
 fn of_text(opno: Oid) -> Oid {
     match opno {
@@ -36,6 +39,9 @@ fn of_text(opno: Oid) -> Oid {
 
 impl Lowering<'_> {
     pub(super) fn operator(&mut self, node: &Node, env: &Env) -> Result<Expr, NotCompiled> {
+        if TEXT_WITH_ANYTHING.contains(&node.oid("opno")?) {
+            return self.text_with_anything(node, env);
+        }
         let function = self.operator_of(node, &OPERATOR)?;
         let args = self.list(node.list("args")?, &env.operand())?;
         self.collation_fits(function, node)?;
@@ -45,6 +51,31 @@ impl Lowering<'_> {
             Err(args) => args.into(),
         };
         Ok(Expr::Call { function, args })
+    }
+
+    /// `text || x` and `x || text` are `text || x::text`, which Postgres puts in their place.
+    fn text_with_anything(&mut self, node: &Node, env: &Env) -> Result<Expr, NotCompiled> {
+        use DatumType::{Date, Float4, Float8, Int2, Int4, Int8, Numeric, Text, Timestamp, Timestamptz, Uuid};
+        known(node, &OPERATOR)?;
+        let concatenation = builtin::function(TEXTCAT).ok_or(NotCompiled::Function(TEXTCAT))?;
+        let mut args = Vec::new();
+        for arg in node.list("args")? {
+            let from = self.type_of(arg)?;
+            let from = (!self.is_domain(from)).then(|| self.datum_type(from)).transpose()?;
+            let expr = self.expr(arg, &env.operand())?;
+            args.push(match from {
+                Some(Text) => expr,
+                // Through the text of the type. Other types have casts of their own.
+                Some(
+                    from @ (Int2 | Int4 | Int8 | Numeric | Float4 | Float8 | Uuid | Date | Timestamp | Timestamptz),
+                ) => {
+                    self.needs_for_text(&from)?;
+                    Expr::Cast { from, to: Text, arg: Box::new(expr) }
+                }
+                _ => return Err(NotCompiled::Operator(node.oid("opno")?)),
+            });
+        }
+        Ok(Expr::Call { function: concatenation, args: args.into() })
     }
 
     /// The function of a node's operator.
@@ -176,7 +207,7 @@ impl Lowering<'_> {
             [Expr::Const(Value::Text(name)), Expr::Const(Value::Bool(missing_ok))] => (name, *missing_ok),
             _ => return Err(other()),
         };
-        if !name.starts_with("request.") && &**name != "role" {
+        if !name.starts_with("request.") && !["role", "realtime.topic"].contains(&&**name) {
             return Err(NotCompiled::Setting(format!("setting {name}")));
         }
         Ok(Expr::Setting { name: Box::new(Expr::Const(Value::Text(name.clone()))), missing_ok })

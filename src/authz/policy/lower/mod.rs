@@ -51,6 +51,20 @@ const NODES_MAX: usize = 20_000;
 /// The program of a table's policies for a role. Whether any apply has been found out before (see
 /// [`plan`](crate::authz::plan())).
 pub fn compile(catalog: &Catalog, relation: &Arc<Relation>, role: &Role) -> Result<Program, NotCompiled> {
+    compile_as(catalog, relation, role, true)
+}
+
+/// The same of what new rows are checked by. Of them the planner estimates nothing.
+pub fn compile_check(catalog: &Catalog, relation: &Arc<Relation>, role: &Role) -> Result<Program, NotCompiled> {
+    compile_as(catalog, relation, role, false)
+}
+
+fn compile_as(
+    catalog: &Catalog,
+    relation: &Arc<Relation>,
+    role: &Role,
+    estimated: bool,
+) -> Result<Program, NotCompiled> {
     let mut lowering = Lowering::new(catalog, role);
     lowering.reading.push(relation.id);
     let applicable = applicable(relation, role);
@@ -60,7 +74,8 @@ pub fn compile(catalog: &Catalog, relation: &Arc<Relation>, role: &Role) -> Resu
         let mut usings = Vec::new();
         for policy in policies {
             let row = Scope::of_one(Entry::Row(relation));
-            usings.push(match lowering.policy(policy, &Env::of_policy(&row, 0, role)) {
+            let env = Env { estimated, ..Env::of_policy(&row, 0, role) };
+            usings.push(match lowering.policy(policy, &env) {
                 Ok(using) => using,
                 Err(fails @ NotCompiled::Fails(_)) => return Err(fails),
                 Err(why) => return Err(lowering.never(&applicable).unwrap_or(why)),
