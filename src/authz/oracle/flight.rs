@@ -91,6 +91,14 @@ impl Script {
         }
     }
 
+    /// The first snapshot that rows were asked in.
+    pub(super) fn snapshot(&self, replies: &[Reply]) -> Option<Snapshot> {
+        match &self.asks {
+            Asks::Cast { .. } => None,
+            Asks::Rows(_) => snapshot_of(replies.first()?.as_ref().ok()?.first()?.first()?),
+        }
+    }
+
     /// How many statements ask rows.
     pub(super) fn row_statements(&self) -> usize {
         match &self.asks {
@@ -99,8 +107,8 @@ impl Script {
         }
     }
 
-    /// The transactions' replies; `None` if a statement is not prepared.
-    pub(super) fn send(&self, jobs: &[Job], session: &Session) -> Option<BoxFuture<'static, Vec<Reply>>> {
+    /// The transactions' replies; `None` if a statement is not prepared. `anew`: no plan is used that was there before.
+    pub(super) fn send(&self, jobs: &[Job], session: &Session, anew: bool) -> Option<BoxFuture<'static, Vec<Reply>>> {
         let role = self.guise.role();
         let transactions = match &self.asks {
             Asks::Cast { sql, text } => vec![vec![(session.prepared(role, sql)?, vec![text.clone()])]],
@@ -110,7 +118,8 @@ impl Script {
                 transactions.iter().map(|parts| parts.iter().map(bound).collect()).collect::<Option<_>>()?
             }
         };
-        let replies: Vec<_> = transactions.into_iter().map(|asked| session.ask(self.guise.clone(), asked)).collect();
+        let ask = |(n, asked)| session.ask(self.guise.clone(), asked, anew && n == 0);
+        let replies: Vec<_> = (0..).zip(transactions).map(ask).collect();
         Some(Box::pin(join_all(replies)))
     }
 }
@@ -322,6 +331,10 @@ impl Draft {
     }
 }
 
+fn snapshot_of(row: &Row) -> Option<Snapshot> {
+    row.try_get::<_, &str>(0).ok()?.parse().ok()
+}
+
 /// Puts the rows of a statement into the answers that they are for. `None`: not what was asked for.
 fn fill(drafts: &mut [Draft], questions: &[&Question], part: &Part, rows: &[Row]) -> Option<()> {
     if rows.is_empty() {
@@ -335,7 +348,7 @@ fn fill(drafts: &mut [Draft], questions: &[&Question], part: &Part, rows: &[Row]
         return None;
     }
     // One statement, one snapshot.
-    let snapshot: Snapshot = rows.first()?.try_get::<_, &str>(0).ok()?.parse().ok()?;
+    let snapshot = snapshot_of(rows.first()?)?;
     for (place, row) in part.rows.iter().zip(rows) {
         let draft = drafts.get_mut(place.question)?;
         if questions.get(place.question)?.xid.is_some_and(|xid| !snapshot.sees(xid)) {

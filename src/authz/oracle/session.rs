@@ -28,6 +28,8 @@ pub(super) struct Session {
     client: Arc<Client>,
     connection: JoinHandle<()>,
     pub(super) opened_at: Instant,
+    /// The change of the catalog that its plans are sure to know of.
+    pub(super) meanings: u64,
     set_identity: Statement,
     set_output: Statement,
     /// By role and SQL: functions are inlined when a statement is planned, under the privileges of that moment.
@@ -94,7 +96,8 @@ impl Session {
         match Session::set_up(connected.client, timeout).await {
             Ok((client, set_identity, set_output)) => {
                 let opened_at = Instant::now();
-                Ok(Session { client, connection, opened_at, set_identity, set_output, statements: HashMap::new() })
+                let statements = HashMap::new();
+                Ok(Session { client, connection, opened_at, meanings: 0, set_identity, set_output, statements })
             }
             Err(err) => {
                 connection.abort();
@@ -203,20 +206,27 @@ impl Session {
     }
 
     /// Sends a transaction at once, and gives the future of its rows: one list per statement. Several may be in
-    /// flight; Postgres answers them in order.
-    pub(super) fn ask(&self, guise: Guise, asked: Vec<Bound>) -> BoxFuture<'static, Result<Vec<Vec<Row>>, Trouble>> {
+    /// flight; Postgres answers them in order. `anew`: with plans that are made anew.
+    pub(super) fn ask(
+        &self,
+        guise: Guise,
+        asked: Vec<Bound>,
+        anew: bool,
+    ) -> BoxFuture<'static, Result<Vec<Vec<Row>>, Trouble>> {
         let client = Arc::clone(&self.client);
         let (set_identity, set_output) = (self.set_identity.clone(), self.set_output.clone());
         Box::pin(async move {
             // Each request is sent when its future is first polled, which `join` does in order and without a pause:
             // nothing of another question gets in between.
-            let (begin, set, rows, end) = future::join4(
+            let (forget, begin, set, rows, end) = future::join5(
+                future::OptionFuture::from(anew.then(|| client.batch_execute("DISCARD PLANS"))),
                 client.batch_execute(BEGIN),
                 settings(&client, &set_identity, &set_output, &guise),
                 future::join_all(asked.iter().map(|bound| query(&client, bound))),
                 client.batch_execute("ROLLBACK"),
             )
             .await;
+            forget.transpose().map_err(|err| Trouble::of_frame(&err))?;
             begin.map_err(|err| Trouble::of_frame(&err))?;
             set.map_err(|err| Trouble::of_settings(&err))?;
             // The first failure aborts the transaction, and the others say only that.

@@ -17,6 +17,7 @@ use super::connect::Connect;
 use super::error::OracleError;
 use super::flight::{Next, Reply, Script, conclude};
 use super::job::{Job, Work};
+use super::meanings::Change;
 use super::queue::{Batch, Hold, Lane, Queue};
 use super::reshape::reshape;
 use super::session::{OpenError, Session};
@@ -51,6 +52,8 @@ struct Flight {
     _hold: Option<Hold>,
     script: Script,
     replies: BoxFuture<'static, Vec<Reply>>,
+    /// The change of the catalog for which it has made the session forget its plans.
+    renewed: Option<Change>,
     /// When it became its session's turn.
     since: Instant,
 }
@@ -241,7 +244,8 @@ impl Worker {
                 Err(_) => return Some(self.overdue(jobs)),
             }
         }
-        let Some(mut replies) = script.send(&jobs, session) else {
+        let renewed = self.queue.meanings.since(session.meanings);
+        let Some(mut replies) = script.send(&jobs, session, renewed.is_some()) else {
             // More statements in one question than a session keeps: never so, but it must not be asked for ever.
             jobs.into_iter().for_each(|job| job.fail(OracleError::Overloaded));
             return None;
@@ -252,7 +256,7 @@ impl Worker {
         if let Poll::Ready(done) = sent {
             replies = Box::pin(std::future::ready(done));
         }
-        flights.push_back(Flight { jobs, _hold: hold, script, replies, since: Instant::now() });
+        flights.push_back(Flight { jobs, _hold: hold, script, replies, renewed, since: Instant::now() });
         None
     }
 
@@ -314,11 +318,16 @@ impl Worker {
 
     /// The head's replies are there.
     fn land(&self, replies: Vec<Reply>, session: &mut Session, flights: &mut VecDeque<Flight>) -> Option<End> {
-        let Flight { jobs, script, since, _hold, .. } = flights.pop_front()?;
+        let Flight { jobs, script, since, renewed, _hold, .. } = flights.pop_front()?;
         if let Some(next) = flights.front_mut() {
             next.since = Instant::now();
         }
         let key = jobs.first()?.key.clone();
+        if let (Some(change), Some(snapshot)) = (renewed, script.snapshot(&replies))
+            && change.is_seen_by(&snapshot)
+        {
+            session.meanings = change.number;
+        }
         if replies.iter().any(|reply| reply.as_ref().is_err_and(Trouble::is_of_the_schema)) {
             script.forget(session);
         }
