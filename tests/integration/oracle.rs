@@ -16,6 +16,7 @@ use walcast::wal::pgoutput::Tuple;
 
 use crate::support::database::connect;
 use crate::support::policies::{Ground, Table, cluster, identity, oracle_by, oracle_of, plainly};
+use crate::support::relay::pause_between_polls;
 use crate::support::scene::until;
 
 use Verdict::{Allowed, Denied, Failed};
@@ -143,6 +144,39 @@ async fn stepping_out_of_the_role_gains_nothing() {
     ground.execute("revoke all on secrets from anon, authenticated, owner").await;
     assert_eq!(ground.judge(&ground.table("t").await, &user(ANN)).await.unwrap(), [Failed]);
     assert_eq!(ground.judge(&ground.table("w").await, &user(ANN)).await.unwrap(), [Failed]);
+}
+
+/// What was granted, or made, in the transaction that the row is from.
+#[tokio::test]
+async fn an_error_of_before_the_transaction_was_visible_is_no_answer() {
+    let is_one = "create function is_one(r int) returns bool stable language plpgsql as 'begin return r = 1; end'";
+    let ground = Ground::with(
+        &format!(
+            "create table members(room int, who uuid); insert into members values (1, '{ANN}'); {is_one};
+             create table rooms(id int primary key); alter table rooms enable row level security;
+             create policy m on rooms using (exists (select from members where room = rooms.id and who = auth.uid()));
+             create table halls(id int primary key); alter table halls enable row level security;
+             create policy one on halls using (is_one(id)); insert into rooms values (1); insert into halls values (1)"
+        ),
+        one_session(),
+    )
+    .await;
+    let (rooms, halls) = (ground.table("rooms").await, ground.table("halls").await);
+    ground.execute("revoke select on members from authenticated; drop policy one on halls; drop function is_one").await;
+    let writer = connect(&ground.database.url).await;
+    for (table, sql) in [(&rooms, "grant select on members to authenticated"), (&halls, is_one)] {
+        writer.batch_execute(&format!("begin; {sql}")).await.unwrap();
+        let row = writer.query_one("select pg_current_xact_id()::xid::text", &[]).await.unwrap();
+        let xid: u32 = row.get::<_, &str>(0).parse().unwrap();
+        let waits = ground.metrics.visibility_waits.get();
+        let mut answer = ground.oracle.ask(Question { xid: Some(xid), ..question(table, &user(ANN)) });
+        while ground.metrics.visibility_waits.get() == waits {
+            assert!(matches!(answer.try_recv(), Err(TryRecvError::Empty)), "{sql}");
+            pause_between_polls().await;
+        }
+        writer.batch_execute("commit").await.unwrap();
+        assert_eq!(answer.await.unwrap(), Ok(Answer::Verdicts(vec![Allowed])), "{sql}");
+    }
 }
 
 #[tokio::test]

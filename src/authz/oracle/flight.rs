@@ -12,14 +12,11 @@ use tokio_postgres::Row;
 use super::error::OracleError;
 use super::job::{Job, Work};
 use super::question::{Answer, Asked, Question, Verdict};
-use super::session::{Guise, Session};
+use super::session::{Guise, Reply, Session, Unprepared};
 use super::statement::{Part, parts};
 use super::trouble::{Trouble, cast_refused, role_refused};
 use crate::authz::metrics::AuthzMetrics;
 use crate::catalog::Snapshot;
-
-/// One transaction's rows, a list per statement.
-pub(super) type Reply = Result<Vec<Vec<Row>>, Trouble>;
 
 /// What a session is to be asked: statements by transaction.
 pub(super) struct Script {
@@ -73,7 +70,7 @@ impl Script {
         self.statements().iter().all(|sql| session.prepared(self.guise.role(), sql).is_some())
     }
 
-    pub(super) async fn prepare(&self, session: &mut Session) -> Result<(), Trouble> {
+    pub(super) async fn prepare(&self, session: &mut Session) -> Result<(), Unprepared> {
         // Twice at most: a session that is full forgets all statements, ours among them.
         while !self.is_prepared(session) {
             for sql in self.statements() {
@@ -88,14 +85,6 @@ impl Script {
     pub(super) fn forget(&self, session: &mut Session) {
         for sql in self.statements() {
             session.forget(self.guise.role(), sql);
-        }
-    }
-
-    /// The first snapshot that rows were asked in.
-    pub(super) fn snapshot(&self, replies: &[Reply]) -> Option<Snapshot> {
-        match &self.asks {
-            Asks::Cast { .. } => None,
-            Asks::Rows(_) => snapshot_of(replies.first()?.as_ref().ok()?.first()?.first()?),
         }
     }
 
@@ -161,7 +150,7 @@ pub(super) fn conclude(
     metrics: &AuthzMetrics,
 ) -> Vec<Next> {
     let merged = jobs.len() > 1;
-    let gone = replies.iter().find_map(|reply| match reply {
+    let gone = replies.iter().find_map(|reply| match &reply.rows {
         Err(Trouble::Lost { ordered }) => Some(*ordered),
         _ => None,
     });
@@ -170,11 +159,11 @@ pub(super) fn conclude(
         return jobs.into_iter().map(|job| Next::Lost { job, ordered }).collect();
     }
     // A role that cannot be taken on is the same for all. Anything else may be due to one of them.
-    if merged && replies.iter().any(|reply| matches!(reply, Err(Trouble::Transient(_) | Trouble::Statement(_)))) {
+    if merged && replies.iter().any(|reply| matches!(reply.rows, Err(Trouble::Transient(_) | Trouble::Statement(_)))) {
         return jobs.into_iter().map(|job| Next::Again(Job { alone: true, ..job })).collect();
     }
     for reply in &mut replies {
-        if let Err(Trouble::Transient(db)) = reply {
+        if let Err(Trouble::Transient(db)) = &reply.rows {
             if jobs.iter().all(|job| job.transients < TRANSIENT_MAX) {
                 return jobs
                     .into_iter()
@@ -182,7 +171,7 @@ pub(super) fn conclude(
                     .collect();
             }
             // A policy may raise such codes itself.
-            *reply = Err(Trouble::Statement(db.clone()));
+            reply.rows = Err(Trouble::Statement(db.clone()));
         }
     }
     match &script.asks {
@@ -199,7 +188,7 @@ pub(super) fn conclude(
 
 fn conclude_cast(job: Job, replies: Vec<Reply>) {
     let Work::Cast { role, reply, .. } = job.work else { return };
-    let answer = match replies.into_iter().next() {
+    let answer = match replies.into_iter().next().map(|reply| reply.rows) {
         Some(Ok(rows)) => {
             let text = rows.first().and_then(|rows| rows.first()).and_then(|row| row.try_get(0).ok());
             text.ok_or_else(|| nonsense().into())
@@ -220,7 +209,7 @@ fn conclude_rows(jobs: Vec<Job>, transactions: &[Vec<Part>], replies: Vec<Reply>
     let mut refusal = None;
     let mut one_by_one = false;
     for (parts, reply) in transactions.iter().zip(replies) {
-        match reply {
+        match reply.rows {
             Ok(lists) if lists.len() == parts.len() => {
                 for (part, rows) in parts.iter().zip(&lists) {
                     if fill(&mut drafts, &questions, part, rows).is_none() {
@@ -230,6 +219,14 @@ fn conclude_rows(jobs: Vec<Job>, transactions: &[Vec<Part>], replies: Vec<Reply>
             }
             Err(Trouble::Statement(db)) => {
                 one_by_one |= rows > 1 && jobs.iter().all(|job| !job.one_by_one);
+                // An error of before its own transaction is no answer either.
+                for place in parts.iter().flat_map(|part| &part.rows) {
+                    let xid = questions.get(place.question).and_then(|question| question.xid);
+                    let is_seen = xid.is_none_or(|xid| reply.snapshot.as_ref().is_none_or(|seen| seen.sees(xid)));
+                    if let Some(draft) = drafts.get_mut(place.question) {
+                        draft.invisible |= !is_seen;
+                    }
+                }
                 // A row alone: it stays failed. Row values must not get into the log: neither does the message.
                 tracing::debug!(sqlstate = db.code().code(), "rows could not be judged");
             }
@@ -331,10 +328,6 @@ impl Draft {
     }
 }
 
-fn snapshot_of(row: &Row) -> Option<Snapshot> {
-    row.try_get::<_, &str>(0).ok()?.parse().ok()
-}
-
 /// Puts the rows of a statement into the answers that they are for. `None`: not what was asked for.
 fn fill(drafts: &mut [Draft], questions: &[&Question], part: &Part, rows: &[Row]) -> Option<()> {
     if rows.is_empty() {
@@ -348,7 +341,7 @@ fn fill(drafts: &mut [Draft], questions: &[&Question], part: &Part, rows: &[Row]
         return None;
     }
     // One statement, one snapshot.
-    let snapshot = snapshot_of(rows.first()?)?;
+    let snapshot: Snapshot = rows.first()?.try_get::<_, &str>(0).ok()?.parse().ok()?;
     for (place, row) in part.rows.iter().zip(rows) {
         let draft = drafts.get_mut(place.question)?;
         if questions.get(place.question)?.xid.is_some_and(|xid| !snapshot.sees(xid)) {

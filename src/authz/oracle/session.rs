@@ -65,6 +65,13 @@ fn is_outage(error: &tokio_postgres::Error) -> bool {
     error.code().is_none_or(|code| ["53", "57"].iter().any(|class| code.code().starts_with(class)))
 }
 
+/// A question that could not be prepared.
+pub(super) struct Unprepared {
+    pub(super) trouble: Trouble,
+    /// Of just before that; `None`: it did not get so far, or was not asked.
+    pub(super) snapshot: Option<Snapshot>,
+}
+
 /// On whose behalf a transaction runs.
 #[derive(Clone, Debug)]
 pub(super) enum Guise {
@@ -80,6 +87,13 @@ impl Guise {
             Guise::Identity { role, .. } | Guise::Output { role } => role,
         }
     }
+}
+
+/// One transaction's rows, a list per statement.
+pub(super) struct Reply {
+    pub(super) rows: Result<Vec<Vec<Row>>, Trouble>,
+    /// Of just before the question, as far as it got.
+    pub(super) snapshot: Option<Snapshot>,
 }
 
 /// A statement that is ready to be asked, and its text parameters.
@@ -148,11 +162,11 @@ impl Session {
     ///
     /// A stored policy names functions by their OIDs and needs no USAGE on their schemas; its text does. Where the
     /// role has none, the text is read as the login, which may have been granted it, and run as the role all the same.
-    pub(super) async fn prepare(&mut self, guise: &Guise, sql: &str, schema: Option<&str>) -> Result<(), Trouble> {
+    pub(super) async fn prepare(&mut self, guise: &Guise, sql: &str, schema: Option<&str>) -> Result<(), Unprepared> {
         let types = [Type::TEXT, Type::TEXT];
         let types = if sql.contains("$2") { &types[..] } else { &types[..1] };
         let mut result = self.prepare_as(Some(guise), sql, types).await;
-        if let (Err(Trouble::Statement(db)), Some(schema)) = (&result, schema)
+        if let (Err(Unprepared { trouble: Trouble::Statement(db), .. }), Some(schema)) = (&result, schema)
             && *db.code() == tokio_postgres::error::SqlState::INSUFFICIENT_PRIVILEGE
         {
             let checked = with_schema_check(sql, schema);
@@ -179,12 +193,12 @@ impl Session {
         }
     }
 
-    async fn prepare_as(&self, guise: Option<&Guise>, sql: &str, types: &[Type]) -> Result<Statement, Trouble> {
+    async fn prepare_as(&self, guise: Option<&Guise>, sql: &str, types: &[Type]) -> Result<Statement, Unprepared> {
         let client = &self.client;
         let set = async {
             match guise {
-                Some(guise) => self.settings(guise).await.map(drop),
-                None => Ok(()),
+                Some(guise) => self.settings(guise).await,
+                None => Ok(Vec::new()),
             }
         };
         let (begin, set, statement, end) = future::join4(
@@ -194,11 +208,15 @@ impl Session {
             client.batch_execute("ROLLBACK"),
         )
         .await;
-        begin.map_err(|err| Trouble::of_frame(&err))?;
-        set.map_err(|err| Trouble::of_settings(&err))?;
-        let statement = statement.map_err(|err| Trouble::of_statement(&err))?;
-        end.map_err(|err| Trouble::of_frame(&err))?;
-        Ok(statement)
+        let snapshot = snapshot_of(&set);
+        let prepared = || {
+            begin.map_err(|err| Trouble::of_frame(&err))?;
+            set.map_err(|err| Trouble::of_settings(&err))?;
+            let statement = statement.map_err(|err| Trouble::of_statement(&err))?;
+            end.map_err(|err| Trouble::of_frame(&err))?;
+            Ok(statement)
+        };
+        prepared().map_err(|trouble| Unprepared { trouble, snapshot })
     }
 
     async fn settings(&self, guise: &Guise) -> Result<Vec<Row>, tokio_postgres::Error> {
@@ -207,12 +225,7 @@ impl Session {
 
     /// Sends a transaction at once, and gives the future of its rows: one list per statement. Several may be in
     /// flight; Postgres answers them in order. `anew`: with plans that are made anew.
-    pub(super) fn ask(
-        &self,
-        guise: Guise,
-        asked: Vec<Bound>,
-        anew: bool,
-    ) -> BoxFuture<'static, Result<Vec<Vec<Row>>, Trouble>> {
+    pub(super) fn ask(&self, guise: Guise, asked: Vec<Bound>, anew: bool) -> BoxFuture<'static, Reply> {
         let client = Arc::clone(&self.client);
         let (set_identity, set_output) = (self.set_identity.clone(), self.set_output.clone());
         Box::pin(async move {
@@ -226,13 +239,17 @@ impl Session {
                 client.batch_execute("ROLLBACK"),
             )
             .await;
-            forget.transpose().map_err(|err| Trouble::of_frame(&err))?;
-            begin.map_err(|err| Trouble::of_frame(&err))?;
-            set.map_err(|err| Trouble::of_settings(&err))?;
-            // The first failure aborts the transaction, and the others say only that.
-            let rows = rows.into_iter().collect::<Result<_, _>>().map_err(|err| Trouble::of_statement(&err))?;
-            end.map_err(|err| Trouble::of_frame(&err))?;
-            Ok(rows)
+            let snapshot = snapshot_of(&set);
+            let answered = || {
+                forget.transpose().map_err(|err| Trouble::of_frame(&err))?;
+                begin.map_err(|err| Trouble::of_frame(&err))?;
+                set.map_err(|err| Trouble::of_settings(&err))?;
+                // The first failure aborts the transaction, and the others say only that.
+                let rows = rows.into_iter().collect::<Result<_, _>>().map_err(|err| Trouble::of_statement(&err))?;
+                end.map_err(|err| Trouble::of_frame(&err))?;
+                Ok(rows)
+            };
+            Reply { rows: answered(), snapshot }
         })
     }
 }
@@ -254,6 +271,10 @@ async fn settings(
         Guise::Identity { role, claims } => client.query(set_identity, &[&&**claims, role]).await,
         Guise::Output { role } => client.query(set_output, &[role]).await,
     }
+}
+
+fn snapshot_of(set: &Result<Vec<Row>, tokio_postgres::Error>) -> Option<Snapshot> {
+    set.as_ref().ok()?.first()?.try_get::<_, &str>(0).ok()?.parse().ok()
 }
 
 async fn query(client: &Client, (statement, parameters): &Bound) -> Result<Vec<Row>, tokio_postgres::Error> {
