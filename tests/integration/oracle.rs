@@ -222,7 +222,7 @@ impl Connect for CountsCancels {
 
     fn cancel(&self, token: CancelToken) -> BoxFuture<'static, Result<(), ConnectError>> {
         let (cancel, sent) = (self.plainly.cancel(token), Arc::clone(&self.sent));
-        Box::pin(async move { cancel.await.map(|()| drop(sent.fetch_add(1, Ordering::Relaxed))) })
+        Box::pin(async move { cancel.await.map(|()| _ = sent.fetch_add(1, Ordering::Relaxed)) })
     }
 }
 
