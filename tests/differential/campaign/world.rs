@@ -18,7 +18,7 @@ use super::phases::compiled;
 use super::policies;
 use super::tables::{INNER, Table, fill_inner};
 use super::tally::{Deciders, Era, Tally};
-use super::truth::{BY_HALVES, Columns, Keys, Truth, by_plan};
+use super::truth::{AS_ASKED, BY_HALVES, Columns, Keys, Truth, by_plan};
 use crate::support::database::{Database, connect};
 use crate::support::relay::{self, Relay};
 use crate::support::scene::execute;
@@ -72,6 +72,7 @@ impl World {
         }
         // What policies read is followed only once setup has seen it.
         relay::set_up(&url).await;
+        execute(&database.client, &format!("alter role walcast_oracle in database {} {AS_ASKED}", database.name)).await;
         let relay = relay::start(&url, &["--deletes", "authorized"]).await;
         let audience = Audience::join(&relay, &persons, &tables).await;
         let late_writer = Arc::new(connect(&url).await);
