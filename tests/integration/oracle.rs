@@ -1,10 +1,13 @@
 //! The oracle against a real Postgres: each trap of evaluating other people's policies is a test.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use futures_util::future::join_all;
+use futures_util::future::{BoxFuture, join_all};
 use tokio::sync::oneshot::error::TryRecvError;
+use tokio_postgres::CancelToken;
+use walcast::authz::oracle::{Connect, ConnectError, Connected, PlainConnect};
 use walcast::authz::{
     Answer, Asked, CastFailure, Identity, Oracle, OracleConfig, OracleError, Question, Verdict, row_text,
 };
@@ -12,7 +15,9 @@ use walcast::routing::CastRequest;
 use walcast::wal::pgoutput::Tuple;
 
 use crate::support::database::connect;
-use crate::support::policies::{Ground, Table, cluster, identity, oracle_of};
+use crate::support::policies::{Ground, Table, cluster, identity, oracle_by, oracle_of, plainly};
+use crate::support::relay::pause_between_polls;
+use crate::support::scene::until;
 
 use Verdict::{Allowed, Denied, Failed};
 
@@ -141,6 +146,39 @@ async fn stepping_out_of_the_role_gains_nothing() {
     assert_eq!(ground.judge(&ground.table("w").await, &user(ANN)).await.unwrap(), [Failed]);
 }
 
+/// What was granted, or made, in the transaction that the row is from.
+#[tokio::test]
+async fn an_error_of_before_the_transaction_was_visible_is_no_answer() {
+    let is_one = "create function is_one(r int) returns bool stable language plpgsql as 'begin return r = 1; end'";
+    let ground = Ground::with(
+        &format!(
+            "create table members(room int, who uuid); insert into members values (1, '{ANN}'); {is_one};
+             create table rooms(id int primary key); alter table rooms enable row level security;
+             create policy m on rooms using (exists (select from members where room = rooms.id and who = auth.uid()));
+             create table halls(id int primary key); alter table halls enable row level security;
+             create policy one on halls using (is_one(id)); insert into rooms values (1); insert into halls values (1)"
+        ),
+        one_session(),
+    )
+    .await;
+    let (rooms, halls) = (ground.table("rooms").await, ground.table("halls").await);
+    ground.execute("revoke select on members from authenticated; drop policy one on halls; drop function is_one").await;
+    let writer = connect(&ground.database.url).await;
+    for (table, sql) in [(&rooms, "grant select on members to authenticated"), (&halls, is_one)] {
+        writer.batch_execute(&format!("begin; {sql}")).await.unwrap();
+        let row = writer.query_one("select pg_current_xact_id()::xid::text", &[]).await.unwrap();
+        let xid: u32 = row.get::<_, &str>(0).parse().unwrap();
+        let waits = ground.metrics.visibility_waits.get();
+        let mut answer = ground.oracle.ask(Question { xid: Some(xid), ..question(table, &user(ANN)) });
+        while ground.metrics.visibility_waits.get() == waits {
+            assert!(matches!(answer.try_recv(), Err(TryRecvError::Empty)), "{sql}");
+            pause_between_polls().await;
+        }
+        writer.batch_execute("commit").await.unwrap();
+        assert_eq!(answer.await.unwrap(), Ok(Answer::Verdicts(vec![Allowed])), "{sql}");
+    }
+}
+
 #[tokio::test]
 async fn a_question_waits_until_its_transaction_is_visible_and_holds_up_nobody() {
     let ground = Ground::with(
@@ -171,18 +209,35 @@ async fn a_question_waits_until_its_transaction_is_visible_and_holds_up_nobody()
     assert_eq!(answer.await.unwrap(), Ok(Answer::Verdicts(vec![Allowed])));
 }
 
+/// Counts the cancel requests that were sent.
+struct CountsCancels {
+    plainly: Arc<PlainConnect>,
+    sent: Arc<AtomicUsize>,
+}
+
+impl Connect for CountsCancels {
+    fn connect(&self) -> BoxFuture<'_, Result<Connected, ConnectError>> {
+        self.plainly.connect()
+    }
+
+    fn cancel(&self, token: CancelToken) -> BoxFuture<'static, Result<(), ConnectError>> {
+        let (cancel, sent) = (self.plainly.cancel(token), Arc::clone(&self.sent));
+        Box::pin(async move { cancel.await.map(|()| _ = sent.fetch_add(1, Ordering::Relaxed)) })
+    }
+}
+
 #[tokio::test]
 async fn a_policy_that_sleeps_delays_its_own_table_only() {
     let config =
         OracleConfig { timeout: Duration::from_millis(1500), slow_after: Duration::from_millis(200), ..one_session() };
-    let ground = Ground::with(
-        &format!(
-            "{NOTES} create table s(id int primary key); alter table s enable row level security;
-             insert into s values (1); create policy p on s using (pg_sleep(3600) is not null)"
-        ),
-        config,
-    )
+    let mut ground = Ground::new(&format!(
+        "{NOTES} create table s(id int primary key); alter table s enable row level security;
+         insert into s values (1); create policy p on s using (pg_sleep(3600) is not null)"
+    ))
     .await;
+    let connect = Arc::new(CountsCancels { plainly: plainly(&ground.database.name, "oracle"), sent: Arc::default() });
+    let _sessions;
+    (ground.oracle, ground.metrics, _sessions) = oracle_by(Arc::clone(&connect) as _, config);
     let (slow, notes) = (ground.table("s").await, ground.table("notes").await);
     let started = Instant::now();
     let mut sleeping: Vec<_> = (0..3).map(|_| ground.oracle.ask(question(&slow, &user(ANN)))).collect();
@@ -197,9 +252,12 @@ async fn a_policy_that_sleeps_delays_its_own_table_only() {
     }
     // Those that waited behind a silent policy are not given its whole deadline each.
     assert!(started.elapsed() < Duration::from_millis(4500), "{:?}", started.elapsed());
-    let client = &ground.database.client;
-    let asleep = "select count(*) from pg_stat_activity where datname = current_database() and wait_event = 'PgSleep'";
-    assert_eq!(client.query_one(asleep, &[]).await.unwrap().get::<_, i64>(0), 0, "a sleeper was left behind");
+    // Each lane has cancelled what kept its session, and was not content with dropping the connection.
+    assert!(connect.sent.load(Ordering::Relaxed) >= 2, "a sleeper was left behind");
+    // A cancel is a message to a process: when that has heard of it nobody says.
+    let awake =
+        "select count(*) = 0 from pg_stat_activity where datname = current_database() and wait_event = 'PgSleep'";
+    until(&ground.database.client, awake).await;
     assert_eq!(ground.judge(&notes, &user(ANN)).await.unwrap(), expected(ANN, 300));
 }
 

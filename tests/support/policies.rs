@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use tokio_util::sync::{CancellationToken, DropGuard};
-use walcast::authz::oracle::PlainConnect;
+use walcast::authz::oracle::{Connect, PlainConnect};
 use walcast::authz::{
     Answer, Asked, AuthzMetrics, Identity, Oracle, OracleConfig, OracleError, Plan, Question, RowText, Verdict, plan,
     row_text,
@@ -123,8 +123,15 @@ impl Ground {
 
 /// An oracle with a login of the test's choice.
 pub fn oracle_of(database: &str, login: &str, config: OracleConfig) -> (Oracle, Arc<AuthzMetrics>, DropGuard) {
-    let url = cluster().url(login, database);
-    let connect = Arc::new(PlainConnect(url.parse().expect("a conninfo")));
+    oracle_by(plainly(database, login), config)
+}
+
+pub fn plainly(database: &str, login: &str) -> Arc<PlainConnect> {
+    Arc::new(PlainConnect(cluster().url(login, database).parse().expect("a conninfo")))
+}
+
+/// An oracle that reaches Postgres as the test says.
+pub fn oracle_by(connect: Arc<dyn Connect>, config: OracleConfig) -> (Oracle, Arc<AuthzMetrics>, DropGuard) {
     let metrics = Arc::new(AuthzMetrics::default());
     let (oracle, task) = Oracle::new(&config, connect, Arc::clone(&metrics));
     let shutdown = CancellationToken::new();

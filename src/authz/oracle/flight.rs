@@ -12,14 +12,11 @@ use tokio_postgres::Row;
 use super::error::OracleError;
 use super::job::{Job, Work};
 use super::question::{Answer, Asked, Question, Verdict};
-use super::session::{Guise, Session};
+use super::session::{Guise, Reply, Session, Unprepared};
 use super::statement::{Part, parts};
 use super::trouble::{Trouble, cast_refused, role_refused};
 use crate::authz::metrics::AuthzMetrics;
 use crate::catalog::Snapshot;
-
-/// One transaction's rows, a list per statement.
-pub(super) type Reply = Result<Vec<Vec<Row>>, Trouble>;
 
 /// What a session is to be asked: statements by transaction.
 pub(super) struct Script {
@@ -73,7 +70,7 @@ impl Script {
         self.statements().iter().all(|sql| session.prepared(self.guise.role(), sql).is_some())
     }
 
-    pub(super) async fn prepare(&self, session: &mut Session) -> Result<(), Trouble> {
+    pub(super) async fn prepare(&self, session: &mut Session) -> Result<(), Unprepared> {
         // Twice at most: a session that is full forgets all statements, ours among them.
         while !self.is_prepared(session) {
             for sql in self.statements() {
@@ -99,8 +96,8 @@ impl Script {
         }
     }
 
-    /// The transactions' replies; `None` if a statement is not prepared.
-    pub(super) fn send(&self, jobs: &[Job], session: &Session) -> Option<BoxFuture<'static, Vec<Reply>>> {
+    /// The transactions' replies; `None` if a statement is not prepared. `anew`: no plan is used that was there before.
+    pub(super) fn send(&self, jobs: &[Job], session: &Session, anew: bool) -> Option<BoxFuture<'static, Vec<Reply>>> {
         let role = self.guise.role();
         let transactions = match &self.asks {
             Asks::Cast { sql, text } => vec![vec![(session.prepared(role, sql)?, vec![text.clone()])]],
@@ -110,7 +107,8 @@ impl Script {
                 transactions.iter().map(|parts| parts.iter().map(bound).collect()).collect::<Option<_>>()?
             }
         };
-        let replies: Vec<_> = transactions.into_iter().map(|asked| session.ask(self.guise.clone(), asked)).collect();
+        let ask = |(n, asked)| session.ask(self.guise.clone(), asked, anew && n == 0);
+        let replies: Vec<_> = (0..).zip(transactions).map(ask).collect();
         Some(Box::pin(join_all(replies)))
     }
 }
@@ -153,7 +151,7 @@ pub(super) fn conclude(
     metrics: &AuthzMetrics,
 ) -> Vec<Next> {
     let merged = jobs.len() > 1;
-    let gone = replies.iter().find_map(|reply| match reply {
+    let gone = replies.iter().find_map(|reply| match &reply.rows {
         Err(Trouble::Lost { ordered }) => Some(*ordered),
         _ => None,
     });
@@ -162,11 +160,11 @@ pub(super) fn conclude(
         return jobs.into_iter().map(|job| Next::Lost { job, ordered }).collect();
     }
     // A role that cannot be taken on is the same for all. Anything else may be due to one of them.
-    if merged && replies.iter().any(|reply| matches!(reply, Err(Trouble::Transient(_) | Trouble::Statement(_)))) {
+    if merged && replies.iter().any(|reply| matches!(reply.rows, Err(Trouble::Transient(_) | Trouble::Statement(_)))) {
         return jobs.into_iter().map(|job| Next::Again(Job { alone: true, ..job })).collect();
     }
     for reply in &mut replies {
-        if let Err(Trouble::Transient(db)) = reply {
+        if let Err(Trouble::Transient(db)) = &reply.rows {
             if jobs.iter().all(|job| job.transients < TRANSIENT_MAX) {
                 return jobs
                     .into_iter()
@@ -174,7 +172,7 @@ pub(super) fn conclude(
                     .collect();
             }
             // A policy may raise such codes itself.
-            *reply = Err(Trouble::Statement(db.clone()));
+            reply.rows = Err(Trouble::Statement(db.clone()));
         }
     }
     match &script.asks {
@@ -191,7 +189,7 @@ pub(super) fn conclude(
 
 fn conclude_cast(job: Job, replies: Vec<Reply>) {
     let Work::Cast { role, reply, .. } = job.work else { return };
-    let answer = match replies.into_iter().next() {
+    let answer = match replies.into_iter().next().map(|reply| reply.rows) {
         Some(Ok(rows)) => {
             let text = rows.first().and_then(|rows| rows.first()).and_then(|row| row.try_get(0).ok());
             text.ok_or_else(|| nonsense().into())
@@ -212,7 +210,7 @@ fn conclude_rows(jobs: Vec<Job>, transactions: &[Vec<Part>], replies: Vec<Reply>
     let mut refusal = None;
     let mut one_by_one = false;
     for (parts, reply) in transactions.iter().zip(replies) {
-        match reply {
+        match reply.rows {
             Ok(lists) if lists.len() == parts.len() => {
                 for (part, rows) in parts.iter().zip(&lists) {
                     if fill(&mut drafts, &questions, part, rows).is_none() {
@@ -222,6 +220,14 @@ fn conclude_rows(jobs: Vec<Job>, transactions: &[Vec<Part>], replies: Vec<Reply>
             }
             Err(Trouble::Statement(db)) => {
                 one_by_one |= rows > 1 && jobs.iter().all(|job| !job.one_by_one);
+                // An error of before its own transaction is no answer either.
+                for place in parts.iter().flat_map(|part| &part.rows) {
+                    let xid = questions.get(place.question).and_then(|question| question.xid);
+                    let is_seen = xid.is_none_or(|xid| reply.snapshot.as_ref().is_none_or(|seen| seen.sees(xid)));
+                    if let Some(draft) = drafts.get_mut(place.question) {
+                        draft.invisible |= !is_seen;
+                    }
+                }
                 // A row alone: it stays failed. Row values must not get into the log: neither does the message.
                 tracing::debug!(sqlstate = db.code().code(), "rows could not be judged");
             }

@@ -16,6 +16,7 @@ mod flight;
 mod group;
 mod job;
 pub mod login;
+mod meanings;
 pub mod question;
 mod queue;
 mod reshape;
@@ -168,6 +169,13 @@ impl Oracle {
         let work = Work::Cast { role: role.to_owned(), request: request.clone(), reply };
         queue.push(Job::new(work, ticket));
         answer.await.unwrap_or_else(|_| Err(OracleError::Closed.into()))
+    }
+
+    /// Names may mean something else from now on, by this transaction; `None`: by one that everybody sees.
+    pub fn catalog_changed(&self, xid: Option<u32>) {
+        if let Some(queue) = &self.queue {
+            queue.meanings.changed(xid);
+        }
     }
 
     fn admit(&self, size: usize) -> Result<(&Queue, queue::Ticket), OracleError> {

@@ -23,6 +23,7 @@ use tokio::time::Instant;
 use super::error::OracleError;
 use super::group::GroupKey;
 use super::job::{Job, LaneKey};
+use super::meanings::Meanings;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Lane {
@@ -54,6 +55,8 @@ pub(super) struct Queue {
     /// What all unanswered questions are worth, wherever they are.
     bytes: Arc<AtomicUsize>,
     bytes_max: usize,
+    /// Of what is asked from now on.
+    pub(super) meanings: Meanings,
 }
 
 #[derive(Default)]
@@ -191,6 +194,7 @@ impl Queue {
             slow: Notify::new(),
             bytes: Arc::new(AtomicUsize::new(0)),
             bytes_max,
+            meanings: Meanings::default(),
         }
     }
 

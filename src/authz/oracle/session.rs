@@ -29,6 +29,8 @@ pub(super) struct Session {
     client: Arc<Client>,
     connection: JoinHandle<()>,
     pub(super) opened_at: Instant,
+    /// The change of the catalog that its plans are sure to know of.
+    pub(super) meanings: u64,
     settings: Settings,
     /// By role and SQL: functions are inlined when a statement is planned, under the privileges of that moment.
     statements: HashMap<(String, String), Statement>,
@@ -71,6 +73,13 @@ struct Settings {
     output: Statement,
 }
 
+/// A question that could not be prepared.
+pub(super) struct Unprepared {
+    pub(super) trouble: Trouble,
+    /// Of just before that; `None`: it did not get so far, or was not asked.
+    pub(super) snapshot: Option<Snapshot>,
+}
+
 /// On whose behalf a transaction runs.
 #[derive(Clone, Debug)]
 pub(super) enum Guise {
@@ -92,6 +101,13 @@ impl Guise {
     }
 }
 
+/// One transaction's rows, a list per statement.
+pub(super) struct Reply {
+    pub(super) rows: Result<Vec<Vec<Row>>, Trouble>,
+    /// Of just before the question, as far as it got.
+    pub(super) snapshot: Option<Snapshot>,
+}
+
 /// A statement that is ready to be asked, and its text parameters.
 pub(super) type Bound = (Statement, Vec<String>);
 
@@ -105,7 +121,9 @@ impl Session {
         });
         match Session::set_up(connected.client, timeout).await {
             Ok((client, settings)) => {
-                Ok(Session { client, connection, opened_at: Instant::now(), settings, statements: HashMap::new() })
+                let opened_at = Instant::now();
+                let statements = HashMap::new();
+                Ok(Session { client, connection, opened_at, meanings: 0, settings, statements })
             }
             Err(err) => {
                 connection.abort();
@@ -159,11 +177,11 @@ impl Session {
     ///
     /// A stored policy names functions by their OIDs and needs no USAGE on their schemas; its text does. Where the
     /// role has none, the text is read as the login, which may have been granted it, and run as the role all the same.
-    pub(super) async fn prepare(&mut self, guise: &Guise, sql: &str, schema: Option<&str>) -> Result<(), Trouble> {
+    pub(super) async fn prepare(&mut self, guise: &Guise, sql: &str, schema: Option<&str>) -> Result<(), Unprepared> {
         let types = [Type::TEXT, Type::TEXT];
         let types = if sql.contains("$2") { &types[..] } else { &types[..1] };
         let mut result = self.prepare_as(Some(guise), sql, types).await;
-        if let (Err(Trouble::Statement(db)), Some(schema)) = (&result, schema)
+        if let (Err(Unprepared { trouble: Trouble::Statement(db), .. }), Some(schema)) = (&result, schema)
             && *db.code() == tokio_postgres::error::SqlState::INSUFFICIENT_PRIVILEGE
         {
             let checked = with_schema_check(sql, schema);
@@ -190,12 +208,12 @@ impl Session {
         }
     }
 
-    async fn prepare_as(&self, guise: Option<&Guise>, sql: &str, types: &[Type]) -> Result<Statement, Trouble> {
+    async fn prepare_as(&self, guise: Option<&Guise>, sql: &str, types: &[Type]) -> Result<Statement, Unprepared> {
         let client = &self.client;
         let set = async {
             match guise {
-                Some(guise) => self.settings.set(&self.client, guise).await.map(drop),
-                None => Ok(()),
+                Some(guise) => self.settings.set(&self.client, guise).await,
+                None => Ok(Vec::new()),
             }
         };
         let (begin, set, statement, end) = future::join4(
@@ -205,34 +223,44 @@ impl Session {
             client.batch_execute("ROLLBACK"),
         )
         .await;
-        begin.map_err(|err| Trouble::of_frame(&err))?;
-        set.map_err(|err| Trouble::of_settings(&err))?;
-        let statement = statement.map_err(|err| Trouble::of_statement(&err))?;
-        end.map_err(|err| Trouble::of_frame(&err))?;
-        Ok(statement)
+        let snapshot = snapshot_of(&set);
+        let prepared = || {
+            begin.map_err(|err| Trouble::of_frame(&err))?;
+            set.map_err(|err| Trouble::of_settings(&err))?;
+            let statement = statement.map_err(|err| Trouble::of_statement(&err))?;
+            end.map_err(|err| Trouble::of_frame(&err))?;
+            Ok(statement)
+        };
+        prepared().map_err(|trouble| Unprepared { trouble, snapshot })
     }
 
     /// Sends a transaction at once, and gives the future of its rows: one list per statement. Several may be in
-    /// flight; Postgres answers them in order.
-    pub(super) fn ask(&self, guise: Guise, asked: Vec<Bound>) -> BoxFuture<'static, Result<Vec<Vec<Row>>, Trouble>> {
+    /// flight; Postgres answers them in order. `anew`: with plans that are made anew.
+    pub(super) fn ask(&self, guise: Guise, asked: Vec<Bound>, anew: bool) -> BoxFuture<'static, Reply> {
         let client = Arc::clone(&self.client);
         let settings = self.settings.clone();
         Box::pin(async move {
             // Each request is sent when its future is first polled, which `join` does in order and without a pause:
             // nothing of another question gets in between.
-            let (begin, set, rows, end) = future::join4(
+            let (forget, begin, set, rows, end) = future::join5(
+                future::OptionFuture::from(anew.then(|| client.batch_execute("DISCARD PLANS"))),
                 client.batch_execute(BEGIN),
                 settings.set(&client, &guise),
                 future::join_all(asked.iter().map(|bound| query(&client, bound))),
                 client.batch_execute("ROLLBACK"),
             )
             .await;
-            begin.map_err(|err| Trouble::of_frame(&err))?;
-            set.map_err(|err| Trouble::of_settings(&err))?;
-            // The first failure aborts the transaction, and the others say only that.
-            let rows = rows.into_iter().collect::<Result<_, _>>().map_err(|err| Trouble::of_statement(&err))?;
-            end.map_err(|err| Trouble::of_frame(&err))?;
-            Ok(rows)
+            let snapshot = snapshot_of(&set);
+            let answered = || {
+                forget.transpose().map_err(|err| Trouble::of_frame(&err))?;
+                begin.map_err(|err| Trouble::of_frame(&err))?;
+                set.map_err(|err| Trouble::of_settings(&err))?;
+                // The first failure aborts the transaction, and the others say only that.
+                let rows = rows.into_iter().collect::<Result<_, _>>().map_err(|err| Trouble::of_statement(&err))?;
+                end.map_err(|err| Trouble::of_frame(&err))?;
+                Ok(rows)
+            };
+            Reply { rows: answered(), snapshot }
         })
     }
 }
@@ -258,6 +286,10 @@ impl Settings {
             Guise::Output { role } => client.query(&self.output, &[role]).await,
         }
     }
+}
+
+fn snapshot_of(set: &Result<Vec<Row>, tokio_postgres::Error>) -> Option<Snapshot> {
+    set.as_ref().ok()?.first()?.try_get::<_, &str>(0).ok()?.parse().ok()
 }
 
 async fn query(client: &Client, (statement, parameters): &Bound) -> Result<Vec<Row>, tokio_postgres::Error> {

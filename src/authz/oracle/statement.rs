@@ -231,21 +231,25 @@ fn json_columns(relation: &Relation, columns: &[ColumnIndex]) -> String {
     columns.iter().map(json).collect::<Vec<_>>().join(", ")
 }
 
-/// What a question takes part in a transaction with: the identity, then the role. Local, all of it.
+/// What a question takes part in a transaction with: the identity, then the role. Local, all of it. Its snapshot is one
+/// from before the question: what that sees the question has seen, even where it ended in an error.
 pub(super) const SET_IDENTITY: &str = "
-SELECT pg_catalog.set_config('request.jwt.claims', $1, true), pg_catalog.set_config('role', $2, true)";
+SELECT pg_catalog.pg_current_snapshot()::pg_catalog.text,
+       pg_catalog.set_config('request.jwt.claims', $1, true), pg_catalog.set_config('role', $2, true)";
 
 /// With the settings that the original has for a private channel. An absent subject is as if it were empty: so
 /// `set_config` leaves it when it is given NULL.
 pub(super) const SET_CHANNEL: &str = "
-SELECT pg_catalog.set_config('request.jwt.claims', $1, true), pg_catalog.set_config('request.jwt.claim.sub', $2, true),
+SELECT pg_catalog.pg_current_snapshot()::pg_catalog.text,
+       pg_catalog.set_config('request.jwt.claims', $1, true), pg_catalog.set_config('request.jwt.claim.sub', $2, true),
        pg_catalog.set_config('request.jwt.claim.role', $3, true), pg_catalog.set_config('realtime.topic', $4, true),
        pg_catalog.set_config('request.headers', $5, true), pg_catalog.set_config('role', $3, true)";
 
 /// Where text goes in or comes out, it is the text of the stream's pinned settings. Policies are evaluated under the
 /// login's own: its TimeZone is part of what a SELECT would see.
 pub(super) const SET_OUTPUT: &str = "
-SELECT pg_catalog.set_config('TimeZone', 'UTC', true), pg_catalog.set_config('DateStyle', 'ISO, MDY', true),
+SELECT pg_catalog.pg_current_snapshot()::pg_catalog.text,
+       pg_catalog.set_config('TimeZone', 'UTC', true), pg_catalog.set_config('DateStyle', 'ISO, MDY', true),
        pg_catalog.set_config('IntervalStyle', 'postgres', true), pg_catalog.set_config('extra_float_digits', '3', true),
        pg_catalog.set_config('bytea_output', 'hex', true), pg_catalog.set_config('role', $1, true)";
 

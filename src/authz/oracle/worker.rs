@@ -15,11 +15,12 @@ use tokio_util::sync::CancellationToken;
 use super::OracleConfig;
 use super::connect::Connect;
 use super::error::OracleError;
-use super::flight::{Next, Reply, Script, conclude};
+use super::flight::{Next, Script, conclude};
 use super::job::{Job, Work};
+use super::meanings::Change;
 use super::queue::{Batch, Hold, Lane, Queue};
 use super::reshape::reshape;
-use super::session::{OpenError, Session};
+use super::session::{OpenError, Reply, Session, Unprepared};
 use super::trouble::{Trouble, cast_refused, refused, role_refused};
 use crate::authz::metrics::{AuthzMetrics, LaneLabel, LaneName};
 use crate::causes::with_causes;
@@ -51,6 +52,8 @@ struct Flight {
     _hold: Option<Hold>,
     script: Script,
     replies: BoxFuture<'static, Vec<Reply>>,
+    /// The change of the catalog for which it has made the session forget its plans.
+    renewed: Option<Change>,
     /// When it became its session's turn.
     since: Instant,
 }
@@ -244,11 +247,12 @@ impl Worker {
             }
             match tokio::time::timeout(self.patience(), script.prepare(session)).await {
                 Ok(Ok(())) => {}
-                Ok(Err(trouble)) => return self.not_prepared(jobs, trouble, session),
+                Ok(Err(unprepared)) => return self.not_prepared(jobs, unprepared, session),
                 Err(_) => return Some(self.overdue(jobs)),
             }
         }
-        let Some(mut replies) = script.send(&jobs, session) else {
+        let renewed = self.queue.meanings.since(session.meanings);
+        let Some(mut replies) = script.send(&jobs, session, renewed.is_some()) else {
             // More statements in one question than a session keeps: never so, but it must not be asked for ever.
             jobs.into_iter().for_each(|job| job.fail(OracleError::Overloaded));
             return None;
@@ -259,7 +263,7 @@ impl Worker {
         if let Poll::Ready(done) = sent {
             replies = Box::pin(std::future::ready(done));
         }
-        flights.push_back(Flight { jobs, _hold: hold, script, replies, since: Instant::now() });
+        flights.push_back(Flight { jobs, _hold: hold, script, replies, renewed, since: Instant::now() });
         None
     }
 
@@ -321,12 +325,17 @@ impl Worker {
 
     /// The head's replies are there.
     fn land(&self, replies: Vec<Reply>, session: &mut Session, flights: &mut VecDeque<Flight>) -> Option<End> {
-        let Flight { jobs, script, since, _hold, .. } = flights.pop_front()?;
+        let Flight { jobs, script, since, renewed, _hold, .. } = flights.pop_front()?;
         if let Some(next) = flights.front_mut() {
             next.since = Instant::now();
         }
         let key = jobs.first()?.key.clone();
-        if replies.iter().any(|reply| reply.as_ref().is_err_and(Trouble::is_of_the_schema)) {
+        if let (Some(change), Some(Reply { snapshot: Some(snapshot), .. })) = (renewed, replies.first())
+            && change.is_seen_by(snapshot)
+        {
+            session.meanings = change.number;
+        }
+        if replies.iter().any(|reply| reply.rows.as_ref().is_err_and(Trouble::is_of_the_schema)) {
             script.forget(session);
         }
         match self.lane {
@@ -405,8 +414,9 @@ impl Worker {
     }
 
     /// The questions could not even be prepared.
-    fn not_prepared(&self, mut jobs: Vec<Job>, trouble: Trouble, session: &Session) -> Option<End> {
+    fn not_prepared(&self, mut jobs: Vec<Job>, unprepared: Unprepared, session: &Session) -> Option<End> {
         let merged = jobs.len() > 1;
+        let Unprepared { trouble, snapshot } = unprepared;
         if let Trouble::Lost { ordered } = trouble {
             for mut job in jobs.into_iter().rev() {
                 job.alone |= merged;
@@ -426,6 +436,15 @@ impl Worker {
             return None;
         }
         for job in jobs {
+            let xid = job.question().and_then(|question| question.xid);
+            if let (Some(xid), Trouble::Statement(_), Some(snapshot)) = (xid, &trouble, &snapshot)
+                && !snapshot.sees(xid)
+            {
+                // What it names may be of its own transaction.
+                self.metrics.visibility_waits.inc();
+                self.queue.push_later(job);
+                continue;
+            }
             let error = match &trouble {
                 Trouble::Role(db) => role_refused(&job.key.role, db),
                 Trouble::Transient(db) | Trouble::Statement(db) => {

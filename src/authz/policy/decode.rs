@@ -174,6 +174,16 @@ mod tests {
     }
 
     #[test]
+    fn an_oid_with_a_leading_zero_is_octal_since_16() {
+        assert_eq!(decode(&DatumType::Oid, " 1375"), Ok(Value::Int(1375)));
+        assert_eq!(decode(&DatumType::Oid, "0"), Ok(Value::Int(0)));
+        assert!(is_error(&DatumType::Oid, "4294967296"));
+        for text in ["01375", "00", "08", "-1"] {
+            assert!(matches!(decode(&DatumType::Oid, text), Err(Failure::Undecided(_))), "{text}");
+        }
+    }
+
+    #[test]
     fn arrays_of_one_dimension() {
         let ints = DatumType::Array(Box::new(DatumType::Int4));
         let expected = Value::Array([Value::Int(1), Value::Null].into());

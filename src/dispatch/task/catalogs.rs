@@ -33,7 +33,7 @@ impl Dispatch {
         match self.state_of(&relation, frame) {
             Ok(catalog) => {
                 self.updates.told_by_stream(xid);
-                self.apply(catalog);
+                self.apply(catalog, Some(xid));
                 None
             }
             Err(why) => {
@@ -73,7 +73,7 @@ impl Dispatch {
         let header = work.transaction.header;
         let catalog = Arc::clone(&self.catalog);
         if let Some(catalog) = self.updates.loaded(update, header.xid, self.position) {
-            self.apply(catalog);
+            self.apply(catalog, None);
         }
         self.began_with(catalog);
         self.begin_work(work);
@@ -85,7 +85,7 @@ impl Dispatch {
         let roles = self.updates.polled(update);
         if *roles != *self.catalog.roles {
             let catalog = Catalog { roles, ..Catalog::clone(&self.catalog) };
-            self.apply(catalog);
+            self.apply(catalog, None);
         }
         self.apply_due_updates(self.position);
     }
@@ -94,7 +94,7 @@ impl Dispatch {
     pub(super) fn apply_due_updates(&mut self, position: Lsn) {
         match self.updates.due(position) {
             Due::Nothing => {}
-            Due::Apply(catalog) => self.apply(*catalog),
+            Due::Apply(catalog) => self.apply(*catalog, None),
             Due::Outdated => {
                 if let Some(watcher) = &self.watcher {
                     watcher.refresh_soon();
@@ -113,11 +113,12 @@ impl Dispatch {
         self.apply_due_updates(self.position);
     }
 
-    /// From here on changes are judged by this state.
-    fn apply(&mut self, mut catalog: Catalog) {
+    /// From here on changes are judged by this state. `by`: the transaction that made it, if others may not see it yet.
+    fn apply(&mut self, mut catalog: Catalog, by: Option<u32>) {
         catalog.share_with(&self.catalog);
         // Any DDL, and any grant, may give a name in a function's body another meaning.
         catalog.session = Arc::default();
+        self.handle.oracle.catalog_changed(by);
         let previous = self.replace_catalog(catalog);
         self.layouts.clear();
         self.facts.catalog_changed(self.catalog.version);

@@ -51,6 +51,12 @@ impl Audience {
         listener.heartbeat().await;
     }
 
+    /// Everybody goes; gives how many messages of the system they have had.
+    pub(super) fn hang_up(&mut self) -> usize {
+        self.listeners.clear();
+        std::mem::take(&mut self.system_messages)
+    }
+
     pub(super) fn system_messages(&self) -> usize {
         self.system_messages
     }

@@ -49,24 +49,37 @@ pub(super) struct Transaction {
     /// It changes what policies look into, or the policies.
     pub moves_the_ground: bool,
     pub has_ddl: bool,
+    /// DDL that it is not part of, or of roles, came before it.
+    pub comes_after_ddl: bool,
+}
+
+impl Transaction {
+    /// Nothing, to see what has become of what was changed before it.
+    pub(super) fn after_ddl() -> Transaction {
+        Transaction { moves_the_ground: true, comes_after_ddl: true, ..Transaction::default() }
+    }
+
+    pub(super) fn may_change_plans(&self) -> bool {
+        self.has_ddl || self.comes_after_ddl
+    }
 }
 
 /// Keys of rows that are not to be touched again.
 pub(super) type Taken = HashSet<(usize, i64)>;
 
 /// Rows that a table has at least, and at most.
-const LIVE: std::ops::Range<usize> = 25..70;
+const LIVE: std::ops::Range<usize> = 40..140;
 
 /// Adds changes; each row is changed at most once, so that the table shows every image that the stream has.
 pub(super) fn write(rng: &mut StdRng, tables: &mut [Table], users: &[String], taken: &mut Taken) -> Transaction {
     let mut transaction = Transaction::default();
-    let size = *[1, 1, 2, 4, 8, 16, 24].choose(rng).expect("not empty");
+    let size = *[1, 1, 2, 4, 8, 16, 32, 48, 64, 80].choose(rng).expect("not empty");
     for _ in 0..size {
-        if rng.random_bool(0.12) {
+        if rng.random_bool(0.06) {
             transaction.statements.push(change_inner(rng, users));
             transaction.moves_the_ground = true;
         }
-        if rng.random_bool(0.04) {
+        if rng.random_bool(0.02) {
             transaction.statements.push(undone(rng, tables, users));
         }
         let table = rng.random_range(0..tables.len());

@@ -1,6 +1,7 @@
 //! What was sent, against what Postgres says.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 
 use super::audience::Event;
 use super::history::{Change, Operation, Transaction};
@@ -25,7 +26,7 @@ pub(super) struct Committed {
     pub columns: Columns,
     /// After each later transaction of the same lag: the rows of this one that were still as it left them, and whom
     /// they were shown.
-    pub later: Vec<(Rows, Shown)>,
+    pub later: Vec<(Rows, Arc<Shown>)>,
     /// `later` was asked for.
     pub is_followed: bool,
     /// DDL came after it in the same lag: Postgres is asked about the policies as of this commit, whose sub-queries see

@@ -37,7 +37,7 @@ use tally::Tally;
 use world::World;
 
 /// Every day's run.
-const DECISIONS: u64 = 3_000;
+const DECISIONS: u64 = 10_000;
 /// The seed of a run of that size: what is run before every commit is no lottery. Larger runs draw.
 const EVERY_DAY: u64 = 11;
 /// After so many a history has grown old: another schema.

@@ -64,16 +64,20 @@ impl World {
             .iter()
             .flat_map(|change| [change.old, change.new].into_iter().flatten().map(|key| (change.table, key)))
             .collect();
-        for earlier in burst {
+        // A row is as at most one of them left it.
+        let mut all = Keys::new();
+        let mut rows_of_each = Vec::new();
+        for earlier in burst.iter() {
             let was = |row: &(usize, i64)| earlier.later.last().is_none_or(|(rows, _)| rows.contains(row));
-            let mut keys: Keys = new_keys(&earlier.transaction);
-            for (table, keys) in &mut keys {
-                keys.retain(|key| was(&(*table, *key)) && !changed.contains(&(*table, *key)));
-            }
-            keys.retain(|_, keys| !keys.is_empty());
-            let shown = self.truth.shown(&self.persons, &self.tables, &keys).await;
-            let rows = keys.iter().flat_map(|(table, keys)| keys.iter().map(|key| (*table, *key))).collect();
-            earlier.later.push((rows, shown));
+            let keys = new_keys(&earlier.transaction);
+            let rows = keys.iter().flat_map(|(table, keys)| keys.iter().map(|key| (*table, *key)));
+            let rows: Rows = rows.filter(|row| was(row) && !changed.contains(row)).collect();
+            rows.iter().for_each(|(table, key)| all.entry(*table).or_default().push(*key));
+            rows_of_each.push(rows);
+        }
+        let shown = Arc::new(self.truth.shown(&self.persons, &self.tables, &all).await);
+        for (earlier, rows) in burst.iter_mut().zip(rows_of_each) {
+            earlier.later.push((rows, Arc::clone(&shown)));
         }
     }
 
@@ -81,6 +85,8 @@ impl World {
     pub(super) async fn restarted(&mut self, transactions: usize, tally: &mut Tally) {
         if self.rng.random_bool(0.5) {
             self.relay.terminate();
+            // It would wait for them.
+            tally.system_messages += self.audience.hang_up();
             self.relay.exit().await;
         } else {
             self.relay.kill().await;
@@ -92,14 +98,15 @@ impl World {
         for sql in self.put_all_back(tally) {
             execute(&self.database.client, &sql).await;
         }
-        tally.system_messages += self.audience.system_messages();
+        tally.system_messages += self.audience.hang_up();
         self.relay.restart().await;
         self.deciders = Deciders::default();
         self.audience = Audience::join(&self.relay, &self.persons, &self.tables).await;
         // Up to this mark it is history: what of it is still delivered is for those who ask for no more than the rest.
-        let nothing = Transaction { moves_the_ground: true, ..Transaction::default() };
-        let committed = self.commit(nothing, async |world, sql| execute(&world.database.client, &sql).await).await;
+        let committed =
+            self.commit(Transaction::after_ddl(), async |world, sql| execute(&world.database.client, &sql).await).await;
         self.audience.until(committed.mark).await;
+        self.compiled = compiled(&self.database.url, &self.persons, &self.tables).await;
         self.deciders(tally).await;
         *tally.modes.entry("restarts").or_default() += 1;
     }
@@ -148,8 +155,8 @@ impl World {
         let sql = self.roles.choose(&mut self.rng);
         let before = self.relay.metric("roles_version").await;
         execute(&self.database.client, sql).await;
-        let nothing = Transaction { moves_the_ground: true, ..Transaction::default() };
-        let committed = self.commit(nothing, async |world, sql| execute(&world.database.client, &sql).await).await;
+        let committed =
+            self.commit(Transaction::after_ddl(), async |world, sql| execute(&world.database.client, &sql).await).await;
         self.judge_all(vec![committed], "roles", tally).await;
         self.relay.until_metric("roles_version", |version| version > before).await;
         *tally.ddl.entry("roles").or_default() += 1;
@@ -173,7 +180,7 @@ impl World {
         self.asks_postgres |= deciders.asked_postgres();
         let otherwise = if mode == "lagging" { Rule::AskedLater } else { Rule::AskedAtOnce };
         let before = Arc::clone(&self.compiled);
-        if transactions.iter().any(|committed| committed.transaction.moves_the_ground) {
+        if transactions.iter().any(|committed| committed.transaction.may_change_plans()) {
             self.compiled = compiled(&self.database.url, &self.persons, &self.tables).await;
         }
         let after = &self.compiled;
@@ -197,14 +204,15 @@ pub(super) async fn compiled(url: &str, persons: &[Person], tables: &[Table]) ->
     let mut client = connect(url).await;
     let loaded = loader::load(&mut client, &["supabase_realtime".to_owned()], None).await.expect("the catalog");
     let catalog = loaded.catalog;
+    let roles: HashSet<&'static str> = persons.iter().map(|person| person.role).collect();
     let mut compiled = HashSet::new();
     for (number, table) in tables.iter().enumerate() {
         let named = |relation: &&Arc<Relation>| relation.schema == "public" && relation.name == table.name;
         let relation = catalog.relations.values().find(named).expect("a published table");
-        for person in persons {
-            let role = catalog.roles.get(person.role).expect("a person's role");
+        for name in &roles {
+            let role = catalog.roles.get(name).expect("a person's role");
             if !matches!(plan(&catalog, relation, role), Plan::Oracle(_)) {
-                compiled.insert((number, person.role));
+                compiled.insert((number, *name));
             }
         }
     }

@@ -20,11 +20,12 @@ pub(super) fn integer(text: &str, min: i64, max: i64) -> Result<i64, Failure> {
     if (min..=max).contains(&value) { Ok(value) } else { Err(out_of_range("integer")) }
 }
 
-/// `oidin` reads with `strtoul`, which takes signs: only digits are sure.
+/// `oidin` reads with `strtoul`, which takes signs, and since 16 reads what begins with 0 as octal: only other digits
+/// are sure.
 pub(super) fn oid(text: &str) -> Result<i64, Failure> {
     let digits = text.trim_matches(SPACE);
-    if digits.starts_with(['+', '-']) {
-        return Err(Failure::undecided("an oid with a sign"));
+    if digits.starts_with(['+', '-']) || (digits.len() > 1 && digits.starts_with('0')) {
+        return Err(Failure::undecided("an oid with a sign or a leading zero"));
     }
     integer(digits, 0, u32::MAX.into())
 }
