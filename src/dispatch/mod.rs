@@ -15,6 +15,7 @@
 //! * [`run`], [`pressure`]: what goes to many outboxes, and how full they are.
 
 pub mod access;
+mod audience;
 pub mod by_policy;
 pub mod delivery;
 pub mod facts;
