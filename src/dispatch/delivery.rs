@@ -268,7 +268,7 @@ impl Chunk {
         // Mostly one role stands for all: a table with policies costs no more than this look.
         let first = context.subscribers.entry(*matches.matched.first()?).subscriber;
         let role = context.subscribers.get(first)?.role;
-        if !is_shown(&*access.access(context.catalog, relation, role)) {
+        if !is_shown(&access.access(context.catalog, relation, role)) {
             return None;
         }
         let groups = self.group(change, matches, &mut Texts::default(), context);
@@ -305,7 +305,7 @@ impl Chunk {
     }
 
     /// How much there is to deliver.
-    pub fn len(&self) -> usize {
+    pub fn delivery_count(&self) -> usize {
         self.deliveries.len() + self.audience.as_ref().map_or(0, Audience::deliveries)
     }
 

@@ -452,7 +452,7 @@ impl Dispatch {
                 break;
             };
             self.route(message, &mut work, &mut chunk, matches).map_err(fault)?;
-            if chunk.len() >= CHUNK_DELIVERIES_MAX || chunk.bytes >= CHUNK_BYTES_MAX {
+            if chunk.delivery_count() >= CHUNK_DELIVERIES_MAX || chunk.bytes >= CHUNK_BYTES_MAX {
                 break;
             }
         }
