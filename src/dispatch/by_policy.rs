@@ -22,7 +22,8 @@ use crate::wal::pgoutput::RelationId;
 #[derive(Default)]
 pub struct ByPolicy {
     tables: HashMap<RelationId, SmallVec<[OfRole; 2]>, RandomState>,
-    placed: HashMap<SubscriptionId, Placed, RandomState>,
+    /// By the subscription's number, which is small and used again.
+    placed: Vec<Option<Placed>>,
 }
 
 /// The subscriptions of one role to one table.
@@ -33,7 +34,43 @@ struct OfRole {
     /// For whom a policy holds whatever the row.
     always: BTreeSet<SubscriptionId>,
     /// By the way that leads there, and the value.
-    by_key: HashMap<(u16, Value), BTreeSet<SubscriptionId>, RandomState>,
+    by_key: HashMap<(u16, Value), Few, RandomState>,
+}
+
+/// Subscriptions at one key. Most people have a key of their own: theirs is where the key is.
+enum Few {
+    One(SubscriptionId),
+    More(BTreeSet<SubscriptionId>),
+}
+
+impl Few {
+    fn insert(&mut self, id: SubscriptionId) {
+        match self {
+            Few::One(known) if *known == id => {}
+            Few::One(known) => *self = Few::More([*known, id].into()),
+            Few::More(ids) => {
+                ids.insert(id);
+            }
+        }
+    }
+
+    /// `true`: none is left.
+    fn remove(&mut self, id: SubscriptionId) -> bool {
+        match self {
+            Few::One(known) => *known == id,
+            Few::More(ids) => {
+                ids.remove(&id);
+                ids.is_empty()
+            }
+        }
+    }
+
+    fn add_to(&self, found: &mut Vec<SubscriptionId>) {
+        match self {
+            Few::One(id) => found.push(*id),
+            Few::More(ids) => found.extend(ids),
+        }
+    }
 }
 
 struct Placed {
@@ -73,17 +110,21 @@ impl ByPolicy {
             of_role.always.insert(id);
         }
         for key in &keys {
-            of_role.by_key.entry(key.clone()).or_default().insert(id);
+            of_role.by_key.entry(key.clone()).and_modify(|ids| ids.insert(id)).or_insert(Few::One(id));
         }
         let BoundSubscription { relation, event, predicate, .. } = subscription;
         let placed =
             Placed { relation: *relation, role, event: *event, predicate: predicate.clone(), keys: keys.into() };
-        self.placed.insert(id, placed);
+        let place = id.0 as usize;
+        if self.placed.len() <= place {
+            self.placed.resize_with(place + 1, || None);
+        }
+        self.placed[place] = Some(placed);
         true
     }
 
     pub fn remove(&mut self, id: SubscriptionId) {
-        let Some(placed) = self.placed.remove(&id) else { return };
+        let Some(placed) = self.placed.get_mut(id.0 as usize).and_then(Option::take) else { return };
         let Some(of_table) = self.tables.get_mut(&placed.relation) else { return };
         let holds = |of_role: &OfRole| of_role.role == placed.role && of_role.everyone.contains(&id);
         let Some(at) = of_table.iter().position(holds) else { return };
@@ -92,8 +133,7 @@ impl ByPolicy {
         of_role.always.remove(&id);
         for key in &placed.keys {
             let Some(ids) = of_role.by_key.get_mut(key) else { continue };
-            ids.remove(&id);
-            if ids.is_empty() {
+            if ids.remove(id) {
                 of_role.by_key.remove(key);
             }
         }
@@ -110,7 +150,7 @@ impl ByPolicy {
     }
 
     pub fn is_empty(&self) -> bool {
-        self.placed.is_empty()
+        self.tables.is_empty()
     }
 
     /// Adds the subscriptions that the change may be for and whose filters it matches.
@@ -123,9 +163,8 @@ impl ByPolicy {
         found.sort_unstable();
         found.dedup();
         for id in found {
-            let Some(placed) = self.placed.get(&id).filter(|placed| placed.event.accepts(change.operation)) else {
-                continue;
-            };
+            let placed = self.placed.get(id.0 as usize).and_then(Option::as_ref);
+            let Some(placed) = placed.filter(|placed| placed.event.accepts(change.operation)) else { continue };
             match placed.predicate.as_ref().map(|predicate| (predicate, predicate.test(change))) {
                 None | Some((_, Tested::Matched)) => out.matched.push(id),
                 Some((_, Tested::NotMatched)) => {}
@@ -156,7 +195,9 @@ impl OfRole {
             Led::To(keys) => {
                 found.extend(&self.always);
                 for key in &keys {
-                    found.extend(self.by_key.get(key).into_iter().flatten());
+                    if let Some(ids) = self.by_key.get(key) {
+                        ids.add_to(found);
+                    }
                 }
             }
         }

@@ -11,11 +11,12 @@ use std::sync::atomic::AtomicUsize;
 use foldhash::fast::RandomState;
 use smallvec::SmallVec;
 
-use super::Config;
 use super::access::{Access, AccessTable, RoleKey};
+use super::audience::{Audience, Member, SharedChange};
 use super::judging::{Before, DecisionCounts, Judging, Verdict};
 use super::pending::{Asked, ComputedRow, ComputedRows, Content, Delivery, Gate, PendingChange, Ticket, frame_bytes};
 use super::subscribers::Subscribers;
+use super::{Config, Deletes};
 use crate::authz::tracked::Tables;
 use crate::authz::{Asked as Subject, OraclePlan, Plan, Question, RowText, row_text};
 use crate::catalog::{Catalog, ColumnIndex, ColumnSet, Relation};
@@ -56,6 +57,8 @@ pub struct Chunk {
     open: HashMap<Key, Open, RandomState>,
     /// Full questions, and all of them at the end.
     pub ready: Vec<(Arc<Asked>, Question)>,
+    /// All changes so far, where they go to the same channels alike; then there are no deliveries.
+    pub audience: Option<Audience>,
     /// (place of the subscriber, what goes to it), in order. See [`Chunk::by_channel`].
     pub deliveries: Vec<(usize, Option<Delivery>)>,
     /// Subscribers to be told that something of theirs cannot be decided: place, relation.
@@ -167,6 +170,12 @@ impl Chunk {
         if matches.matched.is_empty() && matches.undecided.is_empty() {
             return false;
         }
+        let may_share = before.is_none()
+            && matches.undecided.is_empty()
+            && context.columns_asked.is_empty()
+            && self.deliveries.is_empty();
+        let Some(change) = self.share(change, may_share, ticket, matches, access, context) else { return true };
+        self.tell_apart();
         let mut texts = Texts::default();
         let groups = self.group(&change, matches, &mut texts, context);
         if groups.is_empty() {
@@ -216,6 +225,92 @@ impl Chunk {
         true
     }
 
+    /// Gives the change to the same channels as the changes before it, or to those that can be the first such audience.
+    /// Gives it back where that is not so, or there is something to decide.
+    fn share(
+        &mut self,
+        change: Change,
+        may_share: bool,
+        ticket: &Arc<Ticket>,
+        matches: &Matches,
+        access: &mut AccessTable,
+        context: &Context<'_>,
+    ) -> Option<Change> {
+        let (relation, is_delete) = (change.relation.id, change.operation == Operation::Delete);
+        let is_known = match &self.audience {
+            _ if !may_share => return Some(change),
+            Some(audience) if !audience.is_of(relation, is_delete, &matches.matched) => return Some(change),
+            known => known.is_some(),
+        };
+        if !is_known {
+            let Some(audience) = self.audience_of(&change, matches, access, context) else { return Some(change) };
+            self.audience = Some(audience);
+        }
+        self.bytes += frame_bytes(&change);
+        let whole_old = matches!(change.old, OldRow::Full(_));
+        let computed = ComputedRows::default();
+        let change = Arc::new(PendingChange::new(change, Arc::clone(ticket), computed, context.budget));
+        self.audience.as_mut()?.changes.push(SharedChange { change, whole_old });
+        None
+    }
+
+    /// `None`: not all who matched are shown the row without more ado.
+    fn audience_of(
+        &mut self,
+        change: &Change,
+        matches: &Matches,
+        access: &mut AccessTable,
+        context: &Context<'_>,
+    ) -> Option<Audience> {
+        let (relation, is_delete) = (&change.relation, change.operation == Operation::Delete);
+        let is_shown = |access: &Access| match access.row_security {
+            true => matches!(access.plan, Plan::Open) && !(is_delete && context.config.deletes == Deletes::None),
+            false => true,
+        };
+        // Mostly one role stands for all: a table with policies costs no more than this look.
+        let first = context.subscribers.entry(*matches.matched.first()?).subscriber;
+        let role = context.subscribers.get(first)?.role;
+        if !is_shown(&access.access(context.catalog, relation, role)) {
+            return None;
+        }
+        let groups = self.group(change, matches, &mut Texts::default(), context);
+        let mut members = Vec::with_capacity(groups.len());
+        let mut known: Option<(Projection<'_>, Arc<RecordShape>)> = None;
+        for group in groups {
+            let projection: Projection<'_> = (context.subscribers.get(group.subscriber)?.role, group.select);
+            let shape = match &known {
+                Some((same, shape)) if *same == projection => Arc::clone(shape),
+                _ => {
+                    let access_of_role = access.access(context.catalog, relation, projection.0);
+                    if !is_shown(&access_of_role) || (!is_delete && access_of_role.is_error_row()) {
+                        return None;
+                    }
+                    let shape = access.shape(context.catalog, relation, &access_of_role.visible, group.select);
+                    known = Some((projection, Arc::clone(&shape)));
+                    shape
+                }
+            };
+            let ids = group.ids.into_iter().map(|(id, _)| id).collect();
+            members.push(Member { place: group.subscriber, ids, shape });
+        }
+        if members.is_empty() {
+            return None;
+        }
+        Audience::new(relation.id, is_delete, &matches.matched, members)
+    }
+
+    /// Turns what is shared into deliveries like all others: something else comes after it.
+    fn tell_apart(&mut self) {
+        if let Some(audience) = self.audience.take() {
+            self.deliveries.extend(audience.into_deliveries().map(|(place, delivery)| (place, Some(delivery))));
+        }
+    }
+
+    /// How much there is to deliver.
+    pub fn delivery_count(&self) -> usize {
+        self.deliveries.len() + self.audience.as_ref().map_or(0, Audience::deliveries)
+    }
+
     /// Rows of a table without primary key, or with one that the role may not read, go to everybody of that role as
     /// an error without data (PROTOCOL 4.4).
     fn add_error_rows(
@@ -243,6 +338,7 @@ impl Chunk {
         if errors.is_empty() {
             return;
         }
+        self.tell_apart();
         errors.sort_unstable();
         let pending = PendingChange::new(change.clone(), Arc::clone(ticket), ComputedRows::default(), context.budget);
         let pending = Arc::new(pending);

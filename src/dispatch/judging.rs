@@ -47,6 +47,9 @@ pub(super) struct Judging<'a> {
     decided: HashMap<(usize, usize, Image), Result<bool, Undecided>, RandomState>,
 }
 
+/// Who holds the slots of a person with one channel: the channel, and twice [`People`].
+const HELD_FOR_ONE: usize = 3;
+
 /// What a program says of one image.
 enum Decided {
     Allowed,
@@ -81,17 +84,25 @@ impl<'a> Judging<'a> {
         context: &Context<'_>,
     ) -> Decided {
         let Some(subscriber) = context.subscribers.get(person) else { return Decided::Denied };
-        let slots = people.slots(plan, &subscriber.identity);
+        let slots = match subscriber.slots(plan) {
+            Some(slots) => slots,
+            None => people.slots(plan, &subscriber.identity),
+        };
+        // Nobody else has them: there is nothing to remember.
+        let is_shared = Arc::strong_count(slots) > HELD_FOR_ONE;
         let key = (Arc::as_ptr(plan) as usize, Arc::as_ptr(slots) as usize, image);
-        let decided = match self.decided.get(&key) {
-            Some(decided) => decided.clone(),
+        let known = if is_shared { self.decided.get(&key).cloned() } else { None };
+        let decided = match known {
+            Some(decided) => decided,
             None => {
                 // Old rows as of before the transaction: otherwise a cascade would hide its own deletes.
                 let moment = if image == Image::Old { Moment::Before } else { Moment::After };
                 let now = self.change.commit_timestamp;
                 let Some(row) = self.values(image, &plan.types) else { return Decided::Denied };
                 let decided = plan.program.decide(row, slots, context.tables, moment, now);
-                self.decided.insert(key, decided.clone());
+                if is_shared {
+                    self.decided.insert(key, decided.clone());
+                }
                 decided
             }
         };

@@ -17,6 +17,7 @@
 //! * [`run`], [`pressure`]: what goes to many outboxes, and how full they are.
 
 pub mod access;
+mod audience;
 pub mod broadcasts;
 pub mod by_policy;
 pub mod delivery;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use smallvec::SmallVec;
 
-use super::pending::{Content, Delivery, PendingChange};
+use super::pending::PendingChange;
 use crate::channels::outbox::{Burst, ChannelOutbox, Pushed};
 use crate::channels::phoenix::{Address, Serializer};
 use crate::channels::system::{self, EventShape};
@@ -23,15 +23,23 @@ const JOINED_BYTES_MAX: usize = 64 << 10;
 pub struct FrameOf<'a> {
     pub address: &'a Address,
     pub shape: EventShape,
-    pub delivery: &'a Delivery,
+    pub change: &'a Arc<PendingChange>,
+    pub source: Source<'a>,
     pub ids: &'a SmallVec<[u32; 4]>,
     pub whole_old: bool,
+}
+
+/// What the data is made of.
+#[derive(Clone, Copy)]
+pub enum Source<'a> {
+    Row(&'a Arc<RecordShape>),
+    Error(&'a Bytes),
 }
 
 /// The same, kept with the frame. What it holds keeps its address, so equal addresses are the same thing.
 struct Key {
     change: Arc<PendingChange>,
-    source: Source,
+    source: KeptSource,
     whole_old: bool,
     topic: Arc<str>,
     serializer: Serializer,
@@ -39,8 +47,7 @@ struct Key {
     ids: SmallVec<[u32; 4]>,
 }
 
-/// What the data is made of.
-enum Source {
+enum KeptSource {
     Row(Arc<RecordShape>),
     Error(Bytes),
 }
@@ -48,10 +55,10 @@ enum Source {
 impl Key {
     fn of(frame: &FrameOf<'_>) -> Key {
         Key {
-            change: Arc::clone(&frame.delivery.change),
-            source: match &frame.delivery.content {
-                Content::Row { shape, .. } => Source::Row(Arc::clone(shape)),
-                Content::Error(data) => Source::Error(data.clone()),
+            change: Arc::clone(frame.change),
+            source: match frame.source {
+                Source::Row(shape) => KeptSource::Row(Arc::clone(shape)),
+                Source::Error(data) => KeptSource::Error(data.clone()),
             },
             whole_old: frame.whole_old,
             topic: Arc::clone(&frame.address.topic),
@@ -62,12 +69,12 @@ impl Key {
     }
 
     fn is_of(&self, frame: &FrameOf<'_>) -> bool {
-        let same_source = match (&self.source, &frame.delivery.content) {
-            (Source::Row(known), Content::Row { shape, .. }) => Arc::ptr_eq(known, shape),
-            (Source::Error(known), Content::Error(data)) => known == data,
+        let same_source = match (&self.source, frame.source) {
+            (KeptSource::Row(known), Source::Row(shape)) => Arc::ptr_eq(known, shape),
+            (KeptSource::Error(known), Source::Error(data)) => known == data,
             _ => false,
         };
-        Arc::ptr_eq(&self.change, &frame.delivery.change)
+        Arc::ptr_eq(&self.change, frame.change)
             && same_source
             && self.whole_old == frame.whole_old
             && self.serializer == frame.address.serializer
@@ -147,6 +154,13 @@ impl Run {
         pushed
     }
 
+    /// Queues the run before again, for a channel to which all of it is the same. `None`: it is not in one piece.
+    pub fn repeat(&self, outbox: &ChannelOutbox, burst: &mut Burst) -> Option<Pushed> {
+        debug_assert_eq!(self.len, 0, "a run was not finished");
+        let joined = self.joined.clone()?;
+        Some(outbox.queue_joined(joined, self.previous, burst))
+    }
+
     /// The channel is gone.
     pub fn discard(&mut self) {
         if self.previous != self.len {
@@ -168,24 +182,18 @@ mod tests {
     use std::io::IoSlice;
     use std::task::{Context, Waker};
 
-    use super::super::pending::{ComputedRows, Policy, Ticket};
+    use super::super::pending::{ComputedRows, Ticket};
     use super::*;
     use crate::channels::outbox::{Config, Outbox, OutboxReader};
     use crate::routing::sample::{catalog, insert_of, relation_named};
 
-    fn deliveries(count: usize) -> Vec<Delivery> {
+    fn changes(count: usize) -> Vec<Arc<PendingChange>> {
         let relation = relation_named("plain");
-        let shape = Arc::new(RecordShape::new(&catalog(), &relation, &Default::default()));
         let change = || {
             let change = insert_of(&relation, &[]);
             Arc::new(PendingChange::new(change, Arc::new(Ticket), ComputedRows::default(), &Arc::default()))
         };
-        let delivery = |change| Delivery {
-            change,
-            ids: SmallVec::new(),
-            content: Content::Row { shape: Arc::clone(&shape), policy: Policy::shown(false) },
-        };
-        (0..count).map(|_| delivery(change())).collect()
+        (0..count).map(|_| change()).collect()
     }
 
     /// What is written to the socket, and in how many pieces.
@@ -201,7 +209,8 @@ mod tests {
     fn runs_are_shared_where_they_are_equal_and_only_there() {
         let topics = ["a", "a", "a", "b", "a", "a"];
         let mut sockets = topics.map(|_| Outbox::new(Arc::new(Config::default()), Arc::default()));
-        let deliveries = deliveries(3);
+        let record = Arc::new(RecordShape::new(&catalog(), &relation_named("plain"), &Default::default()));
+        let three = changes(3);
         // Which of the changes each channel gets, and under which ids.
         let got: [(&[usize], u32); 6] =
             [(&[0, 1, 2], 7), (&[0, 1, 2], 7), (&[0, 2], 7), (&[0, 1, 2], 7), (&[0, 1, 2], 7), (&[0, 1, 2], 8)];
@@ -210,8 +219,9 @@ mod tests {
             let address = &Address { topic: topic.into(), join_ref: None, serializer: Serializer::V2 };
             let ids = SmallVec::from_slice(&[id]);
             for change in changes {
-                let delivery = &deliveries[*change];
-                let frame = FrameOf { address, shape: EventShape::Standard, delivery, ids: &ids, whole_old: false };
+                let source = Source::Row(&record);
+                let (shape, whole_old) = (EventShape::Standard, false);
+                let frame = FrameOf { address, shape, change: &three[*change], source, ids: &ids, whole_old };
                 if !run.push_known(&frame) {
                     run.push_new(&frame, &Bytes::from(format!("\"data {change}\"")));
                 }

@@ -11,8 +11,9 @@ use smallvec::SmallVec;
 use super::access::{AccessTable, RoleKey};
 use super::by_policy::ByPolicy;
 use super::pending::Queued;
+use crate::authz::policy::Slots;
 use crate::authz::tracked::Tables;
-use crate::authz::{Identity, Plan};
+use crate::authz::{CompiledPlan, Identity, Plan};
 use crate::catalog::{Catalog, ColumnSet};
 use crate::change::Change;
 use crate::channels::opening::Opening;
@@ -37,6 +38,8 @@ pub struct Subscriber {
     casts: Arc<Casts>,
     number: u64,
     entries: SmallVec<[usize; 1]>,
+    /// What the programs of its tables know of the identity.
+    slots: SmallVec<[(Arc<CompiledPlan>, Arc<Slots>); 1]>,
     /// The reply to the join and what follows it, while they wait (see [`super::unseen`]); deliveries queue behind it.
     pub held: Option<Held>,
     /// Deliveries that wait, in commit order.
@@ -45,6 +48,13 @@ pub struct Subscriber {
     pub told: SmallVec<[(RelationId, NotShown); 1]>,
     /// Why the bindings are refused, as the client was told.
     pub refused: Option<Box<str>>,
+}
+
+impl Subscriber {
+    /// What a table's program knows of the identity; `None`: the bindings were made for another plan, or identity.
+    pub fn slots(&self, plan: &Arc<CompiledPlan>) -> Option<&Arc<Slots>> {
+        self.slots.iter().find(|(known, _)| Arc::ptr_eq(known, plan)).map(|(_, slots)| slots)
+    }
 }
 
 /// What opens a channel, and what its `system` message says.
@@ -228,6 +238,7 @@ impl Subscribers {
             casts,
             number,
             entries: SmallVec::new(),
+            slots: SmallVec::new(),
             held: None,
             queue: VecDeque::new(),
             told: SmallVec::new(),
@@ -320,6 +331,10 @@ impl Subscribers {
             let placed = match plan.as_ref().map(|access| &access.plan) {
                 Some(Plan::Compiled(plan)) => {
                     let slots = access.people.slots(plan, &identity);
+                    let known = &mut self.channels[place].slots;
+                    if !known.iter().any(|(known, _)| Arc::ptr_eq(known, plan)) {
+                        known.push((Arc::clone(plan), Arc::clone(slots)));
+                    }
                     self.by_policy.insert(id, &subscription, role, plan, slots)
                 }
                 _ => false,
@@ -334,6 +349,7 @@ impl Subscribers {
 
     /// The channel has no bindings any more; what is on its way to it arrives.
     pub fn unbind(&mut self, place: usize) {
+        self.channels[place].slots.clear();
         for entry in std::mem::take(&mut self.channels[place].entries) {
             self.index.remove(SubscriptionId(entry as u32));
             self.by_policy.remove(SubscriptionId(entry as u32));

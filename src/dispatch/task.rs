@@ -476,7 +476,8 @@ impl Dispatch {
                 break;
             };
             self.route(message, &mut work, &mut chunk, matches).map_err(fault)?;
-            if chunk.deliveries.len() + chunk.broadcasts >= CHUNK_DELIVERIES_MAX || chunk.bytes >= CHUNK_BYTES_MAX {
+            let deliveries = chunk.delivery_count() + chunk.broadcasts;
+            if deliveries >= CHUNK_DELIVERIES_MAX || chunk.bytes >= CHUNK_BYTES_MAX {
                 break;
             }
         }

@@ -9,6 +9,7 @@ mod row;
 
 use expression::{Env, Evaluation, evaluate};
 pub use row::{Row, RowTypes, RowValues};
+use smallvec::SmallVec;
 
 use super::{Clause, Expr, Failure, Program, Value};
 use crate::authz::policy::failure::Undecided;
@@ -37,7 +38,7 @@ pub struct ChannelSettings<'a> {
 
 /// What of a program depends on the person alone. People with equal slots get equal answers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Slots(Box<[Result<Value, Failure>]>);
+pub struct Slots(SmallVec<[Result<Value, Failure>; 1]>);
 
 impl Slots {
     pub fn get(&self, slot: u16) -> Option<&Result<Value, Failure>> {
@@ -71,7 +72,7 @@ impl Program {
             let value = evaluate(slot, Env::new(&evaluation)).map(|value| value.into_owned());
             slots.push(value);
         }
-        Slots(slots.into())
+        Slots(slots.into_iter().collect())
     }
 
     /// Whether the person may see the row. `now`: microseconds since 2000-01-01, in UTC.

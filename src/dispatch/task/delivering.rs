@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use super::{Dispatch, PAUSE};
@@ -10,12 +11,14 @@ use crate::catalog::Relation;
 use crate::causes::with_causes;
 use crate::change::Operation;
 use crate::channels::outbox::Pushed;
+use crate::channels::phoenix::Address;
 use crate::channels::subscribe::EventShapeKind;
 use crate::channels::system::{self, EventShape};
+use crate::dispatch::audience::{Audience, Member};
 use crate::dispatch::delivery::Chunk;
 use crate::dispatch::pending::{Content, Delivery, Outcome, PendingChange, Queued};
 use crate::dispatch::questions::Answered;
-use crate::dispatch::run::FrameOf;
+use crate::dispatch::run::{FrameOf, Source};
 use crate::dispatch::subscribers::NotShown;
 use crate::encode::{self, OldVisibility, RecordShape};
 
@@ -38,6 +41,9 @@ impl Dispatch {
             if self.tell(place, &relation, NotShown::Undecided) {
                 tracing::warn!(relation = %relation.sql_name(), %why, "events are not shown");
             }
+        }
+        if let Some(audience) = chunk.audience.take() {
+            self.deliver_to(audience);
         }
         // Channel by channel, each in commit order: what one gets of this chunk is queued at once.
         let mut previous = None;
@@ -62,6 +68,48 @@ impl Dispatch {
         if self.pressure.judge(bytes) {
             self.paused_until = Some(Instant::now() + PAUSE);
         }
+    }
+
+    /// The same changes to each of many channels.
+    fn deliver_to(&mut self, audience: Audience) {
+        let frames = audience.changes.len();
+        // Whose run is kept: what the next channel's depends on.
+        let mut kept: Option<(Address, EventShapeKind, &Member)> = None;
+        let mut repeated = 0;
+        for member in &audience.members {
+            let Some(subscriber) = self.subscribers.get_mut(member.place) else { continue };
+            if !subscriber.outbox.is_open() {
+                // Its unsubscribe is on the way.
+                subscriber.queue.clear();
+                continue;
+            }
+            if subscriber.held.is_some() || !subscriber.queue.is_empty() {
+                let deliveries = audience.changes.iter().map(|change| member.delivery(change));
+                subscriber.queue.extend(deliveries.map(|delivery| Queued::new(delivery, &self.budget)));
+                continue;
+            }
+            let is_alike = kept.as_ref().is_some_and(|(address, shape, other)| {
+                Arc::ptr_eq(&address.topic, &subscriber.address.topic)
+                    && address.serializer == subscriber.address.serializer
+                    && *shape == subscriber.shape
+                    && other.ids == member.ids
+                    && Arc::ptr_eq(&other.shape, &member.shape)
+            });
+            if is_alike && let Some(pushed) = self.run.repeat(&subscriber.outbox, &mut self.burst) {
+                self.pushed(pushed, frames);
+                repeated += frames;
+                continue;
+            }
+            if !is_alike {
+                kept = Some((subscriber.address.clone(), subscriber.shape, member));
+            }
+            for shared in &audience.changes {
+                let source = Source::Row(&member.shape);
+                self.put(member.place, &shared.change, source, &member.ids, shared.whole_old);
+            }
+            self.finish_run(member.place);
+        }
+        self.metrics.events_delivered.inc_by(repeated as u64);
     }
 
     /// Delivers at once where nothing of the channel waits before it; else it waits its turn.
@@ -132,23 +180,40 @@ impl Dispatch {
             }
             Outcome::Deliver { ids, whole_old } => (ids, whole_old),
         };
+        let source = match &delivery.content {
+            Content::Error(data) => Source::Error(data),
+            Content::Row { shape, .. } => Source::Row(shape),
+        };
+        self.put(place, &delivery.change, source, &ids, whole_old);
+    }
+
+    /// Puts a frame into the channel's run.
+    fn put(
+        &mut self,
+        place: usize,
+        change: &Arc<PendingChange>,
+        source: Source<'_>,
+        ids: &SmallVec<[u32; 4]>,
+        whole_old: bool,
+    ) {
         let Some(subscriber) = self.subscribers.get(place) else { return };
-        let shape = event_shape(subscriber.shape, delivery.change.change.operation);
-        let frame = FrameOf { address: &subscriber.address, shape, delivery, ids: &ids, whole_old };
+        let shape = event_shape(subscriber.shape, change.change.operation);
+        let frame = FrameOf { address: &subscriber.address, shape, change, source, ids, whole_old };
         if self.run.push_known(&frame) {
             return;
         }
-        let data = match &delivery.content {
-            Content::Error(data) => Some(data.clone()),
-            Content::Row { shape, .. } => self.data(&delivery.change, shape, whole_old),
+        let data = match source {
+            Source::Error(data) => Some(data.clone()),
+            Source::Row(shape) => self.data(change, shape, whole_old),
         };
         let Some(data) = data else {
             self.finish_run(place);
-            self.tell(place, relation, NotShown::NotEncoded);
+            self.tell(place, &change.change.relation, NotShown::NotEncoded);
             return;
         };
         let Some(subscriber) = self.subscribers.get(place) else { return };
-        self.run.push_new(&FrameOf { address: &subscriber.address, shape, delivery, ids: &ids, whole_old }, &data);
+        let address = &subscriber.address;
+        self.run.push_new(&FrameOf { address, shape, change, source, ids, whole_old }, &data);
     }
 
     /// Queues what `perform` has gathered for the channel.
@@ -161,12 +226,16 @@ impl Dispatch {
             return;
         }
         let pushed = self.run.finish(&subscriber.outbox, &mut self.burst);
+        self.pushed(pushed, frames);
+        self.metrics.events_delivered.inc_by(frames as u64);
+    }
+
+    fn pushed(&mut self, pushed: Pushed, frames: usize) {
         if pushed == Pushed::Full {
             // Perhaps only because its connection does not know yet.
             self.burst.let_go();
         }
         self.pressure.note(pushed, frames);
-        self.metrics.events_delivered.inc_by(frames as u64);
     }
 
     fn data(&mut self, pending: &PendingChange, shape: &Arc<RecordShape>, whole_old: bool) -> Option<Bytes> {

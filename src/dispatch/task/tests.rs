@@ -158,6 +158,33 @@ async fn error_rows_reach_the_roles_that_they_are_for() {
     assert_eq!((member.rows(), stranger.rows()), (vec!["1".to_owned()], vec!["!".to_owned()]));
 }
 
+/// Changes for the same channels are worked on together; what each gets, and its order, must not show it.
+#[tokio::test(start_paused = true)]
+async fn what_many_get_alike_comes_in_order_beside_what_they_do_not() {
+    let (mut house, first) = joined(catalog(), &["open"]).await;
+    let mut clients = vec![first];
+    // Others alike; one that hears of another table too, one under two bindings, one that waits for a policy.
+    for (channel, tables) in [(2, &["open"][..]), (3, &["open"]), (4, &["open", "keyless"]), (5, &["open", "open"])] {
+        let mut client = Client::new(channel);
+        house.join(&mut client, "member", tables).await;
+        clients.push(client);
+    }
+    let mut waiting = Client::new(6);
+    house.join(&mut waiting, "member", &["secured", "open"]).await;
+    house.stream(transaction(10, &[(OPEN, "1"), (OPEN, "2"), (OPEN, "3")])).await;
+    house.stream(transaction(20, &[(OPEN, "4"), (KEYLESS, "5"), (OPEN, "6")])).await;
+    let rows: Vec<_> = clients.iter_mut().map(|client| client.rows().join(" ")).collect();
+    assert_eq!(rows, ["1 2 3 4 6", "1 2 3 4 6", "1 2 3 4 6", "1 2 3 4 ! 6", "1 2 3 4 6"]);
+    assert_eq!(waiting.rows(), ["1", "2", "3", "4", "6"]);
+    house.stream(transaction(30, &[(SECURED, "7")])).await;
+    house.stream(transaction(40, &[(OPEN, "8"), (OPEN, "9")])).await;
+    assert!(waiting.rows().is_empty(), "what it is asked about comes first");
+    let question = house.question();
+    house.answer(question, Verdict::Allowed).await;
+    assert_eq!(waiting.rows(), ["7", "8", "9"]);
+    assert_eq!(clients[2].rows(), ["8", "9"]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn nothing_is_pushed_to_a_channel_that_was_left() {
     let (house, mut client) = joined(catalog(), &["open", "keyless"]).await;
