@@ -162,3 +162,7 @@ impl OfRole {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "by_policy_tests.rs"]
+mod tests;
