@@ -106,6 +106,7 @@ impl Catalog {
                 }
             }
         }
+        self.take_texts_of(earlier);
         share(&mut self.relations, &earlier.relations);
         share(&mut self.referenced, &earlier.referenced);
         share(&mut self.types, &earlier.types);
@@ -118,6 +119,26 @@ impl Catalog {
         }
         if *self.roles == *earlier.roles {
             self.roles = Arc::clone(&earlier.roles);
+        }
+    }
+
+    /// Where a lock was in the way of a table's texts, those of before are good as long as nothing else has changed: what
+    /// they name has the same names. Without a text nothing can be asked, and rows would be hidden for it.
+    fn take_texts_of(&mut self, earlier: &Catalog) {
+        let is_same = self.schemas == earlier.schemas
+            && self.types == earlier.types
+            && self.functions == earlier.functions
+            && self.referenced == earlier.referenced
+            && self.relations.len() == earlier.relations.len();
+        if self.complete || !is_same {
+            return;
+        }
+        let with_text = |(id, relation): (&RelationId, &Arc<Relation>)| {
+            let known = earlier.relations.get(id)?;
+            (relation.with_texts_of(known) == **known).then(|| (*id, Arc::clone(known)))
+        };
+        if let Some(relations) = self.relations.iter().map(with_text).collect() {
+            self.relations = relations;
         }
     }
 

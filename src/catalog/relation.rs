@@ -162,6 +162,24 @@ pub struct Relation {
 }
 
 impl Relation {
+    /// The same, and where it lacks the text of an expression that one.
+    pub(super) fn with_texts_of(&self, known: &Relation) -> Relation {
+        let mut relation = self.clone();
+        for (policy, known) in relation.policies.iter_mut().zip(&known.policies) {
+            if policy.using_text.is_none() && policy.using_tree == known.using_tree {
+                policy.using_text.clone_from(&known.using_text);
+            }
+        }
+        for (column, known) in relation.columns.iter_mut().zip(&known.columns) {
+            if let (Some(generated), Some(known)) = (&mut column.generated, &known.generated)
+                && generated.expression.is_none()
+            {
+                generated.expression.clone_from(&known.expression);
+            }
+        }
+        relation
+    }
+
     pub fn column(&self, index: ColumnIndex) -> &Column {
         &self.columns[usize::from(index.0)]
     }

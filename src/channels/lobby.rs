@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::chat::Quotas;
+use super::diary::Diary;
 use super::hub::Hub;
 use super::limits::{Gate, Limits};
 use super::metrics::Metrics;
@@ -46,6 +47,7 @@ impl Services {
 
 /// What all sessions share.
 pub struct Lobby {
+    pub diary: Diary,
     pub gate: Arc<Gate>,
     pub hub: Arc<Hub>,
     pub services: Services,
@@ -61,6 +63,7 @@ pub struct Lobby {
 impl Lobby {
     pub fn new(config: Config, hub: Arc<Hub>, services: Services, metrics: Arc<Metrics>) -> Arc<Lobby> {
         Arc::new(Lobby {
+            diary: Diary::default(),
             quotas: Quotas::new(config.limits.messages_per_minute_max),
             gate: Gate::new(config.limits),
             hub,

@@ -8,6 +8,7 @@ pub mod broadcast;
 pub mod channel;
 mod chat;
 pub mod close;
+pub mod diary;
 pub mod frame;
 pub mod hub;
 pub mod join;
@@ -29,6 +30,7 @@ pub mod topic;
 
 pub use broadcast::{Content, EventPayload};
 pub use close::CloseReason;
+pub use diary::LogLevel;
 pub use hub::{Broadcasted, Hub, TopicKey};
 pub use limits::{Gate, Limits};
 pub use lobby::{Config, Lobby};

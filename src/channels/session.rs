@@ -27,6 +27,7 @@ use smallvec::SmallVec;
 
 use super::channel::Channel;
 use super::close::CloseReason;
+use super::diary::LogLevel;
 use super::join::is_opaque_key;
 use super::limits::Seat;
 use super::lobby::Lobby;
@@ -78,6 +79,7 @@ pub enum Action {
 pub struct Session {
     lobby: Arc<Lobby>,
     serializer: Serializer,
+    log_level: LogLevel,
     /// Not pushed to here; its channels hand it on to dispatch.
     outbox: Outbox,
     upgrade_token: Arc<str>,
@@ -113,6 +115,7 @@ impl Session {
         Session {
             lobby,
             serializer,
+            log_level: LogLevel::default(),
             outbox,
             upgrade_token,
             seat: None,
@@ -121,6 +124,22 @@ impl Session {
             headers,
             pending: None,
             is_again: false,
+        }
+    }
+
+    pub fn with_log_level(mut self, level: LogLevel) -> Session {
+        self.log_level = level;
+        self
+    }
+
+    /// Logs what is of no interest but to whoever asked for it.
+    fn log(&self, level: LogLevel, topic: &str, what: &str, now: Now) {
+        match level {
+            _ if self.log_level < level || !self.lobby.diary.has_room(now.instant) => {
+                tracing::debug!(topic, what, "a client")
+            }
+            LogLevel::Info => tracing::info!(topic, what, "a client that asked to be logged"),
+            LogLevel::Warning | LogLevel::Error => tracing::warn!(topic, what, "a client that asked to be logged"),
         }
     }
 
@@ -153,7 +172,7 @@ impl Session {
     fn receive(&mut self, raw: Raw<'_>, now: Now, actions: &mut Vec<Action>) {
         let Some(incoming) = raw.decode(self.serializer) else {
             self.lobby.metrics.frames_malformed.inc();
-            tracing::debug!("A malformed frame was dropped");
+            self.log(LogLevel::Warning, "", "a malformed frame was dropped", now);
             return;
         };
         let place = self.channels.iter().position(|channel| *channel.address.topic == *incoming.topic);

@@ -203,3 +203,7 @@ impl OfRole {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "by_policy_tests.rs"]
+mod tests;

@@ -33,7 +33,9 @@ use super::addresses::Place;
 use super::client_stream::ClientStream;
 use super::connections::Entry;
 use super::pipe::Pipe;
-use crate::channels::{Action, CloseReason, Input, Now, Outbox, OutboxReader, Question, Serializer, Session, frame};
+use crate::channels::{
+    Action, CloseReason, Input, LogLevel, Now, Outbox, OutboxReader, Question, Serializer, Session, frame,
+};
 
 /// Tungstenite's own default of 128 KiB is allocated for every socket and zeroed on every read.
 const READ_BUFFER_BYTES: usize = 1 << 10;
@@ -75,6 +77,7 @@ pub struct Opened {
     /// Headers of the request that policies may read, as a JSON object.
     pub headers: Arc<str>,
     pub place: Place,
+    pub log_level: LogLevel,
 }
 
 #[derive(Clone, Copy)]
@@ -88,7 +91,7 @@ enum Phase {
 
 impl Connection {
     pub async fn open(server: Arc<Server>, opened: Opened) -> Connection {
-        let Opened { stream, read, serializer, token, headers, place } = opened;
+        let Opened { stream, read, serializer, token, headers, place, log_level } = opened;
         let lobby = server.services.lobby.clone();
         let (outbox, reader) = Outbox::new(lobby.outbox_config.clone(), lobby.metrics.clone());
         let config = WebSocketConfig::default()
@@ -99,7 +102,7 @@ impl Connection {
             .max_message_size(Some(server.config.frame_bytes_max));
         let pipe = Pipe::new(stream, outbox.clone());
         let socket = WebSocketStream::from_partially_read(pipe, read, Role::Server, Some(config)).await;
-        let session = Session::new(lobby, serializer, outbox.clone(), token, headers);
+        let session = Session::new(lobby, serializer, outbox.clone(), token, headers).with_log_level(log_level);
         let timer = Box::pin(tokio::time::sleep(server.config.idle_timeout));
         server.services.metrics.connections.inc();
         server.services.metrics.connections_opened.inc();

@@ -21,7 +21,7 @@ use super::connection::{Connection, Opened};
 use super::metrics::StatusLabels;
 use super::proxies::{Client, Peer};
 use super::{Server, query};
-use crate::channels::Serializer;
+use crate::channels::{LogLevel, Serializer};
 
 const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
@@ -44,6 +44,7 @@ struct Accepted {
     headers: Arc<str>,
     key: Vec<u8>,
     place: Place,
+    log_level: LogLevel,
 }
 
 /// Why there is no socket.
@@ -96,7 +97,8 @@ fn check(server: &Server, request: &Request<Incoming>) -> Result<Accepted, Refus
     let key = check_handshake(request.headers())?;
     let place = place(server, request)?;
     let headers = policy_headers(request.headers());
-    Ok(Accepted { serializer, token: token.into(), headers, key, place })
+    let log_level = LogLevel::of(query::parameter(query, "log_level").as_deref());
+    Ok(Accepted { serializer, token: token.into(), headers, key, place, log_level })
 }
 
 /// The socket's place among those of its address.
@@ -179,7 +181,7 @@ fn switching_protocols(key: &[u8]) -> Answer {
 /// Takes the TCP stream back from hyper and gives it to a task of its own: what the handshake needed is freed with this
 /// one, while the socket stays for hours.
 async fn open(server: Arc<Server>, on_upgrade: OnUpgrade, accepted: Accepted) {
-    let Accepted { serializer, token, headers, place, .. } = accepted;
+    let Accepted { serializer, token, headers, place, log_level, .. } = accepted;
     let upgraded = match on_upgrade.await {
         Ok(upgraded) => upgraded,
         Err(error) => return tracing::debug!(%error, "An upgrade was not completed"),
@@ -187,7 +189,7 @@ async fn open(server: Arc<Server>, on_upgrade: OnUpgrade, accepted: Accepted) {
     let Some((stream, read)) = take_stream(upgraded) else {
         return tracing::error!("hyper gave back another stream than it was given");
     };
-    let opened = Opened { stream, read, serializer, token, headers, place };
+    let opened = Opened { stream, read, serializer, token, headers, place, log_level };
     let connection = Connection::open(server.clone(), opened).await;
     server.tasks.spawn(connection.run());
 }

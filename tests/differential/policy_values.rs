@@ -191,6 +191,12 @@ fn timestamp(random: &mut StdRng) -> String {
 }
 
 fn interval(random: &mut StdRng) -> String {
+    if random.random_ratio(1, 6) {
+        // As long as each other: a month is 30 days, a day 24 hours.
+        let lengths =
+            ["1 mon", "30 days", "31 days", "720:00:00", "1 year", "12 mons", "360 days", "1 day", "24:00:00"];
+        return pick(random, &lengths);
+    }
     let mut parts = Vec::new();
     for (unit, limit) in [("years", 20), ("mons", 12), ("days", 40)] {
         if random.random_ratio(1, 2) {

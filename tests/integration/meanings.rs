@@ -3,8 +3,9 @@
 use serde_json::json;
 
 use crate::support::client::{Client, all_of};
+use crate::support::database::connect;
 use crate::support::people::{ALICE, BOB, alice, bob};
-use crate::support::scene::{ROOMS, Scene};
+use crate::support::scene::{ROOMS, Scene, execute};
 
 /// The ids of posts up to a mark, a row of a table that everybody may see.
 async fn posts(client: &mut Client, mark: i64) -> Vec<i64> {
@@ -108,6 +109,26 @@ async fn come_and_go((scene, mut alice, mut bob): (Scene, Client, Client)) {
             assert_eq!(seen, if step == 2 { (vec![id], vec![]) } else { (vec![], vec![id]) }, "{sql}");
         }
     }
+}
+
+/// While a table is locked nothing prints its policies' expressions: what the poll finds meanwhile comes without them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lock_in_the_way_of_a_policys_text_hides_nothing() {
+    let (scene, mut alice, mut bob) = scene(
+        "create function is_mine(who uuid) returns boolean stable language plpgsql as 'begin return who = auth.uid(); end';
+         create table posts (id int primary key, owner uuid); alter table posts enable row level security;
+         create policy own on posts using (is_mine(owner)); grant select on posts to authenticated;
+         alter publication supabase_realtime add table posts;",
+    )
+    .await;
+    let before = scene.relay.metric("roles_version").await;
+    let writer = connect(&scene.database.url).await;
+    execute(&writer, "begin; lock table posts in access exclusive mode").await;
+    // What no event trigger sees.
+    scene.execute(&format!("alter database {} set work_mem = '5MB'", scene.database.name)).await;
+    scene.relay.until_metric("roles_version", |version| version > before).await;
+    execute(&writer, &format!("insert into posts values (1, '{ALICE}'); insert into marks values (1); commit")).await;
+    assert_eq!((posts(&mut alice, 1).await, posts(&mut bob, 1).await), (vec![1], vec![]));
 }
 
 /// Members and posts move in one transaction, with columns that change their names in it.

@@ -18,6 +18,7 @@ mod function_bodies;
 mod hostile;
 mod joins;
 mod keys;
+mod log_level;
 mod meanings;
 mod mistakes;
 mod oracle;

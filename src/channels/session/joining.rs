@@ -19,6 +19,7 @@ use crate::authz::{Claims, TopicError, TopicGrant, TopicRight};
 use crate::channels::broadcast::{EventPayload, event_object, meta};
 use crate::channels::channel::{Channel, Joined, ReadyWait, Rights};
 use crate::channels::close::CloseReason;
+use crate::channels::diary::LogLevel;
 use crate::channels::join::JoinRequest;
 use crate::channels::opening::Opening;
 use crate::channels::phoenix::{Address, Incoming, Payload, Serializer, v2};
@@ -275,6 +276,7 @@ impl Session {
             true => Action::Subscribe(channel.subscribe(Some(Box::new(opening)))),
             false => Action::Open(Box::new(opening)),
         });
+        self.log(LogLevel::Info, &channel.address.topic, "joined", now);
         self.channels.push(channel);
         self.lobby.metrics.channels.inc();
         self.lobby.metrics.joins.inc();
@@ -282,7 +284,7 @@ impl Session {
 
     fn refuse(&mut self, head: &Head, old: Option<Bytes>, refusal: &Refusal, now: Now, actions: &mut Vec<Action>) {
         self.lobby.metrics.joins_refused.inc();
-        tracing::debug!(topic = &*head.topic, reason = &*refusal.reason, "A join was refused");
+        self.log(LogLevel::Warning, &head.topic, &format!("a join was refused: {}", refusal.reason), now);
         if self.channels.is_empty() {
             self.seat = None;
         }

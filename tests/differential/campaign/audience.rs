@@ -69,7 +69,7 @@ async fn listen(relay: &Relay, person: &Person, tables: &[Table]) -> Client {
         None => all_of(&table.name),
         Some(filter) => json!({ "event": "*", "schema": "public", "table": table.name, "filter": filter.text }),
     };
-    let bindings: Vec<Value> = tables.iter().map(binding).chain([all_of("marks")]).collect();
+    let bindings: Vec<Value> = tables.iter().map(binding).chain([all_of("marks"), all_of("probes")]).collect();
     client.subscribe("history", Value::Array(bindings)).await;
     client
 }

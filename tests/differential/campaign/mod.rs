@@ -61,6 +61,7 @@ async fn every_decision_of_a_random_history_is_that_of_a_select() {
         let rng = StdRng::seed_from_u64(history_seed);
         let label = format!("WALCAST_DIFFERENTIAL_SEED={history_seed}");
         let mut world = World::new(&cluster, rng, label, &mut tally).await;
+        world.settle(&mut tally).await;
         let until = wanted.min(tally.counted() + DECISIONS_PER_HISTORY);
         let transactions_max = tally.transactions + TRANSACTIONS_PER_HISTORY;
         while tally.counted() < until && tally.transactions < transactions_max && tally.wrongs == 0 {

@@ -20,10 +20,16 @@ use crate::support::database::connect;
 use crate::support::relay::pause_between_polls;
 use crate::support::scene::{execute, until};
 
+/// A policy may have come to need Postgres: who waits for it gives up.
+const SETTLE_MAX: usize = 20;
+
 impl World {
     /// The relay keeps up: each transaction is judged before the next.
     pub(super) async fn live(&mut self, transactions: usize, tally: &mut Tally) {
         for _ in 0..transactions {
+            if self.rng.random_bool(0.7) {
+                self.settle(tally).await;
+            }
             let transaction = self.draft(&mut Taken::default(), tally).await;
             let committed =
                 self.commit(transaction, async |world, sql| execute(&world.database.client, &sql).await).await;
@@ -31,8 +37,29 @@ impl World {
         }
     }
 
+    /// After DDL Postgres is asked until function bodies and tables have been read again: here it is waited until a policy
+    /// that needs both is decided in-process.
+    pub(super) async fn settle(&mut self, tally: &mut Tally) {
+        for _ in 0..SETTLE_MAX {
+            let probe =
+                Transaction { statements: vec!["insert into probes default values".into()], ..Transaction::default() };
+            let committed = self.commit(probe, async |world, sql| execute(&world.database.client, &sql).await).await;
+            self.audience.until(committed.mark).await;
+            // Some may be left whose role has no grants on the members.
+            let deciders = self.deciders(tally).await;
+            if deciders.here > 0.0 && deciders.left_open == 0.0 {
+                return;
+            }
+            pause_between_polls().await;
+        }
+    }
+
     /// The relay stands still while transactions commit, and then goes through all of them.
     pub(super) async fn lagging(&mut self, transactions: usize, tally: &mut Tally) {
+        self.is_quiet = self.rng.random_bool(0.5);
+        if self.rng.random_bool(0.7) {
+            self.settle(tally).await;
+        }
         self.relay.freeze();
         // In half of the lags no row is changed twice, so that later moments can be asked about it.
         let once = self.rng.random_bool(0.5);
@@ -53,6 +80,7 @@ impl World {
             }
             burst.push(committed);
         }
+        self.is_quiet = false;
         self.relay.thaw();
         self.judge_all(burst, "lagging", tally).await;
     }
@@ -114,6 +142,9 @@ impl World {
     /// Commits wait for a standby: the relay has read them long before anybody can see them.
     pub(super) async fn beside_standby(&mut self, cluster: &Cluster, transactions: usize, tally: &mut Tally) {
         for _ in 0..transactions {
+            if self.rng.random_bool(0.7) {
+                self.settle(tally).await;
+            }
             let transaction = self.draft(&mut Taken::default(), tally).await;
             let admin = connect(&cluster.url("postgres", "postgres")).await;
             wait_for_standby(&admin, "late").await;

@@ -14,7 +14,10 @@ pub(super) const INNER: &str = "
     create table rooms (id int primary key, org int, hidden boolean, topic text);
     create table blocks (blocker uuid, blocked uuid, note text, primary key (blocker, blocked));
     create table marks (n bigint primary key);
-    grant select on marks to anon, authenticated, guest, service_role;
+    create table probes (n bigint generated always as identity primary key);
+    alter table probes enable row level security;
+    create policy of_members on probes using (exists (select from members where member = auth.uid()));
+    grant select on marks, probes to anon, authenticated, guest, service_role;
     grant select on orgs, members, rooms, blocks to authenticated, guest, service_role;";
 
 /// Of every published table. Policies read these.
@@ -153,7 +156,12 @@ fn value(rng: &mut StdRng, column: &str, users: &[String]) -> String {
         // Hours from the edge: a test of its own is about the edge.
         "expires" => {
             let hours = rng.random_range(3..100) * if rng.random_bool(0.5) { 1 } else { -1 };
-            one_of(rng, &[&format!("now() + interval '{hours} hours'"), "'infinity'", "'2020-02-29 12:00:00.5+03'"])
+            // The edges of the windows, a quarter of an hour to either side: longer than a history takes.
+            let edge = *["0 days", "30 minutes", "-4 days", "2 days"].choose(rng).expect("not empty");
+            let side = if rng.random_bool(0.5) { "15" } else { "-15" };
+            let near = format!("now() + interval '{edge}' + interval '{side} minutes'");
+            let far = format!("now() + interval '{hours} hours'");
+            one_of(rng, &[&far, &far, &near, &near, "'infinity'", "'2020-02-29 12:00:00.5+03'"])
         }
         "rank" => format!("'{}'", one_of(rng, &["guest", "member", "admin", "owner"])),
         "author" => {

@@ -161,6 +161,7 @@ fn any_and_all_of_an_array() {
 #[test]
 fn strict_functions_and_bodies_are_null_for_a_null() {
     assert_eq!(value(&call(INT4_EQ, [int(1), Expr::Const(Value::Null)])), Ok(Value::Null));
+    assert_eq!(value(&call(INT4_EQ, [Expr::Const(Value::Null), Expr::Const(Value::Null)])), Ok(Value::Null));
     let apply =
         |strict, arg| Expr::Apply { args: [arg].into(), strict, body: Expr::IsNull(Expr::Param(0).into()).into() };
     assert_eq!(value(&apply(true, Expr::Const(Value::Null))), Ok(Value::Null));
@@ -224,9 +225,23 @@ fn sub_queries_look_up_and_filter() {
     assert_eq!(over(&joined, &tables), Ok(Value::Bool(true)));
     // From within, the query around it is one level out.
     let outward = Expr::Inner { levels: 1, source: 0, column: 1 };
-    let nested = query([lookup(int(2))], [(0, call(INT4_EQ, [inner(0, 1), outward]))], int(1));
-    let nested = exists(query([scan()], [(0, exists(nested)), (0, call(INT4_EQ, [inner(0, 0), int(2)]))], int(1)));
-    assert_eq!(over(&nested, &tables), Ok(Value::Bool(true)));
+    for (organization, is_there) in [(2, true), (1, false)] {
+        let nested = query([lookup(int(2))], [(0, call(INT4_EQ, [inner(0, 1), outward.clone()]))], int(1));
+        let is_it = (0, call(INT4_EQ, [inner(0, 0), int(organization)]));
+        let nested = exists(query([scan()], [(0, exists(nested)), is_it], int(1)));
+        assert_eq!(over(&nested, &tables), Ok(Value::Bool(is_there)), "{organization}");
+    }
+}
+
+#[test]
+fn rows_are_those_whose_conditions_are_true() {
+    let tables = members(&[(None, 30)]);
+    let is_one = |expr| exists(query([scan()], [(0, expr)], int(1)));
+    assert_eq!(over(&is_one(call(INT4_EQ, [inner(0, 0), int(1)])), &tables), Ok(Value::Bool(false)), "NULL = 1");
+    assert_eq!(over(&is_one(boolean(N)), &tables), Ok(Value::Bool(false)));
+    assert_eq!(over(&is_one(Expr::IsNull(inner(0, 0).into())), &tables), Ok(Value::Bool(true)));
+    let none = Query { limit: Some(0), ..query([scan()], [], int(1)) };
+    assert_eq!(over(&exists(none), &tables), Ok(Value::Bool(false)), "LIMIT 0");
 }
 
 #[test]

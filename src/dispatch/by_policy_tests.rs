@@ -1,0 +1,154 @@
+use super::*;
+use crate::authz::OraclePlan;
+use crate::authz::policy::audience::Audience;
+use crate::authz::policy::builtin;
+use crate::authz::policy::{Access, Clause, Expr, Person, Program, Query, RowTypes, Source};
+use crate::authz::tracked::Table;
+use crate::catalog::{ColumnIndex, ColumnSet, Relation};
+use crate::change::{Layout, Row};
+use crate::dispatch::access::AccessTable;
+use crate::dispatch::sample::{SECURED, catalog, relation};
+use crate::wal::pgoutput::Tuple;
+
+const TEXT_EQ: u32 = 67;
+const INT4_EQ: u32 = 65;
+const MEMBERS: RelationId = RelationId(9);
+
+fn call(oid: u32, args: [Expr; 2]) -> Expr {
+    Expr::Call { function: builtin::function(oid).unwrap(), args: args.into() }
+}
+
+fn column(column: u16) -> Expr {
+    Expr::Column(ColumnIndex(column))
+}
+
+/// Of permissive policies over the claims, which are a name and nothing else.
+fn plan(policies: Vec<Expr>) -> Arc<CompiledPlan> {
+    let setting = Expr::Setting { name: Expr::Const(Value::text("request.jwt.claims")).into(), missing_ok: true };
+    let clause = |using| Clause { policy: String::new(), permissive: true, using };
+    let program = Program {
+        clauses: policies.into_iter().map(clause).collect(),
+        slots: [setting].into(),
+        eager: [].into(),
+        columns: ColumnSet::default(),
+        needs: [].into(),
+        uses_now: false,
+    };
+    let table = Arc::new(relation(SECURED));
+    let oracle = OraclePlan {
+        relation: Arc::clone(&table),
+        role: "member".into(),
+        expression: "true".into(),
+        columns: None,
+        not_compiled: None,
+    };
+    let audience = Audience::of(&program);
+    assert!(audience.is_some());
+    let types = RowTypes::new(&catalog(), &table);
+    Arc::new(CompiledPlan { program, audience, types, oracle: Arc::new(oracle) })
+}
+
+/// `note = claims`.
+fn own() -> Expr {
+    call(TEXT_EQ, [column(1), Expr::Slot(0)])
+}
+
+/// `EXISTS (SELECT FROM members m WHERE m.note_of = id AND m.name = claims)`.
+fn of_members() -> Expr {
+    let inner = |column| Expr::Inner { levels: 0, source: 0, column };
+    let access = Access::Lookup { columns: [ColumnIndex(0)].into(), keys: [column(0)].into() };
+    Expr::Exists(Arc::new(Query {
+        sources: [Source::Table { relation: MEMBERS, access }].into(),
+        conditions: [(0, call(INT4_EQ, [inner(0), column(0)])), (0, call(TEXT_EQ, [inner(1), Expr::Slot(0)]))].into(),
+        output: [].into(),
+        union: [].into(),
+        limit: None,
+        aggregate: None,
+    }))
+}
+
+/// People by their names; the number is the subscription.
+fn placed(plans: &[(&str, &Arc<CompiledPlan>)]) -> ByPolicy {
+    let mut by_policy = ByPolicy::default();
+    for (number, (name, plan)) in (0..).zip(plans) {
+        let slots = plan.program.slots_of(Person { role: "member", claims: name, channel: None });
+        let subscription =
+            BoundSubscription { relation: SECURED, event: EventFilter::Any, predicate: None, select: None };
+        let role = AccessTable::default().role("member");
+        assert!(by_policy.insert(SubscriptionId(number), &subscription, role, plan, &slots));
+    }
+    by_policy
+}
+
+fn change(operation: Operation, id: &str, note: Option<&str>) -> Change {
+    let table: Arc<Relation> = Arc::new(relation(SECURED));
+    let tuple = Tuple::from_values([Some(id.as_bytes()), note.map(str::as_bytes)]);
+    let row = Row { layout: Arc::new(Layout::identity(Arc::clone(&table))), tuple, key_only: false };
+    let (new, old) = match operation {
+        Operation::Delete => (None, OldRow::Full(row)),
+        _ => (Some(row), OldRow::Absent),
+    };
+    Change { relation: table, operation, new, old, kept: None, index: 0, commit_timestamp: 0 }
+}
+
+fn found(by_policy: &ByPolicy, change: &Change, tables: Option<&Tables>) -> Vec<u32> {
+    let mut matches = Matches::default();
+    by_policy.matches(change, tables, &mut matches);
+    matches.matched.iter().map(|id| id.0).collect()
+}
+
+#[test]
+fn a_row_leads_to_whom_it_is_for_and_to_whom_a_policy_always_holds_for() {
+    let is_admin = call(TEXT_EQ, [Expr::Slot(0), Expr::Const(Value::text("admin"))]);
+    for plan in [plan(vec![own(), is_admin.clone()]), plan(vec![Expr::Or([own(), is_admin].into())])] {
+        let by_policy = placed(&[("ann", &plan), ("bob", &plan), ("admin", &plan)]);
+        let of = |note| found(&by_policy, &change(Operation::Insert, "1", note), Some(&Tables::default()));
+        assert_eq!(of(Some("ann")), [0, 2]);
+        assert_eq!(of(Some("bob")), [1, 2]);
+        assert_eq!(of(Some("eve")), [2]);
+        assert_eq!(of(None), [2], "NULL is nobody");
+    }
+}
+
+#[test]
+fn what_cannot_be_looked_up_is_for_everyone() {
+    let plan = plan(vec![own()]);
+    let by_policy = placed(&[("ann", &plan), ("bob", &plan)]);
+    assert_eq!(found(&by_policy, &change(Operation::Insert, "1", Some("ann")), None), [0, 1], "no tables");
+    let unknown = Change { old: OldRow::Absent, ..change(Operation::Delete, "1", None) };
+    assert_eq!(found(&by_policy, &unknown, Some(&Tables::default())), [0, 1], "no old row");
+    let members = self::plan(vec![of_members()]);
+    let by_policy = placed(&[("ann", &members), ("bob", &members)]);
+    let new = change(Operation::Insert, "1", None);
+    assert_eq!(found(&by_policy, &new, Some(&Tables::default())), [0, 1], "the table is not loaded");
+}
+
+#[test]
+fn deletes_are_for_those_of_before_the_transaction() {
+    let plan = plan(vec![of_members()]);
+    let by_policy = placed(&[("ann", &plan), ("bob", &plan)]);
+    let mut members = Table::new([ColumnIndex(0), ColumnIndex(1)].into(), [Box::from([ColumnIndex(0)])]);
+    members.load([Value::Int(1), Value::text("ann")].into());
+    // Made by the transaction that is judged.
+    members.insert([Value::Int(1), Value::text("bob")].into());
+    let mut tables = Tables::default();
+    tables.insert(MEMBERS, members);
+    assert_eq!(found(&by_policy, &change(Operation::Delete, "1", None), Some(&tables)), [0]);
+    assert_eq!(found(&by_policy, &change(Operation::Insert, "1", None), Some(&tables)), [0, 1]);
+    assert!(found(&by_policy, &change(Operation::Insert, "2", None), Some(&tables)).is_empty());
+}
+
+/// Policies change, and people are placed anew one after the other.
+#[test]
+fn people_stand_under_the_plan_that_they_were_placed_by() {
+    let (own, members) = (plan(vec![own()]), plan(vec![of_members()]));
+    let mut by_policy = placed(&[("ann", &own), ("ann", &members)]);
+    let mut tables = Tables::default();
+    tables.insert(MEMBERS, Table::new([ColumnIndex(0), ColumnIndex(1)].into(), [Box::from([ColumnIndex(0)])]));
+    let of_ann = change(Operation::Insert, "1", Some("ann"));
+    assert_eq!(found(&by_policy, &of_ann, Some(&tables)), [0]);
+    by_policy.remove(SubscriptionId(0));
+    assert!(found(&by_policy, &of_ann, Some(&tables)).is_empty());
+    by_policy.remove(SubscriptionId(1));
+    assert!(by_policy.is_empty() && !by_policy.has_relation(SECURED));
+}
