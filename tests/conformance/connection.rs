@@ -12,10 +12,10 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Message as Incoming};
 use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
+use super::fence::FENCE;
 use super::http::upgrade_request;
 use super::message::Message;
 use super::received::Received;
-use super::fence::FENCE;
 use super::transcript::Frame;
 
 pub struct Connection {

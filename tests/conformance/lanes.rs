@@ -7,12 +7,12 @@ use super::transcript::{Frame, Step, Transcript};
 
 /// Cases that share a topic on which something is said, or a table, stand in one lane, in the order of the recording:
 /// later ones met the rows that earlier ones had left.
-pub fn lanes(cases: &[Transcript]) -> Vec<Vec<&Transcript>> {
+pub fn lanes<'a>(cases: &[&'a Transcript]) -> Vec<Vec<&'a Transcript>> {
     // Where somebody hears of every table, they are one.
     let are_one = cases.iter().any(|case| masks::hears_every_table(&case.name));
-    let uses = |case| uses(case, are_one);
+    let uses = |case: &Transcript| uses(case, are_one);
     let said: HashSet<String> = cases.iter().flat_map(|case| uses(case).said).collect();
-    let mut lanes: Vec<(HashSet<String>, Vec<&Transcript>)> = Vec::new();
+    let mut lanes: Vec<(HashSet<String>, Vec<&'a Transcript>)> = Vec::new();
     for case in cases {
         let uses = uses(case);
         let shared: HashSet<String> = uses.heard.into_iter().filter(|it| said.contains(it)).chain(uses.said).collect();
@@ -29,9 +29,14 @@ pub fn lanes(cases: &[Transcript]) -> Vec<Vec<&Transcript>> {
         lanes.push(lane);
     }
     let order: HashMap<&str, usize> = cases.iter().enumerate().map(|(at, case)| (case.name.as_str(), at)).collect();
-    let mut lanes: Vec<Vec<&Transcript>> = lanes.into_iter().map(|(_, cases)| cases).collect();
+    let mut lanes: Vec<Vec<&'a Transcript>> = lanes.into_iter().map(|(_, cases)| cases).collect();
     lanes.iter_mut().for_each(|lane| lane.sort_by_key(|case| order[case.name.as_str()]));
     lanes
+}
+
+/// Whether every channel is told of what a case changes: it must be alone.
+pub fn disturbs_everybody(case: &Transcript) -> bool {
+    case.lines.iter().any(|line| matches!(&line.step, Step::Sql(sql) if sql.contains("alter publication")))
 }
 
 /// What a case hears of, and what others may hear of by it: topics, and tables.
@@ -48,6 +53,7 @@ fn uses(case: &Transcript, tables_are_one: bool) -> Uses {
             Step::Send { frame: Frame::Text(text), .. } => {
                 let topic = topic_of(text);
                 uses.heard.insert(topic.clone());
+                uses.heard.extend(bound_tables(text));
                 if ["\"broadcast\"", "\"presence\""].iter().any(|event| event_of(text) == *event) {
                     uses.said.insert(topic);
                 }
@@ -65,6 +71,12 @@ fn topic_of(frame: &str) -> String {
     frame[at..].chars().take_while(|c| *c != '"').collect()
 }
 
+/// Those of its bindings.
+fn bound_tables(join: &str) -> impl Iterator<Item = String> {
+    let named = join.split("\"table\":\"").skip(1).filter_map(|rest| rest.split('"').next());
+    named.map(|table| format!("table {table}"))
+}
+
 /// With its quotes, of either version.
 fn event_of(frame: &str) -> String {
     let json: serde_json::Value = serde_json::from_str(frame).unwrap_or_default();
@@ -74,7 +86,8 @@ fn event_of(frame: &str) -> String {
 
 /// The words after those that a table's name follows.
 fn tables_of(sql: &str) -> Vec<String> {
-    let words: Vec<&str> = sql.split(|c: char| c.is_whitespace() || "(),;".contains(c)).filter(|it| !it.is_empty()).collect();
+    let words: Vec<&str> =
+        sql.split(|c: char| c.is_whitespace() || "(),;".contains(c)).filter(|it| !it.is_empty()).collect();
     let follows = ["into", "update", "from", "table", "truncate"];
     let is_keyword = |word: &str| follows.contains(&word.to_ascii_lowercase().as_str());
     words
@@ -91,7 +104,8 @@ mod tests {
 
     #[test]
     fn cases_that_share_what_is_changed_stand_behind_each_other() {
-        let cases = transcript::all();
+        let all = transcript::all();
+        let cases: Vec<&Transcript> = all.iter().collect();
         let lanes = lanes(&cases);
         let lane = |name: &str| lanes.iter().position(|lane| lane.iter().any(|case| case.name == name));
         assert_eq!(lane("pg_toast.v1"), lane("pg_pk_update.v2"), "a binding to every table is among them");
@@ -99,11 +113,15 @@ mod tests {
         assert_ne!(lane("broadcast_self_on.v1"), lane("broadcast_self_on.v2"), "each has its topic");
         assert_eq!(lanes.iter().map(Vec::len).sum::<usize>(), cases.len());
 
-        let ordinary: Vec<Transcript> = cases.into_iter().filter(|case| !masks::hears_every_table(&case.name)).collect();
+        let ordinary: Vec<&Transcript> =
+            cases.into_iter().filter(|case| !masks::hears_every_table(&case.name)).collect();
         let lanes = super::lanes(&ordinary);
         let lane = |name: &str| lanes.iter().position(|lane| lane.iter().any(|case| case.name == name));
         assert_ne!(lane("pg_toast.v1"), lane("pg_pk_update.v2"));
         assert_eq!(lane("pg_pk_update.v1"), lane("pg_pk_update.v2"));
-        assert_eq!(tables_of("insert into plain(name) values('a'); delete from \"Weird Table\""), ["table plain", "table Weird"]);
+        assert_eq!(
+            tables_of("insert into plain(name) values('a'); delete from \"Weird Table\""),
+            ["table plain", "table Weird"]
+        );
     }
 }

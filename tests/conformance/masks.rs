@@ -22,8 +22,16 @@ pub const DIFFERENT: &[(&str, &str)] = &[
 
 /// Recorded frames that walcast does not send: the case, and the numbers of the lines.
 pub const WITHHELD_LINES: &[(&str, &[usize], &str)] = &[
-    ("join_duplicate.v1", &[13, 17], "a flawed recording: both versions ran at once on one topic, so each heard the other"),
-    ("join_duplicate.v2", &[10, 14], "a flawed recording: both versions ran at once on one topic, so each heard the other"),
+    (
+        "join_duplicate.v1",
+        &[13, 17],
+        "a flawed recording: both versions ran at once on one topic, so each heard the other",
+    ),
+    (
+        "join_duplicate.v2",
+        &[10, 14],
+        "a flawed recording: both versions ran at once on one topic, so each heard the other",
+    ),
     (
         "broadcast_binary_v2",
         &[36],

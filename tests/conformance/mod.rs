@@ -210,9 +210,12 @@ async fn play_group(database: &Database, index: usize, group: &Group, cases: &[T
     let stage = Stage { address: relay.address, database: client, has_fence: group.has_fence, second };
     match group.play {
         Play::EveryFrame => {
-            let lanes = lanes::lanes(cases);
-            let lanes = futures_util::stream::iter(lanes).map(|lane| async move { replay::play_lane(stage, &lane).await });
-            lanes.buffer_unordered(LANES).concat().await
+            let (alone, together): (Vec<_>, Vec<_>) = cases.iter().partition(|case| lanes::disturbs_everybody(case));
+            let lanes = futures_util::stream::iter(lanes::lanes(&together))
+                .map(|lane| async move { replay::play_lane(stage, &lane).await });
+            let mut failures: Vec<String> = lanes.buffer_unordered(LANES).concat().await;
+            failures.extend(replay::play_lane(stage, &alone).await);
+            failures
         }
         Play::Sorts => {
             let mut failures = Vec::new();

@@ -40,7 +40,8 @@ impl<T: Clone + Eq + std::hash::Hash> Pairs<T> {
 impl Renaming {
     /// `sent`: everything that the client says in this case.
     pub fn of_client(sent: impl Iterator<Item = String>) -> Renaming {
-        let own = sent.flat_map(|text| uuids(&text).into_iter().map(|at| text[at..at + UUID].to_string()).collect::<Vec<_>>());
+        let own = sent
+            .flat_map(|text| uuids(&text).into_iter().map(|at| text[at..at + UUID].to_string()).collect::<Vec<_>>());
         Renaming { own: own.collect(), ..Renaming::default() }
     }
 
@@ -161,9 +162,7 @@ mod tests {
             renaming.value(&mut value, &recorded);
             value == recorded
         };
-        let meta = |key: &str, reference: &str, before: &str| {
-            serde_json::json!({ key: { "metas": [{ "phx_ref": reference, "phx_ref_prev": before }] } })
-        };
+        let meta = |key: &str, reference: &str, before: &str| serde_json::json!({ key: { "metas": [{ "phx_ref": reference, "phx_ref_prev": before }] } });
         assert!(named(meta(A, "1", "0"), meta(X, "a", "z")));
         assert!(named(meta(A, "2", "1"), meta(X, "b", "a")));
         assert!(!named(meta(A, "3", "1"), meta(X, "c", "b")), "the one before was another");

@@ -154,12 +154,9 @@ fn step(raw: Raw) -> Step {
         "close" => Step::Close { connection, code: raw.code },
         "sql" => Step::Sql(raw.sql),
         "sql-error" => Step::SqlFails(raw.error),
-        "http>" => Step::HttpRequest(Request {
-            headers: headers(),
-            body: body(&raw.body),
-            method: raw.method,
-            path: raw.path,
-        }),
+        "http>" => {
+            Step::HttpRequest(Request { headers: headers(), body: body(&raw.body), method: raw.method, path: raw.path })
+        }
         "http<" => Step::HttpResponse(response(raw)),
         "open" | "note" => Step::Note,
         other => panic!("a transcript has a line of unknown kind {other:?}"),
