@@ -105,3 +105,25 @@ fn compare(ours: &Heard, recorded: &Heard) -> Result<(), String> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn heard(sorts: &[(&str, &[&str])]) -> Heard {
+        let owned = |(connection, sorts): &(&str, &[&str])| {
+            (connection.to_string(), sorts.iter().map(ToString::to_string).collect())
+        };
+        Heard(sorts.iter().map(owned).collect())
+    }
+
+    #[test]
+    fn every_sort_must_occur_in_its_order() {
+        let recorded = heard(&[("a", &["join", "system", "close"]), ("b", &["join", "system", "close"])]);
+        assert!(compare(&recorded, &recorded).is_ok());
+        assert!(compare(&heard(&[("a", &["join", "system", "close"]), ("b", &["join"])]), &recorded).is_ok());
+        assert!(compare(&heard(&[("a", &["join", "close"]), ("b", &["join"])]), &recorded).is_err(), "no system");
+        assert!(compare(&heard(&[("a", &["join", "close", "system"])]), &recorded).is_err(), "another order");
+        assert!(compare(&heard(&[("a", &["join", "system", "close", "x"])]), &recorded).is_err(), "one more");
+    }
+}
