@@ -6,10 +6,9 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep_until};
-
 use super::connection::Connection;
 use super::message::Message;
+use super::pace::Pace;
 use super::received::Received;
 use super::replay::{PATIENCE, Stage, answered};
 use super::transcript::{Frame, Request, Step, Transcript};
@@ -47,9 +46,8 @@ fn has_place(sort: &&String) -> bool {
 }
 
 pub async fn play(stage: &Stage<'_>, case: &Transcript) -> Result<(), String> {
-    let (now, second) = (token::now(), stage.second.unwrap_or(Duration::from_secs(1)));
+    let (now, mut pace) = (token::now(), Pace::new(stage.second.unwrap_or(Duration::from_secs(1))));
     let renewed = |text: &str| token::renewed(text, case.recorded_at, now);
-    let began = Instant::now();
     let (mut ours, mut recorded) = (Heard::default(), Heard::default());
     let (mut connections, mut answer) = (HashMap::<String, Connection>::new(), None);
     for line in &case.lines {
@@ -62,7 +60,7 @@ pub async fn play(stage: &Stage<'_>, case: &Transcript) -> Result<(), String> {
                 connections.insert(connection.clone(), opened);
             }
             Step::Send { connection, frame: Frame::Text(text) } => {
-                sleep_until(began + second.mul_f64(line.at)).await;
+                pace.wait_until(line.at).await;
                 let to = connections.get_mut(connection).ok_or_else(|| at(format!("{connection} is not open")))?;
                 to.send(Frame::Text(renewed(text))).await.map_err(at)?;
             }
@@ -71,7 +69,7 @@ pub async fn play(stage: &Stage<'_>, case: &Transcript) -> Result<(), String> {
                 recorded.take(connection, &message);
             }
             Step::HttpRequest(request) => {
-                sleep_until(began + second.mul_f64(line.at)).await;
+                pace.wait_until(line.at).await;
                 let headers = request.headers.iter().map(|(name, value)| (name.clone(), renewed(value))).collect();
                 let request = Request { headers, ..request.clone() };
                 answer = Some(http::request(stage.address, &request).await.map_err(at)?);

@@ -115,16 +115,14 @@ fn is_uuid(text: &str) -> bool {
         })
 }
 
-/// Where UUIDs begin.
+/// Where UUIDs begin. From hyphen to hyphen, as some texts have megabytes without one.
 fn uuids(text: &str) -> Vec<usize> {
-    let mut found = Vec::new();
-    let mut at = 0;
-    while at + UUID <= text.len() {
-        if text.get(at..at + UUID).is_some_and(is_uuid) {
+    let mut found: Vec<usize> = Vec::new();
+    for (hyphen, _) in text.match_indices('-') {
+        let Some(at) = hyphen.checked_sub(8) else { continue };
+        let is_behind = found.last().is_none_or(|last| last + UUID <= at);
+        if is_behind && text.get(at..at + UUID).is_some_and(is_uuid) {
             found.push(at);
-            at += UUID;
-        } else {
-            at += 1;
         }
     }
     found

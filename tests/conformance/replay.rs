@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep_until};
 use tokio_postgres::Client;
 
 use super::connection::{Connection, Heard};
@@ -12,6 +11,7 @@ use super::fence::Fence;
 use super::http;
 use super::masks;
 use super::message::Message;
+use super::pace::Pace;
 use super::received::{Received, difference};
 use super::renaming::Renaming;
 use super::token;
@@ -80,13 +80,13 @@ async fn play(stage: &Stage<'_>, fence: &mut Option<Fence>, transcript: &Transcr
         failed: None,
     };
     let lines = in_order(transcript);
-    let began = Instant::now();
+    let mut pace = stage.second.map(Pace::new);
     let mut closing = false;
     for (index, line) in lines.iter().enumerate() {
-        if let Some(second) = stage.second
+        if let Some(pace) = &mut pace
             && is_the_clients(&line.step)
         {
-            sleep_until(began + second.mul_f64(line.at)).await;
+            pace.wait_until(line.at).await;
         }
         // Before the clients go: whatever else they were sent must be here by then.
         let leaves = matches!(line.step, Step::Close { code, .. } if !play.is_the_servers(code));
