@@ -297,7 +297,7 @@ impl Measured {
             }
             wall += wall_before.elapsed();
             cpu += cpu_time() - cpu_before;
-            assert_eq!(chunk.deliveries.len(), self.matching * changes.len());
+            assert_eq!(chunk.delivery_count(), self.matching * changes.len());
             chunk.finish();
             assert!(chunk.ready.is_empty(), "it was decided here");
         }
