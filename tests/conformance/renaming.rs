@@ -73,10 +73,10 @@ impl Renaming {
             (Value::Array(ours), Value::Array(recorded)) => {
                 ours.iter_mut().zip(recorded).for_each(|(ours, recorded)| self.value(ours, recorded));
             }
-            (Value::String(ours), Value::String(recorded)) if is_uuid(ours) && is_uuid(recorded) => {
-                if self.is_name(ours, recorded) {
-                    ours.clone_from(recorded);
-                }
+            (Value::String(ours), Value::String(recorded))
+                if is_uuid(ours) && is_uuid(recorded) && self.is_name(ours, recorded) =>
+            {
+                ours.clone_from(recorded);
             }
             _ => {}
         }

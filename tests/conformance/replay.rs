@@ -303,7 +303,10 @@ impl Play<'_> {
             _ if self.is_the_servers(code) => {
                 connection.closed_by_server((code == 1000).then_some(code), PATIENCE).await
             }
-            1006 => Ok(drop(connection)),
+            1006 => {
+                drop(connection);
+                Ok(())
+            }
             _ => connection.close((code == 1000).then_some(1000), PATIENCE).await,
         }
     }
