@@ -6,7 +6,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::handshake::client::{Request, generate_key};
 
-use super::transcript::Response;
+use super::transcript::{self, RATE_HEADERS, Response};
 
 pub fn upgrade_request(target: &str, host: &str, headers: &[(String, String)]) -> Result<Request, String> {
     let mut request = Request::builder()
@@ -34,17 +34,27 @@ pub async fn refused_upgrade(
     for (name, value) in request.headers() {
         text.push_str(&format!("{name}: {}\r\n", value.to_str().map_err(|error| error.to_string())?));
     }
-    exchange(address, &format!("{text}\r\n")).await
+    exchange(address, format!("{text}\r\n").as_bytes()).await
 }
 
 /// As the recording's client sends it, with the connection kept alive.
-pub async fn request(address: SocketAddr, method: &str, path: &str) -> Result<Response, String> {
-    exchange(address, &format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: keep-alive\r\n\r\n")).await
+pub async fn request(address: SocketAddr, request: &transcript::Request) -> Result<Response, String> {
+    let mut head = format!("{} {} HTTP/1.1\r\nconnection: keep-alive\r\n", request.method, request.path);
+    if !request.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
+        head.push_str("host: realtime-dev.localhost\r\n");
+    }
+    for (name, value) in &request.headers {
+        head.push_str(&format!("{name}: {value}\r\n"));
+    }
+    if !request.body.is_empty() || request.method == "POST" {
+        head.push_str(&format!("content-length: {}\r\n", request.body.len()));
+    }
+    exchange(address, &[head.as_bytes(), b"\r\n", &request.body].concat()).await
 }
 
-async fn exchange(address: SocketAddr, request: &str) -> Result<Response, String> {
+async fn exchange(address: SocketAddr, request: &[u8]) -> Result<Response, String> {
     let mut stream = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
-    stream.write_all(request.as_bytes()).await.map_err(|error| error.to_string())?;
+    stream.write_all(request).await.map_err(|error| error.to_string())?;
     let mut received = Vec::new();
     loop {
         if let Some(response) = complete(&received)? {
@@ -71,5 +81,11 @@ fn complete(received: &[u8]) -> Result<Option<Response>, String> {
         return Ok(None);
     }
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or("no status line")?;
-    Ok(Some(Response { status, content_type: header("content-type"), body: body[..length].to_string() }))
+    Ok(Some(Response {
+        status,
+        content_type: header("content-type"),
+        allow_origin: header("access-control-allow-origin"),
+        has_rate: RATE_HEADERS.iter().all(|name| header(name).is_some()),
+        body: body[..length].to_string(),
+    }))
 }

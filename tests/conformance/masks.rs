@@ -1,58 +1,199 @@
 //! Every difference from the recorded server that is allowed, each with its reason; all others fail.
 
-use std::collections::HashMap;
-
 use serde_json::{Map, Value};
 
 use super::message::{Message, number};
+use super::received::{Payload, Received, UserBroadcast};
+use super::renaming::Renaming;
+use super::transcript::{Request, Response};
 
-// Cases that are not replayed, or not to their end. ----------------------------------------------------------------------
+// Cases and lines that are not played. -----------------------------------------------------------------------------------
 
-/// Beginnings of names of cases that belong to what walcast does not do yet.
-pub const LATER: &[(&str, &str)] = &[
-    ("broadcast_", "broadcast is not there yet"),
-    ("payload_too_large_broadcast", "broadcast is not there yet"),
-    ("limit_events_broadcast", "broadcast is not there yet"),
-    ("rest_", "the REST broadcast API is not there yet"),
-    ("presence_", "presence is not there yet"),
-    ("join_presence_enabled", "presence is not there yet"),
-    ("limit_presence", "presence is not there yet"),
-    ("private_", "private channels are not there yet"),
-    ("tenant_private_only", "private channels are not there yet"),
-    ("db_", "broadcast from the database is not there yet"),
-    ("replay", "broadcast from the database is not there yet"),
-    ("replication_ready", "broadcast from the database is not there yet"),
-    ("idle_", "a minute of real time each: the session's own tests show it on a paused clock"),
-    ("limit_concurrent_users", "the limit of connected users is not there yet"),
+/// Cases that cannot be played.
+pub const NOT_PLAYED: &[(&str, &str)] = &[
+    ("tenant_suspended", "walcast has one tenant, and no switch to suspend it"),
+    ("limit_db_events", "its statements were not recorded; walcast drops no changes above a rate (DESIGN 8)"),
 ];
 
-/// Cases in which walcast differs on purpose from beginning to end.
-pub const DIFFERENT: &[(&str, &str)] = &[
+/// Recorded frames that walcast does not send: the case, and the numbers of the lines.
+pub const WITHHELD_LINES: &[(&str, &[usize], &str)] = &[
+    (
+        "join_duplicate.v1",
+        &[13, 17],
+        "a flawed recording: both versions ran at once on one topic, so each heard the other",
+    ),
+    (
+        "join_duplicate.v2",
+        &[10, 14],
+        "a flawed recording: both versions ran at once on one topic, so each heard the other",
+    ),
+    ("pg_toast.v2", &[10, 11], "a flawed recording: somebody else's change of the publication came in between"),
+    (
+        "broadcast_binary_v2",
+        &[36],
+        "a payload of kind 3 that claims to be JSON and is none: the original splices it into the frame of receivers of \
+         version 1, which then is none either; walcast gives it to those of version 2 alone",
+    ),
+    (
+        "broadcast_binary_v2",
+        &[51, 52, 53, 54],
+        "kind 0, which no official client sends, would become kind 2, which no official client reads: walcast drops it",
+    ),
+    ("broadcast_odd_payloads.v1", &[23, 26, 29, 32], NOT_AN_OBJECT),
+];
+
+const NOT_AN_OBJECT: &str = "a broadcast whose payload is no object: the original gives it to receivers of version 1, whose \
+    clients throw, and dies of it where one of version 2 is to get it; walcast refuses it with a reason";
+
+pub fn is_withheld_line(case: &str, line: usize) -> bool {
+    WITHHELD_LINES.iter().any(|(name, lines, _)| *name == case && lines.contains(&line))
+}
+
+/// What walcast sends in the place of recorded frames: the case, the lines, the status and the response of a reply.
+pub const REPLIES: &[(&str, &[usize], &str, &str, &str)] = &[
+    ("broadcast_odd_payloads.v1", &[24, 27, 30, 33], "error", BROADCAST_NOT_A_MAP, NOT_AN_OBJECT),
+    ("broadcast_odd_payloads.v2", &[23, 25, 27, 29], "error", BROADCAST_NOT_A_MAP, NOT_AN_OBJECT),
+];
+
+const BROADCAST_NOT_A_MAP: &str = r#"{"reason":"Broadcast payload must be a map"}"#;
+
+/// `sent`: the frame that the client sent last, as text of either version.
+pub fn reply_instead(case: &str, line: usize, recorded: &mut Message, sent: &str) {
+    let Some((_, _, status, response, _)) =
+        REPLIES.iter().find(|(name, lines, ..)| *name == case && lines.contains(&line))
+    else {
+        return;
+    };
+    let sent: Value = serde_json::from_str(sent).unwrap_or_default();
+    let response: Value = serde_json::from_str(response).unwrap_or_default();
+    let (join_ref, reference) = if sent.is_array() { (&sent[0], &sent[1]) } else { (&sent["join_ref"], &sent["ref"]) };
+    recorded.event = "phx_reply".into();
+    recorded.payload = serde_json::json!({ "status": status, "response": response });
+    recorded.reference = reference.clone();
+    recorded.join_ref = recorded.join_ref.is_some().then(|| join_ref.clone());
+}
+
+/// Connections whose end is recorded behind the frames that it caused: the line of the end, and the line it belongs before.
+pub const LATE_ENDS: &[(&str, usize, usize)] =
+    &[("presence_same_key.v1", 36, 34), ("presence_without_key.v1", 23, 22), ("presence_without_key.v2", 23, 22)];
+
+/// Cases whose client cut its connection; elsewhere 1006 is the server's doing.
+pub fn is_cut(case: &str) -> bool {
+    case.starts_with("presence_without_key")
+}
+
+/// Cases with a binding to a whole schema: whatever others change comes to them too.
+pub fn hears_every_table(case: &str) -> bool {
+    case.starts_with("pg_wildcard")
+}
+
+/// Cases that end with the server closing for idleness, by this beginning.
+pub fn is_closed_for_idleness(case: &str, code: u16) -> bool {
+    case.starts_with("idle_") && code == 1000
+}
+
+// Order that the protocol leaves open. -----------------------------------------------------------------------------------
+
+/// Whether either of two frames on a topic may come first. What is not named here comes as recorded.
+pub fn order_is_open(one: &Received, other: &Received) -> bool {
+    let (Received::Text(one), Received::Text(other)) = (one, other) else { return false };
+    let is_own_reply = |message: &Message| {
+        message.event == "phx_reply" && message.payload.pointer("/response/postgres_changes").is_none()
+    };
+    match (one.event.as_str(), other.event.as_str()) {
+        // The sender gets reply and own diff in either order (PROTOCOL 3.3).
+        ("presence_diff", _) if is_own_reply(other) => true,
+        (_, "presence_diff") if is_own_reply(one) => true,
+        // Two people who act at the same moment.
+        ("presence_diff", "presence_diff") => !present(one).iter().any(|key| present(other).contains(key)),
+        _ => false,
+    }
+}
+
+fn present(diff: &Message) -> Vec<&String> {
+    let keys = |part: &str| diff.payload.get(part).and_then(Value::as_object).into_iter().flat_map(Map::keys);
+    keys("joins").chain(keys("leaves")).collect()
+}
+
+// Answers over HTTP. -----------------------------------------------------------------------------------------------------
+
+/// Upgrades that the original refuses and walcast does not.
+pub const UPGRADED: &[(&str, &str)] = &[
     ("connect_unknown_path", "walcast serves /realtime/v1/websocket itself: there need not be a gateway before it"),
     ("connect_unknown_tenant", "walcast has one tenant, and takes any Host for it"),
-    ("tenant_suspended", "walcast has one tenant, and no switch to suspend it"),
-    ("limit_db_events", "the original drops changes above a rate in silence (DESIGN 8): nothing to compare with"),
-    ("pg_poison_filter", "json has no `=`: refused at subscribe, so nobody is poisoned (DESIGN 8)"),
-    ("pg_types_filters.", "holds the filters that poison the original; pg_types_filters_valid has the others"),
-    ("pg_toast.v2", "a flawed recording: two extra \"Subscribed to PostgreSQL\" of somebody else's publication change"),
 ];
 
-/// Cases that are replayed up to the first line that holds this text.
-pub const UNTIL: &[(&str, &str, &str)] =
-    &[("join_duplicate", "broadcast\",", "broadcast is not there yet, and the recording doubles it by a flaw")];
+pub fn upgrade(case: &str, recorded: &mut Response) {
+    if UPGRADED.iter().any(|(name, _)| *name == case) {
+        *recorded =
+            Response { status: 101, content_type: None, allow_origin: None, has_rate: false, body: String::new() };
+    }
+}
 
-/// Where frames may come that the recording does not have: in this case, on this topic.
-pub const MORE: &[(&str, &str, &str)] = &[
-    ("connect_service_role", "realtime:svc", "the recording ends before its legacy subscription's system message"),
+/// Makes of a recorded answer what walcast's must be.
+pub fn answer(case: &str, request: &Request, recorded: &mut Response) {
+    // The preflight that the original leaves to its gateway, and that walcast answers itself (PROTOCOL 1.6).
+    if request.method == "OPTIONS" {
+        *recorded = Response {
+            status: 204,
+            content_type: None,
+            allow_origin: Some("*".into()),
+            has_rate: false,
+            body: String::new(),
+        };
+    }
+    // One tenant, whatever the Host: the request is judged, and here it has no messages.
+    let is_nobodys = |(name, value): &(String, String)| name == "Host" && value.starts_with("nosuch.");
+    if case == "rest_broadcast_errors" && request.headers.iter().any(is_nobodys) {
+        recorded.status = 422;
+        recorded.has_rate = true;
+        recorded.body = r#"{"errors":{"messages":["can't be blank"]}}"#.into();
+    }
+}
+
+// Frames that come beside those recorded, or do not come. ----------------------------------------------------------------
+
+/// Where frames may come that the recording does not have: in this case, on topics with this beginning, with this in it.
+pub const MORE: &[(&str, &str, &str, &str)] = &[
+    ("connect_service_role", "realtime:svc", "", "the recording ends before its legacy subscription's system message"),
     (
         "pg_types_filters_valid",
         "realtime:tv10",
+        "INSERT",
         "by=eq.\\xdeadbeef is true of the row, as Postgres says; the original compares with the text without its \\x",
     ),
+    ("pg_types_filters.", "realtime:tf", "INSERT", POISON),
+    ("pg_poison_filter", "realtime:victim", "in poisoned batch", POISON),
 ];
 
-pub fn may_come(case: &str, message: &Message) -> bool {
-    MORE.iter().any(|(name, topic, _)| case.starts_with(name) && message.topic == *topic)
+const POISON: &str = "the original loses every change of a poll in which one filter has no operator (DESIGN 8)";
+
+pub fn may_come(case: &str, received: &Received) -> bool {
+    // A version stands behind a dot: `pg_types_filters.` is not `pg_types_filters_valid`.
+    let case = format!("{case}.");
+    MORE.iter().any(|(name, topic, text, _)| {
+        case.starts_with(name) && received.topic().starts_with(topic) && format!("{received:?}").contains(text)
+    })
+}
+
+/// Subscriptions that the original takes and then dies of; walcast refuses them at once (DESIGN 8).
+pub const REFUSED: &[(&str, &[&str], &str)] = &[
+    ("pg_types_filters.", &["realtime:tf18", "realtime:tf19"], "there is no `=` for point and json"),
+    ("pg_poison_filter", &["realtime:poison"], "there is no `=` for json"),
+];
+
+pub fn refusal(case: &str, ours: &mut Received, recorded: &Received) {
+    let (Received::Text(ours), Received::Text(recorded)) = (ours, recorded) else { return };
+    let case = format!("{case}.");
+    let refused = REFUSED.iter().any(|(name, topics, _)| case.starts_with(name) && topics.contains(&&*ours.topic));
+    let says = ours.payload.get("message").and_then(Value::as_str).unwrap_or_default();
+    if refused
+        && (ours.event.as_str(), recorded.event.as_str()) == ("system", "system")
+        && ours.payload["status"] == "error"
+        && says.contains("An exception happened so please check your connect parameters")
+    {
+        ours.payload = recorded.payload.clone();
+    }
 }
 
 /// Recorded changes that walcast does not deliver: of this case, of this type, on this topic.
@@ -71,18 +212,29 @@ pub fn is_withheld(case: &str, recorded: &mut Message) -> bool {
 
 // Values that differ from run to run, or on purpose. ---------------------------------------------------------------------
 
-/// What an id of ours was in the recording.
-#[derive(Debug, Default)]
-pub struct Renaming {
-    /// Of bindings, by topic: the original's are hashes of the parameters, ours need only be positive numbers.
-    bindings: HashMap<(String, String), String>,
-    /// Of rows, by table, both ways: sequences stand elsewhere than they stood then.
-    rows: HashMap<(String, String), String>,
-    recorded_rows: HashMap<(String, String), String>,
+/// Makes of both what must be equal.
+pub fn apply(renaming: &mut Renaming, ours: &mut Received, recorded: &mut Received) {
+    match (ours, recorded) {
+        (Received::Text(ours), Received::Text(recorded)) => apply_to_text(renaming, ours, recorded),
+        (Received::Broadcast(ours), Received::Broadcast(recorded)) => message_ids(renaming, ours, recorded),
+        _ => {}
+    }
 }
 
-/// Makes of both what must be equal.
-pub fn apply(renaming: &mut Renaming, ours: &mut Message, recorded: &mut Message) {
+/// Rows of `realtime.messages` have other UUIDs each time, in kind 4's metadata and in the payload. All else is compared
+/// byte by byte.
+fn message_ids(renaming: &mut Renaming, ours: &mut UserBroadcast, recorded: &UserBroadcast) {
+    ours.metadata = renaming.text(&ours.metadata, &recorded.metadata);
+    if let (Payload::Text(ours), Payload::Text(recorded)) = (&mut ours.payload, &recorded.payload) {
+        *ours = renaming.text(ours, recorded);
+    }
+}
+
+fn apply_to_text(renaming: &mut Renaming, ours: &mut Message, recorded: &mut Message) {
+    // UUIDs of messages from the database, keys that the server made, and `phx_ref`s, which are opaque (PROTOCOL 3.3, 6).
+    if matches!(recorded.event.as_str(), "broadcast" | "presence_state" | "presence_diff") {
+        renaming.value(&mut ours.payload, &recorded.payload);
+    }
     hint(ours);
     seconds_since_expiry(ours);
     seconds_since_expiry(recorded);
@@ -212,9 +364,7 @@ fn row_ids(renaming: &mut Renaming, ours: &mut Map<String, Value>, recorded: &Ma
             let theirs = recorded.get(image).and_then(|image| image.get(column));
             let (Some(our), Some(theirs)) = (our, theirs) else { continue };
             let (Some(id), Some(then)) = (number(our).map(str::to_string), number(theirs)) else { continue };
-            let forth = renaming.rows.entry((table.clone(), id.clone())).or_insert_with(|| then.to_string());
-            let back = renaming.recorded_rows.entry((table.clone(), then.to_string())).or_insert_with(|| id.clone());
-            if forth == then && *back == id {
+            if renaming.is_row(&table, &id, then) {
                 *our = theirs.clone();
             }
         }
@@ -226,7 +376,8 @@ mod tests {
     use super::*;
 
     fn compared(renaming: &mut Renaming, ours: &str, recorded: &str) -> bool {
-        let (mut ours, mut recorded) = (Message::parse(ours).unwrap(), Message::parse(recorded).unwrap());
+        let parse = |text: &str| Received::Text(Message::parse(text).unwrap());
+        let (mut ours, mut recorded) = (parse(ours), parse(recorded));
         apply(renaming, &mut ours, &mut recorded);
         ours == recorded
     }
@@ -249,6 +400,43 @@ mod tests {
         assert!(!compared(&mut renaming, &event(2, "[1]"), &event(8, "[800]")), "the other binding");
         assert!(!compared(&mut renaming, &event(2, "[2]"), &event(7, "[800]")), "another row under the same id");
         assert!(!compared(&mut renaming, &reply(0, 2), &reply(900, 800)), "zero is no id");
+    }
+
+    #[test]
+    fn only_order_that_is_open_may_differ() {
+        let text = |text: &str| Received::Text(Message::parse(text).unwrap());
+        let reply = text(r#"["1","2","realtime:t","phx_reply",{"status":"ok","response":{}}]"#);
+        let join = text(r#"["1","1","realtime:t","phx_reply",{"status":"ok","response":{"postgres_changes":[]}}]"#);
+        let diff = |key: &str| {
+            text(&format!(r#"[null,null,"realtime:t","presence_diff",{{"joins":{{"{key}":{{}}}},"leaves":{{}}}}]"#))
+        };
+        let broadcast = text(r#"[null,null,"realtime:t","broadcast",{}]"#);
+        assert!(order_is_open(&reply, &diff("a")) && order_is_open(&diff("a"), &reply));
+        assert!(order_is_open(&diff("a"), &diff("b")) && !order_is_open(&diff("a"), &diff("a")));
+        assert!(!order_is_open(&join, &diff("a")), "the reply to a join comes first");
+        assert!(!order_is_open(&reply, &broadcast), "a copy for oneself comes before its acknowledgement");
+        assert!(!order_is_open(&broadcast, &diff("a")));
+    }
+
+    #[test]
+    fn frames_of_kind_4_differ_by_one_byte_or_one_id() {
+        let frame = |metadata: &str, payload: &str| {
+            let lengths = [4, 10, 2, metadata.len() as u8, 1];
+            let bytes = [&lengths, b"realtime:tev".as_slice(), metadata.as_bytes(), payload.as_bytes()].concat();
+            Received::parse_binary(&bytes).unwrap()
+        };
+        let (one, other) = ("aaaaaaaa-0000-0000-0000-000000000001", "bbbbbbbb-0000-0000-0000-000000000002");
+        let of =
+            |id: &str, n: &str| frame(&format!("{{\"id\":\"{id}\"}}"), &format!("{{\"id\": \"{id}\", \"n\": {n}}}"));
+        let mut renaming = Renaming::default();
+        let mut compared = |ours: Received, recorded: Received| {
+            let (mut ours, mut recorded) = (ours, recorded);
+            apply(&mut renaming, &mut ours, &mut recorded);
+            ours == recorded
+        };
+        assert!(compared(of(one, "1.50"), of(other, "1.50")));
+        assert!(!compared(of(one, "1.5"), of(other, "1.50")), "as Postgres prints it");
+        assert!(!compared(of(one, "1"), of("cccccccc-0000-0000-0000-000000000003", "1")), "one id, two messages");
     }
 
     #[test]

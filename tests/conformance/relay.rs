@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::support::database::Database;
@@ -11,6 +12,7 @@ use crate::support::database::Database;
 #[derive(Clone, Debug)]
 pub struct RelayOptions {
     pub jwt_secret: String,
+    pub slot: String,
     /// Further flags of `walcast serve`.
     pub flags: Vec<String>,
 }
@@ -31,22 +33,33 @@ pub async fn setup(database: &Database) {
 
 /// Starts `walcast serve` on a free port; returns when `/ready` says so.
 pub async fn start(database: &Database, options: &RelayOptions) -> RelayHandle {
-    let (url, name) = (database.url.clone(), database.name.clone());
-    let options = options.clone();
-    tokio::task::spawn_blocking(move || start_blocking(&url, &name, &options)).await.expect("the relay starts")
+    let (url, options) = (database.url.clone(), options.clone());
+    tokio::task::spawn_blocking(move || start_blocking(&url, &options)).await.expect("the relay starts")
 }
 
-fn start_blocking(url: &str, name: &str, options: &RelayOptions) -> RelayHandle {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
-    let address = listener.local_addr().expect("a bound port");
-    drop(listener);
+fn start_blocking(url: &str, options: &RelayOptions) -> RelayHandle {
+    let address = free_address();
     let mut serve = program();
     serve.args(["serve", "--database-url", url, "--jwt-secret", &options.jwt_secret, "--log", "warn"]);
-    serve.args(["--listen", &address.to_string(), "--publication", "supabase_realtime", "--slot", name]);
+    serve.args(["--listen", &address.to_string(), "--publication", "supabase_realtime", "--slot", &options.slot]);
     serve.args(&options.flags).stdin(Stdio::null());
     let mut handle = RelayHandle { address, process: serve.spawn().expect("walcast serve") };
     handle.wait_until_ready(Duration::from_secs(30));
     handle
+}
+
+/// One that no relay of these tests was given before: those that start at the same time must not share one.
+fn free_address() -> SocketAddr {
+    static GIVEN: Mutex<Vec<SocketAddr>> = Mutex::new(Vec::new());
+    let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
+    loop {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+        let address = listener.local_addr().expect("a bound port");
+        if !given.contains(&address) {
+            given.push(address);
+            return address;
+        }
+    }
 }
 
 /// `$WALCAST_BIN`, or the binary that was built with the tests.
@@ -69,6 +82,8 @@ impl RelayHandle {
 
     fn is_ready(&self) -> bool {
         let Ok(mut stream) = TcpStream::connect(self.address) else { return false };
+        // Whoever else may listen there: it is asked again rather than waited for.
+        let _ = stream.set_read_timeout(Some(Duration::from_secs(2)));
         let request = "GET /ready HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
         let mut answer = String::new();
         stream.write_all(request.as_bytes()).is_ok()

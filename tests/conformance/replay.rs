@@ -2,89 +2,136 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use tokio_postgres::Client;
 
 use super::connection::{Connection, Heard};
+use super::fence::Fence;
 use super::http;
-use super::masks::{self, Renaming};
-use super::message::{Message, number};
+use super::masks;
+use super::message::Message;
+use super::pace::Pace;
+use super::received::{Received, difference};
+use super::renaming::Renaming;
 use super::token;
-use super::transcript::{Frame, Line, Response, Step, Transcript};
+use super::transcript::{Frame, Line, Request, Response, Step, Transcript};
 
 /// The original waits five seconds before it refuses a join; nothing else that is expected takes as long.
-const PATIENCE: Duration = Duration::from_secs(10);
-
-/// A table whose changes mark the end of a case; wildcard subscriptions hear of it too.
-const FENCE: &str = "walcast_fence";
-
-pub const FENCE_SCHEMA: &str = "create table walcast_fence (id bigint generated always as identity primary key);
-    grant select on walcast_fence to service_role;
-    alter publication supabase_realtime add table walcast_fence;";
+pub const PATIENCE: Duration = Duration::from_secs(15);
 
 /// Where transcripts are played.
+#[derive(Clone, Copy)]
 pub struct Stage<'a> {
     pub address: SocketAddr,
     pub database: &'a Client,
+    /// Whether the ends of cases are marked in the database too: there must be room for a channel of our own.
+    pub has_fence: bool,
+    /// How long a recorded second is, where times are what is recorded. Otherwise nothing waits for them.
+    pub second: Option<Duration>,
 }
 
 struct Play<'a> {
     stage: &'a Stage<'a>,
+    fence: &'a mut Option<Fence>,
     transcript: &'a Transcript,
     now: i64,
     connections: HashMap<String, Connection>,
     renaming: Renaming,
-    /// The answer to the latest plain request.
-    response: Option<Response>,
+    /// What each connection sent last.
+    sent: HashMap<String, String>,
+    /// The latest plain request, and its answer.
+    asked: Option<(Request, Response)>,
+    /// The answer to the latest upgrade that was refused.
+    refused: Option<Response>,
     /// The latest statement's error.
     failed: Option<String>,
 }
 
-/// Plays the case to its end; the error says at which line it differs, and how.
-pub async fn play(stage: &Stage<'_>, transcript: &Transcript) -> Result<(), String> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970").as_secs() as i64;
+/// Plays cases one after the other; the errors say at which line they differ, and how.
+pub async fn play_lane(stage: Stage<'_>, cases: &[&Transcript]) -> Vec<String> {
+    let mut failures = Vec::new();
+    let mut fence = match stage.has_fence {
+        true => match Fence::open(&stage, token::now()).await {
+            Ok(fence) => Some(fence),
+            Err(error) => return vec![error],
+        },
+        false => None,
+    };
+    for case in cases {
+        if let Err(failure) = play(&stage, &mut fence, case).await {
+            failures.push(failure);
+        }
+    }
+    failures
+}
+
+async fn play(stage: &Stage<'_>, fence: &mut Option<Fence>, transcript: &Transcript) -> Result<(), String> {
     let mut play = Play {
         stage,
+        fence,
         transcript,
-        now,
+        now: token::now(),
         connections: HashMap::new(),
-        renaming: Renaming::default(),
-        response: None,
+        renaming: Renaming::of_client(said(transcript)),
+        sent: HashMap::new(),
+        asked: None,
+        refused: None,
         failed: None,
     };
-    for (index, line) in transcript.lines.iter().enumerate() {
-        if is_the_end(&transcript.name, line) {
-            break;
+    let lines = in_order(transcript);
+    let mut pace = stage.second.map(Pace::new);
+    let mut closing = false;
+    for (index, line) in lines.iter().enumerate() {
+        if let Some(pace) = &mut pace
+            && is_the_clients(&line.step)
+        {
+            pace.wait_until(line.at).await;
         }
         // Before the clients go: whatever else they were sent must be here by then.
-        if matches!(line.step, Step::Close { code, .. } if !is_the_servers(code)) {
+        let leaves = matches!(line.step, Step::Close { code, .. } if !play.is_the_servers(code));
+        if leaves && !closing {
             play.nothing_more().await.map_err(|error| place(transcript, line, &error))?;
         }
-        play.step(index, &line.step).await.map_err(|error| place(transcript, line, &error))?;
+        closing = leaves;
+        play.step(&lines[index..], &line.step, line.number).await.map_err(|error| place(transcript, line, &error))?;
     }
     play.nothing_more().await.map_err(|error| format!("{}: at the end: {error}", transcript.name))
 }
 
-/// 1006 is a connection that breaks, 1009 a frame too large: the original gives either at random.
-fn is_the_servers(code: u16) -> bool {
-    matches!(code, 1006 | 1009)
+/// The lines, with the ends of connections before what they cause.
+fn in_order(transcript: &Transcript) -> Vec<&Line> {
+    let mut lines: Vec<&Line> = transcript.lines.iter().collect();
+    for (_, end, effect) in masks::LATE_ENDS.iter().filter(|(case, ..)| *case == transcript.name) {
+        let at = |lines: &[&Line], number| lines.iter().position(|line| line.number == number);
+        if let (Some(from), Some(to)) = (at(&lines, *end), at(&lines, *effect)) {
+            let line = lines.remove(from);
+            lines.insert(to, line);
+        }
+    }
+    lines
+}
+
+fn is_the_clients(step: &Step) -> bool {
+    matches!(step, Step::Send { .. } | Step::Ping { .. } | Step::HttpRequest(_))
+}
+
+/// Everything that the client says.
+fn said(transcript: &Transcript) -> impl Iterator<Item = String> {
+    transcript.lines.iter().filter_map(|line| match &line.step {
+        Step::Send { frame: Frame::Text(text), .. } => Some(text.clone()),
+        Step::Sql(sql) => Some(sql.clone()),
+        _ => None,
+    })
 }
 
 fn place(transcript: &Transcript, line: &Line, error: &str) -> String {
     format!("{}.jsonl:{}: {error}", transcript.name, line.number)
 }
 
-fn is_the_end(case: &str, line: &Line) -> bool {
-    let text = match &line.step {
-        Step::Send { frame: Frame::Text(text), .. } | Step::Receive { frame: Frame::Text(text), .. } => text,
-        _ => return false,
-    };
-    masks::UNTIL.iter().any(|(name, until, _)| case.starts_with(name) && text.contains(until))
-}
-
 impl Play<'_> {
-    async fn step(&mut self, index: usize, step: &Step) -> Result<(), String> {
+    /// `lines`: from this one on.
+    async fn step(&mut self, lines: &[&Line], step: &Step, number: usize) -> Result<(), String> {
         match step {
             Step::Connect { connection, url, host, headers } => {
                 let target = self.renewed(
@@ -92,8 +139,8 @@ impl Play<'_> {
                 );
                 let headers: Vec<(String, String)> =
                     headers.iter().map(|(name, value)| (name.clone(), self.renewed(value))).collect();
-                if self.is_refused(index, connection) {
-                    self.response =
+                if is_refused(lines, connection) {
+                    self.refused =
                         Some(http::refused_upgrade(self.stage.address, &format!("/{target}"), host, &headers).await?);
                 } else {
                     let opened = Connection::open(self.stage.address, &format!("/{target}"), host, &headers).await?;
@@ -102,20 +149,39 @@ impl Play<'_> {
                 Ok(())
             }
             Step::Upgraded { connection } => self.connection(connection).map(|_| ()),
-            Step::UpgradeRefused { response, .. } | Step::HttpResponse(response) => self.answered(response),
-            Step::HttpRequest { method, path } => {
-                let path = self.renewed(path);
-                self.response = Some(http::request(self.stage.address, method, &path).await?);
+            Step::UpgradeRefused { response, .. } => {
+                let ours = self.refused.take().ok_or("there was no answer")?;
+                let mut recorded = response.clone();
+                masks::upgrade(&self.transcript.name, &mut recorded);
+                answered(&ours, &recorded)
+            }
+            Step::HttpRequest(request) => {
+                let request = Request {
+                    path: self.renewed(&request.path),
+                    headers: request.headers.iter().map(|(name, it)| (name.clone(), self.renewed(it))).collect(),
+                    ..request.clone()
+                };
+                let response = http::request(self.stage.address, &request).await?;
+                self.asked = Some((request, response));
                 Ok(())
+            }
+            Step::HttpResponse(recorded) => {
+                let (request, ours) = self.asked.take().ok_or("there was no answer")?;
+                let mut recorded = recorded.clone();
+                masks::answer(&self.transcript.name, &request, &mut recorded);
+                answered(&ours, &recorded)
             }
             Step::Send { connection, frame } => {
                 let frame = match frame {
                     Frame::Text(text) => Frame::Text(self.renewed(text)),
                     Frame::Binary(bytes) => Frame::Binary(bytes.clone()),
                 };
+                if let Frame::Text(text) = &frame {
+                    self.sent.insert(connection.clone(), text.clone());
+                }
                 self.connection(connection)?.send(frame).await
             }
-            Step::Receive { connection, frame } => self.receive(connection, frame).await,
+            Step::Receive { connection, frame } => self.receive(connection, frame, number).await,
             Step::ReceiveLong { connection, beginning, bytes } => {
                 self.receive_long(connection, beginning, *bytes).await
             }
@@ -126,7 +192,7 @@ impl Play<'_> {
             },
             Step::Close { connection, code } => self.close(connection, *code).await,
             Step::Sql(sql) => {
-                let expected_to_fail = matches!(self.next(index), Some(Step::SqlFails(_)));
+                let expected_to_fail = matches!(lines.get(1).map(|line| &line.step), Some(Step::SqlFails(_)));
                 match self.stage.database.batch_execute(sql).await {
                     Ok(()) => Ok(()),
                     Err(error) if expected_to_fail => {
@@ -144,55 +210,80 @@ impl Play<'_> {
         }
     }
 
-    fn next(&self, index: usize) -> Option<&Step> {
-        self.transcript.lines.get(index + 1).map(|line| &line.step)
-    }
-
-    fn is_refused(&self, index: usize, name: &str) -> bool {
-        self.transcript.lines[index + 1..]
-            .iter()
-            .find_map(|line| match &line.step {
-                Step::Upgraded { connection } if connection == name => Some(false),
-                Step::UpgradeRefused { connection, .. } if connection == name => Some(true),
-                _ => None,
-            })
-            .unwrap_or(false)
-    }
-
     fn renewed(&self, text: &str) -> String {
         token::renewed(text, self.transcript.recorded_at, self.now)
     }
 
+    /// The only one, where the recording gives no name.
     fn connection(&mut self, name: &str) -> Result<&mut Connection, String> {
-        self.connections.get_mut(name).ok_or_else(|| format!("connection {name} is not open"))
+        let found = match name {
+            "" => self.connections.values_mut().next(),
+            _ => self.connections.get_mut(name),
+        };
+        found.ok_or_else(|| format!("connection {name} is not open"))
     }
 
-    async fn receive(&mut self, name: &str, frame: &Frame) -> Result<(), String> {
-        let Frame::Text(text) = frame else { return Err("a binary frame is recorded: none is in scope".to_string()) };
-        let mut recorded = Message::parse(text).ok_or("the recorded frame is no Phoenix message")?;
-        if masks::is_withheld(&self.transcript.name, &mut recorded) {
+    async fn receive(&mut self, name: &str, frame: &Frame, line: usize) -> Result<(), String> {
+        let case = &self.transcript.name;
+        if masks::is_withheld_line(case, line) {
             return Ok(());
         }
-        let expected = format!("{recorded:?}");
-        let mut ours = self
-            .connection(name)?
-            .message(&recorded.topic, PATIENCE)
-            .await
-            .map_err(|error| format!("{error}\n  expected {expected}"))?;
-        let received = format!("{ours:?}");
-        masks::apply(&mut self.renaming, &mut ours, &mut recorded);
-        if ours == recorded {
-            return Ok(());
+        let mut recorded = match frame {
+            Frame::Text(text) => Message::parse(text).map(Received::Text),
+            Frame::Binary(bytes) => Received::parse_binary(bytes),
         }
-        Err(format!("expected {expected}\n  received {received}\n  after masks: {}", difference(&ours, &recorded)))
+        .ok_or("the recorded frame is neither a Phoenix message nor of kind 4")?;
+        if let Received::Text(message) = &mut recorded {
+            if masks::is_withheld(case, message) {
+                return Ok(());
+            }
+            masks::reply_instead(case, line, message, self.sent.get(name).map_or("", String::as_str));
+        }
+        loop {
+            if self.take_equal(name, &recorded)? {
+                return Ok(());
+            }
+            let more = self.connection(name)?.hold_one(PATIENCE).await;
+            more.map_err(|error| format!("{error}\n  expected {recorded:?}"))?;
+        }
+    }
+
+    /// Takes what is equal to the recorded frame from what has arrived on its topic: the first, or one that may come
+    /// before those that stand before it. An error where no further frame can help.
+    fn take_equal(&mut self, name: &str, recorded: &Received) -> Result<bool, String> {
+        let connection = self.connections.get_mut(name).ok_or_else(|| format!("connection {name} is not open"))?;
+        let held: Vec<Received> = connection.held_on(recorded.topic()).cloned().collect();
+        let case = &self.transcript.name;
+        let may_come = |received: &Received| masks::may_come(case, received);
+        let mut differs = None;
+        for (place, ours) in held.iter().enumerate() {
+            if !held[..place].iter().all(|earlier| may_come(earlier) || masks::order_is_open(earlier, ours)) {
+                continue;
+            }
+            let (mut renaming, mut masked, mut expected) = (self.renaming.clone(), ours.clone(), recorded.clone());
+            masks::apply(&mut renaming, &mut masked, &mut expected);
+            masks::refusal(case, &mut masked, &expected);
+            if masked == expected {
+                connection.take_held(recorded.topic(), place);
+                self.renaming = renaming;
+                return Ok(true);
+            }
+            differs.get_or_insert_with(|| difference(&masked, &expected));
+        }
+        match (held.first(), differs) {
+            (Some(first), Some(differs)) if !may_come(first) && !masks::order_is_open(first, recorded) => {
+                Err(format!("expected {recorded:?}\n  received {first:?}\n  after masks: {differs}"))
+            }
+            _ => Ok(false),
+        }
     }
 
     /// A frame too long to be recorded whole: of the same kind on the same topic, and as long but for the numbers in it.
     async fn receive_long(&mut self, name: &str, beginning: &str, bytes: usize) -> Result<(), String> {
-        let connection = self.connection(name)?;
-        let (ours, length) = connection.any_message(PATIENCE).await?;
-        if !beginning.contains(&format!("\"{}\"", ours.topic)) || !beginning.contains(&format!("\"{}\"", ours.event)) {
-            return Err(format!("expected a frame that begins {}, got one of {}", &beginning[..80], ours.topic));
+        let (ours, length) = self.connection(name)?.any(PATIENCE).await?;
+        let event = ours.text().map_or("", |message| message.event.as_str());
+        if !beginning.contains(&format!("\"{}\"", ours.topic())) || !beginning.contains(&format!("\"{event}\"")) {
+            return Err(format!("expected a frame that begins {}, got one of {}", &beginning[..80], ours.topic()));
         }
         if length.abs_diff(bytes) > 64 {
             return Err(format!("expected about {bytes} bytes, got {length}"));
@@ -200,79 +291,62 @@ impl Play<'_> {
         Ok(())
     }
 
+    /// 1006 is a connection that breaks, 1009 a frame too large: the original gives either at random.
+    fn is_the_servers(&self, code: u16) -> bool {
+        let case = &self.transcript.name;
+        matches!(code, 1006 | 1009) && !masks::is_cut(case) || masks::is_closed_for_idleness(case, code)
+    }
+
     async fn close(&mut self, name: &str, code: u16) -> Result<(), String> {
         let mut connection = self.connections.remove(name).ok_or_else(|| format!("connection {name} is not open"))?;
         match code {
-            _ if is_the_servers(code) => connection.closed_by_server(PATIENCE).await,
+            _ if self.is_the_servers(code) => {
+                connection.closed_by_server((code == 1000).then_some(code), PATIENCE).await
+            }
+            1006 => {
+                drop(connection);
+                Ok(())
+            }
             _ => connection.close((code == 1000).then_some(1000), PATIENCE).await,
         }
     }
 
-    fn answered(&mut self, recorded: &Response) -> Result<(), String> {
-        let ours = self.response.take().ok_or("there was no answer")?;
-        let of = |response: &Response| (response.status, response.content_type.clone(), response.body.clone());
-        if of(&ours) == of(recorded) { Ok(()) } else { Err(format!("expected {recorded:?}\n  received {ours:?}")) }
-    }
-
     /// Whatever the relay was to send has been sent when it has sent what came later: a change of the fence table to a
-    /// channel of our own, then on every connection the answer to a heartbeat.
+    /// channel of our own, then on every connection the answer to a heartbeat. Twice, since the first may find what one
+    /// client says to another still unread.
     async fn nothing_more(&mut self) -> Result<(), String> {
         if self.connections.is_empty() {
             return Ok(());
         }
-        self.pass_the_fence().await?;
-        for (name, connection) in &mut self.connections {
-            if connection.is_closed() {
-                continue;
+        if let Some(fence) = self.fence {
+            fence.pass(self.stage).await?;
+        }
+        for _ in 0..2 {
+            for connection in self.connections.values_mut().filter(|connection| !connection.is_closed()) {
+                connection.heartbeat(PATIENCE).await?;
             }
-            connection.heartbeat(PATIENCE).await?;
-            let more: Vec<&Message> = connection
-                .held()
-                .filter(|message| !is_of_fence(message) && !masks::may_come(&self.transcript.name, message))
-                .collect();
+        }
+        for (name, connection) in &self.connections {
+            let unexpected = |received: &&Received| !masks::may_come(&self.transcript.name, received);
+            let more: Vec<&Received> = connection.held().filter(unexpected).collect();
             if !more.is_empty() {
                 return Err(format!("{name} was sent more than was recorded: {more:?}"));
             }
         }
         Ok(())
     }
-
-    async fn pass_the_fence(&self) -> Result<(), String> {
-        let key = token::of_role("service_role", self.now);
-        let path = format!("/socket/websocket?apikey={key}&vsn=2.0.0");
-        let mut watcher = Connection::open(self.stage.address, &path, "localhost", &[]).await?;
-        let bindings = format!(r#"[{{"event":"INSERT","schema":"public","table":"{FENCE}"}}]"#);
-        let join = format!(r#"["1","1","realtime:fence","phx_join",{{"config":{{"postgres_changes":{bindings}}}}}]"#);
-        watcher.send(Frame::Text(join)).await?;
-        let reply = watcher.message("realtime:fence", PATIENCE).await?;
-        if reply.payload["status"] != "ok" {
-            return Err(format!("the fence was refused: {reply:?}"));
-        }
-        let insert = "insert into walcast_fence default values returning id";
-        let row = self.stage.database.query_one(insert, &[]).await.map_err(|error| format!("{error:?}"))?;
-        let id = row.get::<_, i64>(0).to_string();
-        loop {
-            let mut message = watcher.message("realtime:fence", PATIENCE).await?;
-            let passed = message.change().is_some_and(|change| number(&change["record"]["id"]) == Some(&id));
-            if passed {
-                return watcher.close(None, PATIENCE).await;
-            }
-        }
-    }
 }
 
-fn is_of_fence(message: &Message) -> bool {
-    message.clone().change().is_some_and(|change| change.get("table").is_some_and(|table| table == FENCE))
+/// Whether the upgrade of this connection was refused.
+fn is_refused(lines: &[&Line], name: &str) -> bool {
+    let outcome = lines.iter().find_map(|line| match &line.step {
+        Step::Upgraded { connection } if connection == name => Some(false),
+        Step::UpgradeRefused { connection, .. } if connection == name => Some(true),
+        _ => None,
+    });
+    outcome.unwrap_or(false)
 }
 
-/// The parts in which two messages differ.
-fn difference(ours: &Message, recorded: &Message) -> String {
-    let parts = [
-        ("join_ref", format!("{:?}", ours.join_ref), format!("{:?}", recorded.join_ref)),
-        ("ref", ours.reference.to_string(), recorded.reference.to_string()),
-        ("event", ours.event.clone(), recorded.event.clone()),
-        ("payload", ours.payload.to_string(), recorded.payload.to_string()),
-    ];
-    let differing = parts.iter().filter(|(_, ours, recorded)| ours != recorded);
-    differing.map(|(name, ours, recorded)| format!("{name} is {ours}, not {recorded}")).collect::<Vec<_>>().join("; ")
+pub fn answered(ours: &Response, recorded: &Response) -> Result<(), String> {
+    if ours == recorded { Ok(()) } else { Err(format!("expected {recorded:?}\n  received {ours:?}")) }
 }

@@ -1,5 +1,7 @@
 //! The recorded tokens have expired long ago: signed again, with their times as far from now as they were from then.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, EncodingKey};
@@ -8,8 +10,28 @@ use serde_json::Value;
 /// What the recorded server verified tokens with.
 pub const SECRET: &str = "super-secret-jwt-token-with-at-least-32-characters-long";
 
-/// `text` with every token in it signed again. What is not a token, or was never one, stays as recorded.
+/// In seconds since 1970.
+pub fn now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970");
+    i64::try_from(since.as_secs()).expect("a clock of this age")
+}
+
+/// `text` with every token in it signed again, and the beginning of a replay moved likewise. What is not a token, or was
+/// never one, stays as recorded.
 pub fn renewed(text: &str, recorded_at: i64, now: i64) -> String {
+    with_tokens(&with_since(text, (now - recorded_at) * 1_000), recorded_at, now)
+}
+
+/// `"since":1795174490213`, in milliseconds.
+fn with_since(text: &str, milliseconds: i64) -> String {
+    const KEY: &str = "\"since\":";
+    let Some((before, rest)) = text.split_once(KEY) else { return text.to_string() };
+    let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+    let since = rest[..end].parse::<i64>().map_or_else(|_| String::new(), |since| (since + milliseconds).to_string());
+    format!("{before}{KEY}{since}{}", &rest[end..])
+}
+
+fn with_tokens(text: &str, recorded_at: i64, now: i64) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(start) = rest.find("eyJ") {
@@ -85,6 +107,12 @@ mod tests {
             let (message, signature) = renewed.rsplit_once('.').unwrap();
             assert_eq!(sign(message, SECRET) == signature, good);
         }
+    }
+
+    #[test]
+    fn a_replay_begins_as_long_ago_as_it_did() {
+        assert_eq!(renewed(r#"{"since":1000,"limit":1}"#, 1, 3), r#"{"since":3000,"limit":1}"#);
+        assert_eq!(renewed(r#"{"since":"x"}"#, 1, 3), r#"{"since":"x"}"#);
     }
 
     #[test]

@@ -17,6 +17,8 @@ pub struct Transcript {
 pub struct Line {
     /// As an editor counts, to find it again.
     pub number: usize,
+    /// Seconds since the case began.
+    pub at: f64,
     pub step: Step,
 }
 
@@ -33,7 +35,7 @@ pub enum Step {
     Close { connection: String, code: u16 },
     Sql(String),
     SqlFails(String),
-    HttpRequest { method: String, path: String },
+    HttpRequest(Request),
     HttpResponse(Response),
     Note,
 }
@@ -45,15 +47,29 @@ pub enum Frame {
 }
 
 #[derive(Clone, Debug)]
+pub struct Request {
+    pub method: String,
+    pub path: String,
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Response {
     pub status: u16,
     pub content_type: Option<String>,
+    /// `access-control-allow-origin`.
+    pub allow_origin: Option<String>,
+    /// Whether all of `x-rate-rolling`, `x-rate-limit` and `x-rate-limit-remaining` are there.
+    pub has_rate: bool,
     pub body: String,
 }
 
 /// One line as it is written.
 #[derive(Deserialize)]
 struct Raw {
+    #[serde(default)]
+    t: f64,
     #[serde(default)]
     conn: String,
     dir: String,
@@ -109,21 +125,23 @@ fn read(name: &str) -> (String, Transcript) {
     let lines = lines
         .map(|(index, line)| {
             let raw = serde_json::from_str(line).unwrap_or_else(|error| panic!("{name} line {}: {error}", index + 1));
-            Line { number: index + 1, step: step(raw) }
+            line_of(index + 1, raw)
         })
         .collect();
     let transcript = Transcript { name: name.to_string(), recorded_at: unix_seconds(&date), lines };
     (date, transcript)
 }
 
+fn line_of(number: usize, raw: Raw) -> Line {
+    Line { number, at: raw.t, step: step(raw) }
+}
+
 fn step(raw: Raw) -> Step {
     let connection = raw.conn.clone();
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_string();
+    let headers = || raw.headers.iter().map(|(name, value)| (name.clone(), text(value))).collect();
     match raw.dir.as_str() {
-        "connect" => {
-            let text = |value: &Value| value.as_str().unwrap_or_default().to_string();
-            let headers = raw.headers.iter().map(|(name, value)| (name.clone(), text(value))).collect();
-            Step::Connect { connection, url: raw.url, host: raw.host, headers }
-        }
+        "connect" => Step::Connect { connection, headers: headers(), url: raw.url, host: raw.host },
         "http-upgrade" => Step::Upgraded { connection },
         "http-response" => Step::UpgradeRefused { connection, response: response(raw) },
         ">" => Step::Send { connection, frame: frame(&raw) },
@@ -136,7 +154,9 @@ fn step(raw: Raw) -> Step {
         "close" => Step::Close { connection, code: raw.code },
         "sql" => Step::Sql(raw.sql),
         "sql-error" => Step::SqlFails(raw.error),
-        "http>" => Step::HttpRequest { method: raw.method, path: raw.path },
+        "http>" => {
+            Step::HttpRequest(Request { headers: headers(), body: body(&raw.body), method: raw.method, path: raw.path })
+        }
         "http<" => Step::HttpResponse(response(raw)),
         "open" | "note" => Step::Note,
         other => panic!("a transcript has a line of unknown kind {other:?}"),
@@ -144,9 +164,17 @@ fn step(raw: Raw) -> Step {
 }
 
 fn response(raw: Raw) -> Response {
-    let content_type = raw.headers.get("content-type").and_then(Value::as_str).map(str::to_string);
-    Response { status: raw.status, content_type, body: raw.body }
+    let header = |name: &str| raw.headers.get(name).and_then(Value::as_str).map(str::to_string);
+    Response {
+        status: raw.status,
+        content_type: header("content-type"),
+        allow_origin: header("access-control-allow-origin"),
+        has_rate: RATE_HEADERS.iter().all(|name| header(name).is_some()),
+        body: raw.body,
+    }
 }
+
+pub const RATE_HEADERS: [&str; 3] = ["x-rate-rolling", "x-rate-limit", "x-rate-limit-remaining"];
 
 fn frame(raw: &Raw) -> Frame {
     match (&raw.text, &raw.hex) {
@@ -156,14 +184,38 @@ fn frame(raw: &Raw) -> Frame {
     }
 }
 
-/// A long frame of the client is recorded as its beginning and its length, `...(5100090 chars)`; what fills it is `x`.
+fn body(text: &str) -> Vec<u8> {
+    match text.strip_prefix("hex:") {
+        Some(hex) => bytes(hex),
+        None => filled(text).into_bytes(),
+    }
+}
+
+/// What is long is recorded as its beginning and its length, `...(5100090 chars)`; what fills it is `x`, and at its end
+/// is closed what was opened at its beginning.
 fn filled(text: &str) -> String {
-    let shortened = text.strip_suffix(" chars)").and_then(|rest| rest.rsplit_once("...("));
+    let shortened = text.strip_suffix(')').map(|text| text.strip_suffix(" chars").unwrap_or(text));
+    let shortened = shortened.and_then(|rest| rest.rsplit_once("...("));
     let Some((beginning, Ok(length))) = shortened.map(|(beginning, length)| (beginning, length.parse::<usize>()))
     else {
         return text.to_string();
     };
-    format!("{beginning}{}", "x".repeat(length - beginning.len()))
+    let (mut open, mut in_string) = (Vec::new(), false);
+    for c in beginning.chars() {
+        match c {
+            '"' => in_string = !in_string,
+            '[' if !in_string => open.push(']'),
+            '{' if !in_string => open.push('}'),
+            ']' | '}' if !in_string => drop(open.pop()),
+            _ => {}
+        }
+    }
+    let mut end: String = in_string.then_some('"').into_iter().chain(open.into_iter().rev()).collect();
+    // A frame of version 1 has more behind its payload. All that are shortened come after one join.
+    if beginning.starts_with("{\"topic\":") && end.pop().is_some() {
+        end.push_str(r#","ref":"2","join_ref":"1"}"#);
+    }
+    format!("{beginning}{}{end}", "x".repeat(length - beginning.len() - end.len()))
 }
 
 fn bytes(hex: &str) -> Vec<u8> {
@@ -189,6 +241,14 @@ mod tests {
     #[test]
     fn every_transcript_is_understood() {
         assert!(all().len() > 150);
+    }
+
+    #[test]
+    fn what_is_shortened_is_filled_to_its_length_and_closed() {
+        let text = filled(r#"{"a":[1],"b":{"c":"xx...(30 chars)"#);
+        assert_eq!((text.len(), serde_json::from_str::<Value>(&text).is_ok()), (30, true));
+        assert_eq!(filled("[1]...(12)").len(), 12);
+        assert_eq!(filled("abc(12)"), "abc(12)");
     }
 
     #[test]

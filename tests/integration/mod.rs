@@ -7,6 +7,7 @@ mod chat_example;
 mod chat_script;
 mod check;
 mod churn;
+mod clients;
 mod database_broadcast;
 mod ddl_log;
 mod delete_index;
