@@ -123,6 +123,9 @@ struct Loaded<'a> {
     images: RefCell<HashMap<u32, Arc<Vec<Row>>>>,
 }
 
+/// The columns that are kept of a table, and those that it is looked up by.
+type Needed = (BTreeSet<ColumnIndex>, BTreeSet<Box<[ColumnIndex]>>);
+
 impl Loaded<'_> {
     async fn images(&self, relation: &Arc<Relation>) -> Arc<Vec<Row>> {
         if let Some(rows) = self.images.borrow().get(&relation.id.0) {
@@ -135,7 +138,7 @@ impl Loaded<'_> {
 
     async fn tables(&self, plan: &CompiledPlan) -> Tables {
         let audience = plan.audience.as_ref().map(Audience::needs).unwrap_or_default();
-        let mut needs: HashMap<u32, (BTreeSet<ColumnIndex>, BTreeSet<Box<[ColumnIndex]>>)> = HashMap::new();
+        let mut needs: HashMap<u32, Needed> = HashMap::new();
         for need in plan.program.needs.iter().chain(&audience) {
             let (columns, indexes) = needs.entry(need.relation.0).or_default();
             columns.extend(need.columns.iter());
