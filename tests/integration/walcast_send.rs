@@ -215,6 +215,12 @@ async fn those_who_may_send_may_look_at_nothing() {
             assert!(refused, "{role}: {forbidden}");
         }
     }
+    // Who may read every table, for reports or backups, may not sign what he likes for it.
+    mallory
+        .batch_execute("reset role; create role reader nologin in role pg_read_all_data; set role reader")
+        .await
+        .unwrap();
+    assert!(mallory.query("table walcast.broadcast_key", &[]).await.unwrap().is_empty());
     // Another role has no business in the schema, and nothing there where it is let in.
     mallory.batch_execute("reset role; set role app").await.unwrap();
     assert!(mallory.batch_execute("select walcast.send('a', 'b', '{}', false)").await.is_err());
