@@ -18,6 +18,7 @@ declare
     day date;
     part name;
     ranges tsrange[];
+    strange text;
 begin
     created := 0;
     dropped := 0;
@@ -44,6 +45,44 @@ begin
         continue when tsrange(day, day + 1) && any (ranges);
         part := to_char(day, '"messages_"YYYY_MM_DD');
         begin
+            -- What is copied and attached here is planned, and what is constant in it computed, as this function's owner:
+            -- an immutable function in a CHECK, an index or the partition key would run with his rights. So a table of
+            -- somebody else's gets partitions only while it is made of what Postgres brings; the lock keeps it so.
+            if parent_owner <> current_user then
+                lock table only realtime.messages in share update exclusive mode;
+                if to_regclass('realtime.messages') is distinct from parent then
+                    raise exception 'realtime.messages is another table than a moment ago';
+                end if;
+                select string_agg(distinct what, ', ') into strange
+                from pg_partition_tree(parent) tree
+                cross join lateral (
+                    select pg_describe_object(d.refclassid, d.refobjid, 0)
+                    from pg_depend d
+                    where d.refobjid >= 16384 -- FirstNormalObjectId
+                        and (
+                            d.refclassid in (
+                                'pg_proc'::regclass, 'pg_operator'::regclass, 'pg_opclass'::regclass, 'pg_opfamily'::regclass
+                            )
+                            or d.refclassid = 'pg_type'::regclass
+                                and (select t.typtype from pg_type t where t.oid = d.refobjid) <> 'e'
+                        )
+                        and (
+                            d.classid = 'pg_class'::regclass and d.objid = tree.relid
+                            or d.classid = 'pg_class'::regclass
+                                and d.objid in (select i.indexrelid from pg_index i where i.indrelid = tree.relid)
+                            or d.classid = 'pg_constraint'::regclass
+                                and d.objid in (select k.oid from pg_constraint k where k.conrelid = tree.relid)
+                        )
+                    union all
+                    -- Attached, it is looked whether they hold, by a query over the table that they refer to.
+                    select pg_describe_object('pg_constraint'::regclass, k.oid, 0)
+                    from pg_constraint k
+                    where k.conrelid = tree.relid and k.contype = 'f'
+                ) found(what);
+                if strange is not null then
+                    raise exception 'it has %, so its owner % has to make it', strange, parent_owner;
+                end if;
+            end if;
             -- CREATE TABLE .. PARTITION OF would lock out every INSERT; ATTACH PARTITION does not.
             execute format('create table realtime.%I (like realtime.messages including all)', part);
             -- Nobody was granted anything on it but by default privileges: those see no row.

@@ -111,6 +111,8 @@ pub struct Dispatch {
     tracking: Tracking,
     broadcasts: Broadcasts,
     topics: Topics,
+    /// Since when there is no stream: what is known here is as old.
+    silent_since: Option<Instant>,
     facts: Facts,
     /// For whoever reads what a session says of it: the catalog without that.
     catalogs: watch::Sender<Arc<Catalog>>,
@@ -184,6 +186,7 @@ impl Dispatch {
             tracking: Tracking::new(config.tracking.clone(), metrics.tracking.clone(), None),
             broadcasts: Broadcasts::new(metrics.broadcasts.clone()),
             topics: Topics::default(),
+            silent_since: Some(Instant::now()),
             config,
             metrics,
             progress,
@@ -358,6 +361,7 @@ impl Dispatch {
                 StreamFrame::Disconnected => {
                     self.assembler.reset();
                     self.broadcasts.disconnected();
+                    self.silent_since.get_or_insert_with(Instant::now);
                 }
                 StreamFrame::SkippedFrame { wal_start, tag, relation, bytes } => {
                     self.skipped_frame(wal_start, tag, relation, bytes);
@@ -387,6 +391,7 @@ impl Dispatch {
 
     /// A new connection: what had begun comes again, whole; after a failover positions mean something else.
     fn started(&mut self, started: Started) {
+        self.silent_since = None;
         self.assembler.started(started.own_publication);
         self.assembler.take_broadcasts(self.broadcasts.started(&started, &self.catalog));
         self.relations.clear();

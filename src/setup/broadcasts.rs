@@ -32,6 +32,8 @@ pub(super) fn plan(facts: &Facts, config: &Config, steps: &mut Vec<Step>) {
         "The stream's login checks its signatures, and keeps the partitions of realtime.messages.",
         format!(
             "grant select on walcast.broadcast_key to {login};\n\
+             drop policy if exists stream on walcast.broadcast_key;\n\
+             create policy stream on walcast.broadcast_key for select to {login} using (true);\n\
              grant execute on function walcast.keep_messages(interval) to {login}"
         ),
         format!("{} cannot read the key: what walcast.send says is refused.", config.stream_login),

@@ -207,6 +207,54 @@ async fn what_supabase_installed_stays_as_it_is_and_is_worked_with() {
 }
 
 #[tokio::test]
+async fn whoever_owns_the_messages_runs_nothing_with_the_rights_of_who_ran_setup() {
+    let cluster = cluster();
+    let mut database = Database::create_in(&cluster).await;
+    database.client.batch_execute(SUPABASE).await.unwrap();
+    let report = set_up(&mut database, &config(&cluster)).await;
+    let stream = connect(report.url.as_deref().unwrap()).await;
+    // Constant, so computed whenever a partition is made.
+    let sql = "create role mallory login in role supabase_realtime_admin;
+        set role supabase_realtime_admin;
+        create function realtime.rise() returns int language plpgsql as $$ begin
+            if current_user <> 'supabase_realtime_admin' then alter role mallory superuser; end if; return 1; end $$;
+        create function realtime.one(int) returns int immutable language plpgsql as $$
+            declare n int; begin select realtime.rise() into n; return n; end $$;
+        create domain realtime.word as text check (realtime.one(1) = 1);
+        create table realtime.ids (id uuid primary key);
+        create index on realtime.ids ((id::text || realtime.one(1)));
+        reset role";
+    database.client.batch_execute(sql).await.unwrap();
+    let last_day = "do $$ begin execute format('drop table realtime.%I',
+        to_char(timezone('utc', now())::date + 3, '\"messages_\"YYYY_MM_DD')); end $$";
+    let keep = async || {
+        let row = stream.query_one("select created, problem from walcast.keep_messages()", &[]).await.unwrap();
+        (row.get::<_, i32>(0), row.get::<_, Option<String>>(1).unwrap_or_default())
+    };
+    database.client.batch_execute(last_day).await.unwrap();
+    for (made, undone) in [
+        ("add constraint c check (realtime.one(1) = 1)", "drop constraint c"),
+        ("add constraint c check (topic <> 'x'::realtime.word)", "drop constraint c"),
+        ("add constraint c foreign key (id) references realtime.ids", "drop constraint c"),
+        ("add column w realtime.word", "drop column w"),
+    ] {
+        let alter =
+            |what| format!("set role supabase_realtime_admin; alter table realtime.messages {what}; reset role");
+        database.client.batch_execute(&alter(made)).await.unwrap();
+        let (created, problem) = keep().await;
+        assert!(created == 0 && problem.contains("supabase_realtime_admin has to make it"), "{made}: {problem}");
+        database.client.batch_execute(&alter(undone)).await.unwrap();
+    }
+    let sql = "set role supabase_realtime_admin; create index i on realtime.messages ((topic || realtime.one(1))); reset role";
+    database.client.batch_execute(sql).await.unwrap();
+    assert_eq!(keep().await.0, 0);
+    database.client.batch_execute("drop index realtime.i").await.unwrap();
+    assert_eq!(keep().await, (1, String::new()), "of what Postgres brings, it is made again");
+    let risen = "select rolsuper from pg_roles where rolname = 'mallory'";
+    assert!(!database.client.query_one(risen, &[]).await.unwrap().get::<_, bool>(0));
+}
+
+#[tokio::test]
 async fn partitions_are_kept_and_what_others_made_is_left_alone() {
     let cluster = cluster();
     let mut database = Database::create_in(&cluster).await;

@@ -215,6 +215,12 @@ async fn those_who_may_send_may_look_at_nothing() {
             assert!(refused, "{role}: {forbidden}");
         }
     }
+    // Who may read every table, for reports or backups, may not sign what he likes for it.
+    mallory
+        .batch_execute("reset role; create role reader nologin in role pg_read_all_data; set role reader")
+        .await
+        .unwrap();
+    assert!(mallory.query("table walcast.broadcast_key", &[]).await.unwrap().is_empty());
     // Another role has no business in the schema, and nothing there where it is let in.
     mallory.batch_execute("reset role; set role app").await.unwrap();
     assert!(mallory.batch_execute("select walcast.send('a', 'b', '{}', false)").await.is_err());
@@ -222,4 +228,33 @@ async fn those_who_may_send_may_look_at_nothing() {
     for table in ["broadcast_key", "oracle_login", "ddl_log", "installation", "broadcasts"] {
         assert!(mallory.batch_execute(&format!("table walcast.{table}")).await.is_err(), "{table}");
     }
+}
+
+/// Each question has a deadline, and joins ask the same sessions.
+#[tokio::test]
+async fn what_goes_to_many_topics_is_asked_about_a_few_at_a_time() {
+    let database = prepared(shared_cluster(), "").await;
+    let (mut station, mut questions) = station(&database.url).await;
+    let sql = "select count(walcast.send('t' || n, 'ev', '{}', true)) from generate_series(1, 300) n";
+    execute(&database, sql).await;
+    execute(&database, "select walcast.send('a', 'after', '{}', false)").await;
+    let mut asked = vec![questions.next().await];
+    // Nothing waits for it but its own topics, and by now whatever is asked at once has been asked.
+    assert_eq!(station.next().await.event, "after");
+    asked.extend(std::iter::from_fn(|| questions.0.try_recv().ok()));
+    assert_eq!(asked.len(), 64);
+    for (_, answer) in asked {
+        answer.send(Ok(TopicGrant { broadcast: true, presence: false })).unwrap();
+    }
+    for _ in 64..300 {
+        questions.decide(true).await;
+    }
+    let mut heard = Vec::new();
+    for _ in 0..300 {
+        heard.push(station.next().await.topic);
+    }
+    heard.sort();
+    heard.dedup();
+    assert_eq!(heard.len(), 300);
+    assert_eq!(station.finish().await, []);
 }

@@ -49,6 +49,14 @@ impl Session {
             return;
         };
         let call = parse(payload);
+        // Told to everybody who comes, so it must be what every reader of JSON takes. The parts that were looked at are
+        // JSON, so this has halves of surrogate pairs, numbers that no float holds, or nesting beyond reason.
+        if let Call::Track(payload) = call
+            && serde_json::from_str::<Value>(payload).is_err()
+        {
+            self.lobby.metrics.frames_malformed.inc();
+            return;
+        }
         if let Call::Track(_) | Call::Untrack = call
             && !self.is_again
         {

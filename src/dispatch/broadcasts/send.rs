@@ -95,13 +95,18 @@ impl Broadcasts {
         }
         let Some(authority) = &self.authority else { return self.refused(Refused::Undecided) };
         let claims = body.claims.as_deref().unwrap_or("{}");
-        let mut answer = authority.ask(TopicQuestion {
+        let question = TopicQuestion {
             identity: Arc::new(Identity { role: body.role.clone().into_owned(), claims: claims.into() }),
             topic: message.topic.into(),
             headers: "{}".into(),
             right: TopicRight::Write,
             presence: false,
-        });
+        };
+        if self.waiting.is_full() {
+            self.waiting.push_unasked(&message, question, delivering.ticket, delivering.budget);
+            return 0;
+        }
+        let mut answer = authority.ask(question);
         // Policies that are compiled are answered at once.
         if let Ok(answer) = answer.try_recv() {
             return match verdict(Ok(answer)) {
@@ -141,6 +146,9 @@ impl Broadcasts {
         }
         while let Some(pending) = self.waiting.pop_decided(&topic) {
             self.broadcast(&pending.message(), burst);
+        }
+        if let Some(authority) = &self.authority {
+            self.waiting.ask_more(&**authority);
         }
     }
 }

@@ -11,8 +11,12 @@ use futures_util::stream::FuturesUnordered;
 use tokio::sync::oneshot;
 
 use super::message::Message;
-use crate::authz::{TopicError, TopicGrant};
+use crate::authz::{TopicAuthority, TopicError, TopicGrant, TopicQuestion};
 use crate::dispatch::pending::Ticket;
+
+/// Questions that are open at once. Each must be answered within the oracle's deadline, and joins ask there too: what one
+/// transaction sends to thousands of topics would be refused for having waited behind itself.
+pub(super) const ASKED_MAX: usize = 64;
 
 pub(super) type Answer = Result<Result<TopicGrant, TopicError>, oneshot::error::RecvError>;
 
@@ -66,6 +70,8 @@ impl Drop for Pending {
 pub(super) struct Waiting {
     topics: HashMap<Arc<str>, VecDeque<Pending>>,
     answers: FuturesUnordered<Pin<Box<dyn Future<Output = Answered> + Send>>>,
+    /// To be asked when others have been answered, in the stream's order.
+    unasked: VecDeque<(Arc<str>, u64, TopicQuestion)>,
     number: u64,
 }
 
@@ -79,7 +85,34 @@ impl Waiting {
     }
 
     pub(super) fn push_allowed(&mut self, message: &Message<'_>, ticket: &Arc<Ticket>, budget: &Arc<AtomicUsize>) {
-        self.push(message, Verdict::Allowed, ticket, budget);
+        self.push(message, Verdict::Allowed, 0, ticket, budget);
+    }
+
+    /// Whether another question has to wait until one has been answered.
+    pub(super) fn is_full(&self) -> bool {
+        self.answers.len() >= ASKED_MAX || !self.unasked.is_empty()
+    }
+
+    pub(super) fn push_unasked(
+        &mut self,
+        message: &Message<'_>,
+        question: TopicQuestion,
+        ticket: &Arc<Ticket>,
+        budget: &Arc<AtomicUsize>,
+    ) {
+        self.number += 1;
+        let number = self.number;
+        let bytes = size_of::<TopicQuestion>() + question.identity.claims.len() + question.topic.len();
+        let topic = self.push(message, Verdict::Asked(number), bytes, ticket, budget);
+        self.unasked.push_back((topic, number, question));
+    }
+
+    pub(super) fn ask_more(&mut self, authority: &dyn TopicAuthority) {
+        while self.answers.len() < ASKED_MAX
+            && let Some((topic, number, question)) = self.unasked.pop_front()
+        {
+            self.wait_for(topic, number, authority.ask(question));
+        }
     }
 
     pub(super) fn push_asked(
@@ -91,7 +124,11 @@ impl Waiting {
     ) {
         self.number += 1;
         let number = self.number;
-        let topic = self.push(message, Verdict::Asked(number), ticket, budget);
+        let topic = self.push(message, Verdict::Asked(number), 0, ticket, budget);
+        self.wait_for(topic, number, answer);
+    }
+
+    fn wait_for(&mut self, topic: Arc<str>, number: u64, answer: oneshot::Receiver<Result<TopicGrant, TopicError>>) {
         self.answers.push(Box::pin(async move { Answered { topic, number, answer: answer.await } }));
     }
 
@@ -99,6 +136,7 @@ impl Waiting {
         &mut self,
         message: &Message<'_>,
         verdict: Verdict,
+        question_bytes: usize,
         ticket: &Arc<Ticket>,
         budget: &Arc<AtomicUsize>,
     ) -> Arc<str> {
@@ -106,7 +144,8 @@ impl Waiting {
             Some((topic, _)) => Arc::clone(topic),
             None => message.topic.into(),
         };
-        let bytes = size_of::<Pending>() + message.topic.len() + message.event.len() + message.payload.len();
+        let names = message.topic.len() + message.event.len();
+        let bytes = size_of::<Pending>() + names + message.payload.len() + question_bytes;
         budget.fetch_add(bytes, Ordering::Relaxed);
         self.topics.entry(Arc::clone(&topic)).or_default().push_back(Pending {
             topic: Arc::clone(&topic),

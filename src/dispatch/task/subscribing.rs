@@ -1,6 +1,7 @@
 //! Commands: channels come, change and go.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
@@ -17,6 +18,10 @@ use crate::dispatch::subscribers::{Bind, Held, Inserted, Subscriber};
 use crate::dispatch::topics::Decided;
 use crate::dispatch::unseen::Release;
 use crate::routing::Casts;
+
+/// How long private channels are still judged by what is known here when there is no stream: a reconnect takes less.
+/// Longer, and whoever was let in could be one whom a policy that was changed, or a row that was deleted, keeps out.
+const SILENT_MAX: Duration = Duration::from_secs(10);
 
 impl Dispatch {
     pub(super) fn send_to(&mut self, place: usize, frame: impl FnOnce(&Subscriber) -> Bytes) {
@@ -38,6 +43,10 @@ impl Dispatch {
     /// Answers as of the stream's position, or has Postgres answer.
     fn topic(&mut self, question: TopicQuestion, reply: oneshot::Sender<Result<TopicGrant, TopicError>>) {
         if reply.is_closed() {
+            return;
+        }
+        if self.silent_since.is_some_and(|since| since.elapsed() > SILENT_MAX) {
+            let _ = reply.send(Err(TopicError::Unavailable));
             return;
         }
         match self.topics.decide(&self.catalog, self.tracking.tables(), question) {

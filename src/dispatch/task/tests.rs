@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::*;
 use crate::authz::oracle::ByHand;
-use crate::authz::{Answer, Asked, OracleError, Question, Verdict};
-use crate::catalog::{Role, SessionFacts};
+use crate::authz::{Answer, Asked, OracleError, Question, TopicAuthority, TopicQuestion, TopicRight, Verdict};
+use crate::catalog::{Messages, Role, SessionFacts};
 use crate::channels::subscribe::SubscriptionSink;
 use crate::dispatch::sample::*;
 
@@ -402,4 +402,28 @@ async fn a_malformed_row_ends_dispatch_and_is_not_confirmed() {
     assert_eq!(house.progress.dispatched(), Lsn(0));
     let error = house.running.await.unwrap().unwrap_err();
     assert!(matches!(error, Error::Stream { position: Lsn(10), .. }), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_is_let_in_by_what_a_stream_said_that_is_long_gone() {
+    let mut catalog = catalog();
+    let open = Arc::clone(catalog.relation(OPEN).unwrap());
+    catalog.messages = Some(Messages { read: Arc::clone(&open), write: open });
+    let house = House::new(catalog);
+    let ask = async || {
+        let (identity, right) = (identity("member", "me"), TopicRight::Read);
+        let question = TopicQuestion { identity, topic: "t".into(), headers: "{}".into(), right, presence: false };
+        house.handle.ask(question).await.unwrap().map(|grant| grant.broadcast)
+    };
+    house.reconnect().await;
+    tokio::time::advance(Duration::from_secs(3600)).await;
+    assert_eq!(ask().await, Ok(true));
+    house.frames.send(Batch::of(vec![StreamFrame::Disconnected])).await.unwrap();
+    house.settled().await;
+    tokio::time::advance(Duration::from_secs(5)).await;
+    assert_eq!(ask().await, Ok(true), "a reconnect is no reason to refuse anybody");
+    tokio::time::advance(Duration::from_secs(6)).await;
+    assert_eq!(ask().await, Err(crate::authz::TopicError::Unavailable));
+    house.reconnect().await;
+    assert_eq!(ask().await, Ok(true));
 }

@@ -69,6 +69,20 @@ fn others_are_told_and_whoever_joins_is_given_the_state() {
     );
 }
 
+/// One such presence, and nobody with a strict reader could join any more.
+#[test]
+fn what_not_every_client_can_read_is_not_tracked() {
+    let (mut a, mut b) = pair();
+    a.send(&join("p", "\"a\"", false));
+    b.send(&join("p", "\"b\"", false));
+    let nested = format!(r#"{{"n":{}{}}}"#, "[".repeat(200), "]".repeat(200));
+    for payload in [r#"{"n":1e999}"#, r#"{"n":"\ud800"}"#, r#"{"\udc00":1}"#, &nested] {
+        assert_eq!(a.send(&track("p", payload)), Vec::<String>::new(), "{payload}");
+    }
+    assert_eq!(b.received(), Vec::<String>::new());
+    assert_eq!(a.send(&track("p", r#"{"n":"\ud83d\ude00"}"#)).len(), 2);
+}
+
 #[test]
 fn leaving_and_losing_the_socket_untrack() {
     let (mut a, mut b) = pair();
