@@ -7,7 +7,7 @@ use tokio_postgres::{Client, Error};
 use super::plans::{self, TablePlan, table_plan};
 use super::publication::may_be_full;
 use super::{Report, roles_of};
-use crate::authz::{Plan, plan};
+use crate::authz::{Plan, check_plan, plan};
 use crate::catalog::relation::quote_identifier;
 use crate::catalog::{Catalog, ColumnSet, PolicyCommand, Relation, Role};
 use crate::setup::ApiRole;
@@ -41,7 +41,26 @@ pub(super) async fn look(
         report.plans.extend(found);
         deletes(client, catalog, relation, &plans, report).await?;
     }
+    channels(client, catalog, api_roles, report).await?;
     functions(client, catalog, api_roles, report).await
+}
+
+/// Who may use private channels. Nobody subscribes to `realtime.messages`: its policies are about topics.
+async fn channels(client: &Client, catalog: &Catalog, api_roles: &[ApiRole], report: &mut Report) -> Result<(), Error> {
+    let Some(messages) = &catalog.messages else { return Ok(()) };
+    let mut found = Vec::new();
+    for role in roles_of(catalog, api_roles) {
+        let read = (&messages.read, plan(catalog, &messages.read, role), "read");
+        let write = (&messages.write, check_plan(catalog, &messages.write, role), "write");
+        for (relation, plan, right) in [read, write] {
+            let mut of_right = table_plan(client, catalog, relation, role, &plan).await?;
+            of_right.table = format!("{} ({right})", of_right.table);
+            found.push(of_right);
+        }
+    }
+    plans::warn(&messages.read, &found, report);
+    report.plans.extend(found);
+    Ok(())
 }
 
 fn may_select_key(catalog: &Catalog, relation: &Relation, role: &Role) -> bool {

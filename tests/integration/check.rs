@@ -276,7 +276,24 @@ async fn plans_say_what_they_read_and_what_keeps_them_from_being_decided_here() 
 #[tokio::test]
 async fn broadcast_from_the_database_is_looked_at() {
     let patient = Patient::healthy().await;
-    find(&patient.check().await, Level::Pass, "broadcast from the database");
+    patient
+        .sql(
+            "create policy own on realtime.messages for select to authenticated using (realtime.topic() = auth.uid()::text);
+             create policy odd on realtime.messages for insert to authenticated with check (realtime.topic() ~ '^a')",
+        )
+        .await;
+    let report = patient.check().await;
+    find(&report, Level::Pass, "broadcast from the database");
+    find(&report, Level::Warn, "policy \"odd\"");
+    for (right, role, kind) in [
+        ("(read)", "authenticated", Kind::Compiled),
+        ("(write)", "authenticated", Kind::Oracle),
+        ("(read)", "anon", Kind::Denied),
+        ("(write)", "service_role", Kind::Open),
+    ] {
+        let plan = report.plans.iter().find(|plan| plan.table.ends_with(right) && plan.role == role);
+        assert_eq!(plan.map(|plan| plan.plan), Some(kind), "{role} {right}");
+    }
     let today = "timezone('utc', now())::date";
     let drop = format!(
         "do $$ declare part name; begin foreach part in array array[to_char({today}, '\"messages_\"YYYY_MM_DD'),
