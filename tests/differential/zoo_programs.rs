@@ -135,7 +135,8 @@ impl Loaded<'_> {
 
     async fn tables(&self, plan: &CompiledPlan) -> Tables {
         let audience = plan.audience.as_ref().map(Audience::needs).unwrap_or_default();
-        let mut needs: HashMap<u32, (BTreeSet<ColumnIndex>, BTreeSet<Box<[ColumnIndex]>>)> = HashMap::new();
+        type Needs = (BTreeSet<ColumnIndex>, BTreeSet<Box<[ColumnIndex]>>);
+        let mut needs: HashMap<u32, Needs> = HashMap::new();
         for need in plan.program.needs.iter().chain(&audience) {
             let (columns, indexes) = needs.entry(need.relation.0).or_default();
             columns.extend(need.columns.iter());

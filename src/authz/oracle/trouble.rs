@@ -12,11 +12,11 @@ pub(super) enum Trouble {
     /// The session is gone; nobody knows how far it got. `ordered`: an administrator ended it.
     Lost { ordered: bool },
     /// Nothing wrong with the question: a cancel meant for another, a deadlock, a server out of something.
-    Transient(DbError),
+    Transient(Box<DbError>),
     /// The role cannot be taken on.
-    Role(DbError),
+    Role(Box<DbError>),
     /// The statement raised an error.
-    Statement(DbError),
+    Statement(Box<DbError>),
 }
 
 impl Trouble {
@@ -35,8 +35,8 @@ impl Trouble {
             Some(Severity::Fatal | Severity::Panic) => {
                 Trouble::Lost { ordered: *db.code() == SqlState::ADMIN_SHUTDOWN }
             }
-            _ if is_transient(db.code()) => Trouble::Transient(db.clone()),
-            _ => Trouble::Statement(db.clone()),
+            _ if is_transient(db.code()) => Trouble::Transient(Box::new(db.clone())),
+            _ => Trouble::Statement(Box::new(db.clone())),
         }
     }
 
