@@ -2,7 +2,7 @@ use super::*;
 use crate::authz::OraclePlan;
 use crate::authz::policy::audience::Audience;
 use crate::authz::policy::builtin;
-use crate::authz::policy::{Access, Clause, Expr, Person, Program, Query, RowTypes, Source};
+use crate::authz::policy::{Access, Clause, DatumType, Expr, Person, Program, Query, RowTypes, Source};
 use crate::authz::tracked::Table;
 use crate::catalog::{ColumnIndex, ColumnSet, Relation};
 use crate::change::{Layout, Row};
@@ -22,13 +22,20 @@ fn column(column: u16) -> Expr {
     Expr::Column(ColumnIndex(column))
 }
 
+fn claims() -> Expr {
+    Expr::Setting { name: Expr::Const(Value::text("request.jwt.claims")).into(), missing_ok: true }
+}
+
 /// Of permissive policies over the claims, which are a name and nothing else.
 fn plan(policies: Vec<Expr>) -> Arc<CompiledPlan> {
-    let setting = Expr::Setting { name: Expr::Const(Value::text("request.jwt.claims")).into(), missing_ok: true };
+    plan_over(claims(), policies)
+}
+
+fn plan_over(slot: Expr, policies: Vec<Expr>) -> Arc<CompiledPlan> {
     let clause = |using| Clause { policy: String::new(), permissive: true, using };
     let program = Program {
         clauses: policies.into_iter().map(clause).collect(),
-        slots: [setting].into(),
+        slots: [slot].into(),
         eager: [].into(),
         columns: ColumnSet::default(),
         needs: [].into(),
@@ -108,6 +115,34 @@ fn a_row_leads_to_whom_it_is_for_and_to_whom_a_policy_always_holds_for() {
         assert_eq!(of(Some("eve")), [2]);
         assert_eq!(of(None), [2], "NULL is nobody");
     }
+}
+
+/// `note = ANY (claims::text[])`.
+#[test]
+fn each_element_of_an_array_of_the_claims_leads_to_the_person() {
+    let list = DatumType::Array(Box::new(DatumType::Text));
+    let slot = Expr::Cast { from: DatumType::Text, to: list, arg: claims().into() };
+    let args = Box::new([column(1), Expr::Slot(0)]);
+    let is_listed = Expr::AnyArray { function: builtin::function(TEXT_EQ).unwrap(), all: false, args };
+    let plan = plan_over(slot, vec![is_listed]);
+    let by_policy = placed(&[("{a,b,NULL}", &plan), ("{b}", &plan), ("{}", &plan)]);
+    let of = |note| found(&by_policy, &change(Operation::Insert, "1", note), Some(&Tables::default()));
+    assert_eq!((of(Some("a")), of(Some("b"))), (vec![0], vec![0, 1]));
+    assert_eq!((of(Some("c")), of(None)), (vec![], vec![]));
+}
+
+/// They are left to routing, and judged for every row.
+#[test]
+fn whose_claims_cannot_be_read_here_stand_nowhere() {
+    let list = DatumType::Array(Box::new(DatumType::Text));
+    let slot = Expr::Cast { from: DatumType::Text, to: list, arg: claims().into() };
+    let args = Box::new([column(1), Expr::Slot(0)]);
+    let is_listed = Expr::AnyArray { function: builtin::function(TEXT_EQ).unwrap(), all: false, args };
+    let plan = plan_over(slot, vec![is_listed]);
+    let slots = plan.program.slots_of(Person { role: "member", claims: "{{of,two},{dimensions,?}}" });
+    let subscription = BoundSubscription { relation: SECURED, event: EventFilter::Any, predicate: None, select: None };
+    let role = AccessTable::default().role("member");
+    assert!(!ByPolicy::default().insert(SubscriptionId(0), &subscription, role, &plan, &slots));
 }
 
 #[test]

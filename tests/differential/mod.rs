@@ -1,4 +1,5 @@
-//! The same question to walcast and to Postgres: the answers must be equal, and Postgres is right.
+//! The same question to walcast and to Postgres: the answers must be equal, and Postgres is right. The last large run, and
+//! the mutants that these tests were tried with, stand in README.md.
 //!
 //! Values are random; the seed is printed and read back from `WALCAST_DIFFERENTIAL_SEED`. How many is said by a
 //! variable of each test, with a default that suits every day.

@@ -111,6 +111,30 @@ async fn a_delete_is_not_heard_by_whoever_could_never_see_the_row() {
     assert_eq!(events(&mut bob).await, [""; 0]);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn old_rows_are_judged_as_of_before_their_transaction() {
+    let scene = scene().await;
+    scene.execute("alter table posts replica identity full").await;
+    let (mut alice, mut bob) = at_posts(&scene).await;
+    let changes_places =
+        format!("delete from members; insert into members values (1, '{BOB}'), (2, '{ALICE}'); delete from posts");
+    behind_its_back(&scene, &[&format!("begin; {changes_places}; commit")]).await;
+    assert_eq!((events(&mut alice).await, events(&mut bob).await), (vec!["DELETE 1".to_owned()], vec![]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_that_moves_shows_its_past_to_whoever_could_see_that() {
+    let scene = scene().await;
+    scene.execute("alter table posts replica identity full").await;
+    let (mut alice, mut bob) = at_posts(&scene).await;
+    let joins = format!("insert into members values (2, '{ALICE}')");
+    scene.execute_each(&[&joins, "update posts set room = 2"]).await;
+    let (of_alice, of_bob) = (alice.next_change().await, bob.next_change().await);
+    assert_eq!((of_alice.operation(), of_bob.operation()), ("UPDATE", "UPDATE"));
+    assert_eq!(of_alice.old_record()["room"], 1);
+    assert_eq!(*of_bob.old_record(), json!({ "id": 1 }));
+}
+
 /// Old rows by the policies that the transaction began with, new ones by those that it leaves.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_delete_beside_a_change_of_policies_is_judged_by_the_policies_before_it() {
