@@ -242,7 +242,8 @@ impl Hub {
 
     /// A person, as far as two are told apart: who is the same may take over what he left.
     pub fn subject(&self, sub: Option<&str>, role: &str, token: &str) -> Subject {
-        Subject(match sub {
+        // An empty one is nobody's: it would make all who have it one person.
+        Subject(match sub.filter(|sub| !sub.is_empty()) {
             Some(sub) => self.hasher.hash_one(("sub", sub)),
             None => self.hasher.hash_one((role, token)),
         })

@@ -159,6 +159,10 @@ impl Topics {
             );
             return Decided::Here(Err(TopicError::Unavailable));
         }
+        // No text of Postgres has it, so that whoever asked there would be told of an error.
+        if question.topic.contains('\0') {
+            return refused;
+        }
         let Some(plans) = self.plans(catalog, &question.identity.role) else { return refused };
         match plans.of_right(question.right) {
             None => refused,

@@ -263,3 +263,13 @@ fn a_lost_socket_leaves_when_its_grace_is_over() {
     hub.end_graces(Instant::now() + Duration::from_secs(11));
     assert_eq!((hub.topics(), hub.metrics.presences.get()), (0, 0));
 }
+
+#[test]
+fn people_are_told_apart_by_sub_or_else_by_their_tokens() {
+    let hub = Hub::default();
+    assert_eq!(hub.subject(Some("me"), "a", "one"), hub.subject(Some("me"), "b", "two"));
+    for nobody in [None, Some("")] {
+        assert_eq!(hub.subject(nobody, "a", "one"), hub.subject(nobody, "a", "one"));
+        assert_ne!(hub.subject(nobody, "a", "one"), hub.subject(nobody, "a", "two"));
+    }
+}

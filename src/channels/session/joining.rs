@@ -259,9 +259,11 @@ impl Session {
         let reply = self.answer(&head, Status::Ok, response);
         let mut opening = Opening::of(&channel.membership, [Some(reply), old].into_iter().flatten().collect());
         if let Some(replayed) = replayed {
-            self.lobby.metrics.messages_replayed.inc_by(replayed.len() as u64);
-            opening.frames.extend(replayed.iter().filter_map(|message| replayed_frame(&channel.address, message)));
-            opening.replayed = Some(replayed.into_iter().map(|message| message.id).collect());
+            let bytes_max = self.lobby.outbox_config.spill_bytes_max / 2;
+            let (frames, ids) = newest(&channel.address, replayed, bytes_max);
+            self.lobby.metrics.messages_replayed.inc_by(ids.len() as u64);
+            opening.frames.extend(frames);
+            opening.replayed = Some(ids);
         }
         if ready {
             if self.lobby.services.replication.load(std::sync::atomic::Ordering::Relaxed) {
@@ -310,6 +312,25 @@ impl Session {
 
 pub(super) fn replication_ready(address: &Address) -> Bytes {
     system::system(address, Extension::System, Status::Ok, message::REPLICATION_READY, None)
+}
+
+/// Their frames and ids, oldest first. 25 of the largest messages are several times what may be on its way to a socket, and
+/// one that asks for them would be closed whenever it came: then there are the newest of them.
+fn newest(address: &Address, replayed: Vec<Replayed>, bytes_max: usize) -> (Vec<Bytes>, Vec<Box<str>>) {
+    let (mut frames, mut ids, mut room) = (Vec::new(), Vec::new(), bytes_max);
+    for message in replayed.into_iter().rev() {
+        let frame = replayed_frame(address, &message);
+        let Some(left) = room.checked_sub(frame.as_ref().map_or(0, Bytes::len)) else {
+            tracing::debug!(bytes_max, "More is to be replayed than a socket may be sent at once");
+            break;
+        };
+        room = left;
+        frames.extend(frame);
+        ids.push(message.id);
+    }
+    frames.reverse();
+    ids.reverse();
+    (frames, ids)
 }
 
 /// To the channel alone, and JSON as text to both versions (PROTOCOL 3.7). Bytes are for version 2.

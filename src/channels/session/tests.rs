@@ -194,7 +194,11 @@ impl Client {
 
 /// The payload of a frame shorter than 64 KiB; of a binary one what can be read, with its kind in front.
 fn text(frame: &[u8]) -> String {
-    let header = if frame[1] == 126 { 4 } else { 2 };
+    let header = match frame[1] {
+        126 => 4,
+        127 => 10,
+        _ => 2,
+    };
     let payload = &frame[header..];
     match frame[0] {
         0x82 => format!("kind {}: {}", payload[0], String::from_utf8_lossy(&payload[5..])),

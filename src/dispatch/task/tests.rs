@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use super::*;
 use crate::authz::oracle::ByHand;
-use crate::authz::{Answer, Asked, OracleError, Question, TopicAuthority, TopicQuestion, TopicRight, Verdict};
+use crate::authz::{
+    Answer, Asked, OracleError, Question, TopicAuthority, TopicError, TopicQuestion, TopicRight, Verdict,
+};
 use crate::catalog::{Messages, Role, SessionFacts};
 use crate::channels::subscribe::SubscriptionSink;
 use crate::dispatch::sample::*;
@@ -404,17 +406,31 @@ async fn a_malformed_row_ends_dispatch_and_is_not_confirmed() {
     assert!(matches!(error, Error::Stream { position: Lsn(10), .. }), "{error}");
 }
 
-#[tokio::test(start_paused = true)]
-async fn nobody_is_let_in_by_what_a_stream_said_that_is_long_gone() {
+/// Everybody may read every topic.
+fn with_open_topics() -> House {
     let mut catalog = catalog();
     let open = Arc::clone(catalog.relation(OPEN).unwrap());
     catalog.messages = Some(Messages { read: Arc::clone(&open), write: open });
-    let house = House::new(catalog);
-    let ask = async || {
-        let (identity, right) = (identity("member", "me"), TopicRight::Read);
-        let question = TopicQuestion { identity, topic: "t".into(), headers: "{}".into(), right, presence: false };
-        house.handle.ask(question).await.unwrap().map(|grant| grant.broadcast)
-    };
+    House::new(catalog)
+}
+
+async fn may_read(house: &House, topic: &str) -> Result<bool, TopicError> {
+    let (identity, right) = (identity("member", "me"), TopicRight::Read);
+    let question = TopicQuestion { identity, topic: topic.into(), headers: "{}".into(), right, presence: false };
+    house.handle.ask(question).await.unwrap().map(|grant| grant.broadcast)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_topic_that_postgres_cannot_say_is_nobodys() {
+    let house = with_open_topics();
+    assert_eq!(may_read(&house, "a b").await, Ok(true));
+    assert_eq!(may_read(&house, "a\0b").await, Ok(false));
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_is_let_in_by_what_a_stream_said_that_is_long_gone() {
+    let house = with_open_topics();
+    let ask = async || may_read(&house, "t").await;
     house.reconnect().await;
     tokio::time::advance(Duration::from_secs(3600)).await;
     assert_eq!(ask().await, Ok(true));
@@ -423,7 +439,7 @@ async fn nobody_is_let_in_by_what_a_stream_said_that_is_long_gone() {
     tokio::time::advance(Duration::from_secs(5)).await;
     assert_eq!(ask().await, Ok(true), "a reconnect is no reason to refuse anybody");
     tokio::time::advance(Duration::from_secs(6)).await;
-    assert_eq!(ask().await, Err(crate::authz::TopicError::Unavailable));
+    assert_eq!(ask().await, Err(TopicError::Unavailable));
     house.reconnect().await;
     assert_eq!(ask().await, Ok(true));
 }

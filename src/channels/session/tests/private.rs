@@ -244,6 +244,28 @@ fn what_is_replayed_comes_before_what_is_live_and_nothing_twice() {
     assert_eq!(client.received(), [r#"kind 4: realtime:rev{"id":"three"}{}"#]);
 }
 
+/// A socket that reads as fast as it can would be closed for being slow, and again when it comes back.
+#[test]
+fn of_more_than_a_socket_may_be_sent_the_newest_is_replayed() {
+    let authority = Arc::new(Authority::default());
+    authority.say(TopicRight::Read, "r", BOTH);
+    let rows = Arc::new(Rows::default());
+    let mut client = Client::of(&with_rows(&authority, &rows), Serializer::V2);
+    client.send(&join("r", REPLAY));
+    let spill_bytes_max = crate::channels::outbox::Config::default().spill_bytes_max;
+    let payload: Box<str> = format!("\"{}\"", "x".repeat(spill_bytes_max / 5)).into();
+    let row = |n: u32| Replayed {
+        id: n.to_string().into(),
+        event: "ev".into(),
+        payload: ReplayedPayload::Json(payload.clone()),
+    };
+    assert!(rows.answer.lock().unwrap().take().unwrap().send(Ok((1..=25).map(row).collect())).is_ok());
+    let frames = client.answered();
+    assert!(frames[0].contains("phx_reply"));
+    let ids: Vec<_> = frames[1..].iter().map(|frame| frame.rsplit_once(r#"{"id":""#).unwrap().1).collect();
+    assert_eq!(ids, [r#"24","replayed":true}}]"#, r#"25","replayed":true}}]"#]);
+}
+
 #[test]
 fn replays_are_refused_as_recorded() {
     let authority = Arc::new(Authority::default());
