@@ -139,7 +139,7 @@ fn whose_claims_cannot_be_read_here_stand_nowhere() {
     let args = Box::new([column(1), Expr::Slot(0)]);
     let is_listed = Expr::AnyArray { function: builtin::function(TEXT_EQ).unwrap(), all: false, args };
     let plan = plan_over(slot, vec![is_listed]);
-    let slots = plan.program.slots_of(Person { role: "member", claims: "{{of,two},{dimensions,?}}" });
+    let slots = plan.program.slots_of(Person { role: "member", claims: "{{of,two},{dimensions,?}}", channel: None });
     let subscription = BoundSubscription { relation: SECURED, event: EventFilter::Any, predicate: None, select: None };
     let role = AccessTable::default().role("member");
     assert!(!ByPolicy::default().insert(SubscriptionId(0), &subscription, role, &plan, &slots));
