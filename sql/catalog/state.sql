@@ -76,7 +76,14 @@ messages as (
     select c.oid
     from pg_class c
     join pg_namespace n on n.oid = c.relnamespace
+    join pg_database d on d.datname = current_database()
     where n.nspname = 'realtime' and c.relname = 'messages' and c.relkind in ('r', 'p')
+        -- Where there is none, whoever may make a schema could make it: see own_publication.sql.
+        and not exists (
+            select from pg_roles o
+            where o.oid in (c.relowner, n.nspowner) and not pg_has_role(o.oid, d.datdba, 'member')
+                and o.rolname not in ('supabase_admin', 'supabase_realtime_admin')
+        )
 ),
 -- What policies for SELECT read and call: tables, types, functions; what the policies of those tables do; what the
 -- functions do. Dependencies tell it but for functions whose body is a string: there every word counts that is

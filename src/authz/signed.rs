@@ -17,6 +17,9 @@ pub struct SignedTokens {
     blocked: HashSet<String>,
 }
 
+/// The roles that no user of an application has.
+const ADMINS: [&str; 2] = ["service_role", "supabase_admin"];
+
 impl SignedTokens {
     /// `None` without a secret: an empty one would let everybody in.
     pub fn new(secret: &str, blocked: impl IntoIterator<Item = String>) -> Option<SignedTokens> {
@@ -25,12 +28,13 @@ impl SignedTokens {
     }
 
     /// Whether a token opens the door. Where one secret signs everything, as in Supabase's stack, the keys that every web
-    /// page carries verify here too: those are refused, unlike with the original, which leaves this to its gateway.
+    /// page carries verify here too, and those of users with roles of their own: they are refused, unlike with the original, which leaves this to its gateway.
     pub fn admits(&self, token: &str, now: SystemTime) -> bool {
-        let is_public = |claims: &Map<String, Value>| {
-            claims.get("role").and_then(Value::as_str).is_some_and(|role| role == "anon" || role == "authenticated")
+        let is_for_admins = |claims: Map<String, Value>| match claims.get("role") {
+            None | Some(Value::Null) => true,
+            Some(role) => role.as_str().is_some_and(|role| ADMINS.contains(&role)),
         };
-        !self.blocked.contains(token) && self.claims(token, now).is_some_and(|claims| !is_public(&claims))
+        !self.blocked.contains(token) && self.claims(token, now).is_some_and(is_for_admins)
     }
 
     fn claims(&self, token: &str, now: SystemTime) -> Option<Map<String, Value>> {
@@ -84,6 +88,8 @@ mod tests {
             json!({"exp": "9999"}),
             json!({"role": "anon"}),
             json!({"role": "authenticated"}),
+            json!({"role": "agent"}),
+            json!({"role": ["service_role"]}),
             json!({"jti": "lost"}),
         ] {
             assert!(!door.admits(&token(SECRET, bad.clone()), now), "{bad}");

@@ -289,6 +289,12 @@ async fn answers_follow_memberships_policies_and_the_table_itself() {
     assert_eq!(house.ask(&sleeping).await, Err(TopicError::Cancelled));
     assert_eq!(house.ask(&members_question("nobody at all", "lobby", ALICE)).await, nothing);
 
+    // A stranger's policies are nobody's: with CREATE on the database he could make such a table where there is none.
+    execute(&postgres, "create role owner_of_topics; alter table realtime.messages owner to owner_of_topics").await;
+    until(&house, &question, Err(TopicError::Unavailable)).await;
+    execute(&postgres, "alter table realtime.messages owner to postgres").await;
+    until(&house, &question, nothing).await;
+
     execute(&postgres, "drop table realtime.messages cascade").await;
     until(&house, &question, Err(TopicError::Unavailable)).await;
     house.relay.stop().await;
