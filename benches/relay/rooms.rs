@@ -28,28 +28,38 @@ pub async fn run() {
     if peer.is_none() {
         println!("Socket.IO is not installed (npm ci in benches/relay/socketio): it is left out");
     }
-    said(&relay, peer.as_ref(), (1_000, 1), size("WALCAST_BENCH_ROUNDS", 60), samples).await;
-    said(&relay, peer.as_ref(), (10_000, 1_000), 1_000, samples).await;
+    let rounds = size("WALCAST_BENCH_ROUNDS", 60);
+    said(&relay, peer.as_ref(), (1_000, 1), rounds, 1, samples).await;
+    said(&relay, peer.as_ref(), (1_000, 1), rounds, 10, samples).await;
+    said(&relay, peer.as_ref(), (10_000, 1_000), 1_000, 1, samples).await;
     presence(&relay, size("WALCAST_BENCH_PRESENT", 1_000)).await;
     database(&bench, &relay).await;
 }
 
-/// Messages to topics of so many members in all; each topic is spoken to in turn.
-async fn said(relay: &Relay, peer: Option<&Peer>, (members, topics): (usize, usize), rounds: usize, samples: usize) {
+/// Messages to topics of so many members in all; each topic is spoken to in turn. `at_once` of them are on their way
+/// before they are waited for, as when several people move their cursors.
+async fn said(
+    relay: &Relay,
+    peer: Option<&Peer>,
+    (members, topics): (usize, usize),
+    rounds: usize,
+    at_once: usize,
+    samples: usize,
+) {
     let mut ours = Ours::start(relay, members, topics).await;
     let mut theirs = match peer {
         Some(peer) => Some(Theirs::start(peer, members, topics).await),
         None => None,
     };
     let audience = members / topics;
-    ours.say(0, 1, audience).await;
+    ours.say(1, 1, audience).await;
     let bytes = ours.clients.frame_bytes();
     let mut floor = Floor::start(members, bytes);
     let (mut relays, mut floors, mut peers) = (Samples::default(), Samples::default(), Samples::default());
     let deliveries = (rounds * audience) as f64;
     for _ in 0..samples {
         let before = cpu_seconds(relay.pid());
-        ours.say(0, rounds, audience).await;
+        ours.say(rounds, at_once, audience).await;
         relays.push((cpu_seconds(relay.pid()) - before) * 1e6 / deliveries);
         // A round of the floor writes to every socket; as many deliveries as ours had.
         let floor_rounds = (rounds / topics).max(1);
@@ -60,11 +70,13 @@ async fn said(relay: &Relay, peer: Option<&Peer>, (members, topics): (usize, usi
         floors.push((cpu_seconds(floor.pid()) - before) * 1e6 / (floor_rounds * members) as f64);
         if let (Some(theirs), Some(peer)) = (&mut theirs, peer) {
             let before = cpu_seconds(peer.child.id());
-            theirs.say(0, rounds, audience).await;
+            theirs.say(rounds, at_once, audience).await;
             peers.push((cpu_seconds(peer.child.id()) - before) * 1e6 / deliveries);
         }
     }
-    println!("broadcast to {topics} topic(s) of {audience} members, {bytes} bytes, {rounds} messages a sample:");
+    println!(
+        "broadcast to {topics} topic(s) of {audience} members, {bytes} bytes, {rounds} messages a sample, {at_once} at once:"
+    );
     println!("  relay us CPU per delivery: {}", relays.with_spread(2));
     println!(
         "  floor us CPU per delivery: {} ratio {}",
@@ -96,14 +108,18 @@ impl Ours {
         Ours { clients, speaker, topics }
     }
 
-    async fn say(&mut self, first: usize, messages: usize, audience: usize) {
-        for number in first..first + messages {
+    async fn say(&mut self, messages: usize, at_once: usize, audience: usize) {
+        for number in 0..messages {
             let topic = number % self.topics;
-            self.clients.expect(audience);
+            if number % at_once == 0 {
+                self.clients.expect(audience * at_once.min(messages - number));
+            }
             let payload = json!({"type": "broadcast", "event": "say", "payload": {"body": BODY, "n": number}});
             let frame = json!([topic.to_string(), "9", format!("realtime:room-{topic}"), "broadcast", payload]);
             self.speaker.send(Message::text(frame.to_string())).await.expect("say");
-            self.clients.arrived();
+            if (number + 1) % at_once == 0 || number + 1 == messages {
+                self.clients.arrived();
+            }
         }
     }
 }
@@ -148,12 +164,16 @@ impl Theirs {
         Theirs { clients, speaker, topics }
     }
 
-    async fn say(&mut self, first: usize, messages: usize, audience: usize) {
-        for number in first..first + messages {
-            self.clients.expect(audience);
+    async fn say(&mut self, messages: usize, at_once: usize, audience: usize) {
+        for number in 0..messages {
+            if number % at_once == 0 {
+                self.clients.expect(audience * at_once.min(messages - number));
+            }
             let event = json!(["say", format!("room-{}", number % self.topics), {"body": BODY, "n": number}]);
             self.speaker.send(Message::text(format!("42{event}"))).await.expect("say");
-            self.clients.arrived();
+            if (number + 1) % at_once == 0 || number + 1 == messages {
+                self.clients.arrived();
+            }
         }
     }
 }
