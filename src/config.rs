@@ -139,7 +139,7 @@ pub struct ServeArgs {
     /// A proxy, 10.0.0.0/8 or one address, whose X-Forwarded-For and X-Forwarded-Proto count. Several times, or with commas.
     #[arg(long, env = "WALCAST_TRUSTED_PROXY", value_delimiter = ',', value_name = "CIDR")]
     pub trusted_proxy: Vec<Cidr>,
-    /// Pages that may connect: https://app.example.com, https://*.example.com. Several times, or with commas; without it, all.
+    /// Pages that may connect: `https://app.example.com`, `https://*.example.com`. Several times, or with commas; without it, all.
     #[arg(long, env = "WALCAST_ALLOWED_ORIGIN", value_delimiter = ',', value_name = "ORIGIN")]
     pub allowed_origin: Vec<String>,
 
