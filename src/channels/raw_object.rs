@@ -7,6 +7,8 @@ use serde::Deserializer;
 use serde::de::{MapAccess, Visitor};
 use serde_json::value::RawValue;
 
+use super::phoenix::v2::Text;
+
 type Pairs<'a> = Vec<(Cow<'a, str>, &'a RawValue)>;
 
 /// `None`: it is no object.
@@ -24,10 +26,6 @@ pub fn get<'a>(pairs: &Pairs<'a>, key: &str) -> Option<&'a str> {
 
 struct Object;
 
-/// A string, borrowed where it has no escapes (a plain `Cow` would always own).
-#[derive(serde::Deserialize)]
-struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
-
 impl<'a> Visitor<'a> for Object {
     type Value = Pairs<'a>;
 
@@ -37,7 +35,7 @@ impl<'a> Visitor<'a> for Object {
 
     fn visit_map<A: MapAccess<'a>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let mut pairs = Vec::new();
-        while let Some((Key(key), value)) = map.next_entry::<Key<'a>, &'a RawValue>()? {
+        while let Some((Text(key), value)) = map.next_entry::<Text<'a>, &'a RawValue>()? {
             pairs.push((key, value));
         }
         Ok(pairs)

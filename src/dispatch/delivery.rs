@@ -11,12 +11,12 @@ use std::sync::atomic::AtomicUsize;
 use foldhash::fast::RandomState;
 use smallvec::SmallVec;
 
+use super::Config;
 use super::access::{Access, AccessTable, RoleKey};
-use super::audience::{Audience, Member, SharedChange};
+use super::audience::Audience;
 use super::judging::{Before, DecisionCounts, Judging, Verdict};
 use super::pending::{Asked, ComputedRow, ComputedRows, Content, Delivery, Gate, PendingChange, Ticket, frame_bytes};
 use super::subscribers::Subscribers;
-use super::{Config, Deletes};
 use crate::authz::tracked::Tables;
 use crate::authz::{Asked as Subject, OraclePlan, Plan, Question, RowText, row_text};
 use crate::catalog::{Catalog, ColumnIndex, ColumnSet, Relation};
@@ -125,13 +125,13 @@ impl Context<'_> {
 }
 
 /// What the shape of a record depends on: the role, and what the subscription selects.
-type Projection<'a> = (RoleKey, Option<&'a ColumnSet>);
+pub(super) type Projection<'a> = (RoleKey, Option<&'a ColumnSet>);
 
 /// The subscriptions of one channel that a change matched, before they are told apart by `select`.
-struct Group<'a> {
-    subscriber: usize,
-    select: Option<&'a ColumnSet>,
-    ids: SmallVec<[(u32, Option<Gate>); 1]>,
+pub(super) struct Group<'a> {
+    pub subscriber: usize,
+    pub select: Option<&'a ColumnSet>,
+    pub ids: SmallVec<[(u32, Option<Gate>); 1]>,
 }
 
 impl Chunk {
@@ -225,92 +225,6 @@ impl Chunk {
         true
     }
 
-    /// Gives the change to the same channels as the changes before it, or to those that can be the first such audience.
-    /// Gives it back where that is not so, or there is something to decide.
-    fn share(
-        &mut self,
-        change: Change,
-        may_share: bool,
-        ticket: &Arc<Ticket>,
-        matches: &Matches,
-        access: &mut AccessTable,
-        context: &Context<'_>,
-    ) -> Option<Change> {
-        let (relation, is_delete) = (change.relation.id, change.operation == Operation::Delete);
-        let is_known = match &self.audience {
-            _ if !may_share => return Some(change),
-            Some(audience) if !audience.is_of(relation, is_delete, &matches.matched) => return Some(change),
-            known => known.is_some(),
-        };
-        if !is_known {
-            let Some(audience) = self.audience_of(&change, matches, access, context) else { return Some(change) };
-            self.audience = Some(audience);
-        }
-        self.bytes += frame_bytes(&change);
-        let whole_old = matches!(change.old, OldRow::Full(_));
-        let computed = ComputedRows::default();
-        let change = Arc::new(PendingChange::new(change, Arc::clone(ticket), computed, context.budget));
-        self.audience.as_mut()?.changes.push(SharedChange { change, whole_old });
-        None
-    }
-
-    /// `None`: not all who matched are shown the row without more ado.
-    fn audience_of(
-        &mut self,
-        change: &Change,
-        matches: &Matches,
-        access: &mut AccessTable,
-        context: &Context<'_>,
-    ) -> Option<Audience> {
-        let (relation, is_delete) = (&change.relation, change.operation == Operation::Delete);
-        let is_shown = |access: &Access| match access.row_security {
-            true => matches!(access.plan, Plan::Open) && !(is_delete && context.config.deletes == Deletes::None),
-            false => true,
-        };
-        // Mostly one role stands for all: a table with policies costs no more than this look.
-        let first = context.subscribers.entry(*matches.matched.first()?).subscriber;
-        let role = context.subscribers.get(first)?.role;
-        if !is_shown(&access.access(context.catalog, relation, role)) {
-            return None;
-        }
-        let groups = self.group(change, matches, &mut Texts::default(), context);
-        let mut members = Vec::with_capacity(groups.len());
-        let mut known: Option<(Projection<'_>, Arc<RecordShape>)> = None;
-        for group in groups {
-            let projection: Projection<'_> = (context.subscribers.get(group.subscriber)?.role, group.select);
-            let shape = match &known {
-                Some((same, shape)) if *same == projection => Arc::clone(shape),
-                _ => {
-                    let access_of_role = access.access(context.catalog, relation, projection.0);
-                    if !is_shown(&access_of_role) || (!is_delete && access_of_role.is_error_row()) {
-                        return None;
-                    }
-                    let shape = access.shape(context.catalog, relation, &access_of_role.visible, group.select);
-                    known = Some((projection, Arc::clone(&shape)));
-                    shape
-                }
-            };
-            let ids = group.ids.into_iter().map(|(id, _)| id).collect();
-            members.push(Member { place: group.subscriber, ids, shape });
-        }
-        if members.is_empty() {
-            return None;
-        }
-        Audience::new(relation.id, is_delete, &matches.matched, members)
-    }
-
-    /// Turns what is shared into deliveries like all others: something else comes after it.
-    fn tell_apart(&mut self) {
-        if let Some(audience) = self.audience.take() {
-            self.deliveries.extend(audience.into_deliveries().map(|(place, delivery)| (place, Some(delivery))));
-        }
-    }
-
-    /// How much there is to deliver.
-    pub fn delivery_count(&self) -> usize {
-        self.deliveries.len() + self.audience.as_ref().map_or(0, Audience::deliveries)
-    }
-
     /// Rows of a table without primary key, or with one that the role may not read, go to everybody of that role as
     /// an error without data (PROTOCOL 4.4).
     fn add_error_rows(
@@ -353,7 +267,7 @@ impl Chunk {
     }
 
     /// Matched subscriptions by channel and selection, in the order of the channels' places.
-    fn group<'a>(
+    pub(super) fn group<'a>(
         &mut self,
         change: &Change,
         matches: &Matches,

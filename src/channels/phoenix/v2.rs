@@ -55,7 +55,7 @@ fn read<'a, A: SeqAccess<'a>>(array: &mut A) -> Result<Option<Incoming<'a>>, A::
 
 /// A string, borrowed where it has no escapes (a plain `Cow` would always own).
 #[derive(serde::Deserialize)]
-struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+pub(in crate::channels) struct Text<'a>(#[serde(borrow)] pub Cow<'a, str>);
 
 /// Kind 3, which realtime-js sends for every broadcast, and kind 0 of plain Phoenix. Sizes are bytes of UTF-8; kind 3's
 /// metadata is discarded, as the original does.
