@@ -33,6 +33,7 @@ use crate::channels::Hub;
 use crate::channels::lobby::{self, Lobby};
 use crate::dispatch::{self, Dispatch, DispatchMetrics, Inputs};
 use crate::replayer;
+use crate::resume::{self, Ledger, ResumeMetrics};
 use crate::server;
 use crate::setup::OWN_PUBLICATION;
 use crate::upkeep::Upkeep;
@@ -52,6 +53,7 @@ pub struct Config {
     pub lobby: lobby::Config,
     pub server: server::Config,
     pub metrics_listen: Option<SocketAddr>,
+    pub resume: resume::Config,
     /// WAL held back by the slot above which is warned.
     pub slot_lag_bytes_max: u64,
     /// How long `realtime.messages` keeps a day's messages.
@@ -89,6 +91,7 @@ impl Relay {
         let wal_metrics = WalMetrics::register(&mut registry);
         let authz_metrics = AuthzMetrics::register(&mut registry);
         let dispatch_metrics = DispatchMetrics::register(&mut registry);
+        let resume_metrics = ResumeMetrics::register(&mut registry);
         let channel_metrics = crate::channels::Metrics::register(&mut registry);
         let server_metrics = server::Metrics::register(&mut registry);
 
@@ -121,7 +124,23 @@ impl Relay {
             }
             connect
         });
+        let ledger = Arc::new(Ledger::new(resume_metrics.clone()));
+        let restored = match config.resume.retention.is_zero() {
+            true => resume::store::Restored::default(),
+            false => {
+                let slot = &config.wal.slot.name;
+                resume::store::restore(&client, slot, config.resume.retention, &ledger).await?
+            }
+        };
         drop(client);
+        let store = resume::store::Store {
+            conninfo: config.conninfo.with_application_name("walcast resume"),
+            slot: config.wal.slot.name.clone(),
+            config: config.resume,
+            ledger: Arc::clone(&ledger),
+            metrics: resume_metrics.clone(),
+        };
+        supervise(&stream, &failed, "positions", &abandon, forever(store.run(abandon.clone())));
 
         let (slot, upkeep_metrics) = (wal_config.slot.name.clone(), Arc::clone(&wal_metrics));
         let (reader, reader_handle, frames) = wal::reader(wal_config, wal_metrics);
@@ -156,6 +175,7 @@ impl Relay {
             stream.clone(),
         );
         dispatch.track_with(tables);
+        dispatch.resume_with(config.resume, Arc::clone(&ledger), resume_metrics, restored);
         let hub = Arc::new(Hub::new(config.lobby.limits.clone(), Arc::clone(&channel_metrics)));
         if hub.gives_graces() {
             supervise(&clients, &failed, "presence grace", &leave, forever(hub.clone().keep_graces(leave.clone())));
@@ -190,6 +210,7 @@ impl Relay {
                 verifier: Arc::new(verifier),
                 authority: Some(Arc::clone(&authority)),
                 replayer: Some(replays),
+                ledger: Some(ledger),
                 replication,
             };
             Lobby::new(config.lobby.clone(), hub, services, channel_metrics)

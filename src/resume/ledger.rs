@@ -53,7 +53,12 @@ pub struct Claim {
 
 impl Ledger {
     pub fn new(metrics: ResumeMetrics) -> Ledger {
-        Ledger { records: Mutex::default(), handed_over: AtomicU64::new(0), is_keeping: AtomicBool::new(false), metrics }
+        Ledger {
+            records: Mutex::default(),
+            handed_over: AtomicU64::new(0),
+            is_keeping: AtomicBool::new(false),
+            metrics,
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Records> {
@@ -133,21 +138,24 @@ impl Ledger {
         keys.into_iter().for_each(|key| records.touch(key));
     }
 
-    /// Positions past this one are of a history that was left: the database was promoted.
-    pub fn rewind(&self, to: Position) {
-        let mut records = self.lock();
-        let Records { keys, .. } = &mut *records;
-        let ahead: Vec<ResumeKey> =
-            keys.iter_mut().filter(|(_, record)| record.position > to).map(|(key, record)| {
-                record.position = to;
-                *key
-            }).collect();
-        ahead.into_iter().for_each(|key| records.touch(key));
+    /// Positions past `known` are of a history that was left, or of another database; what is read begins at `begins`.
+    pub fn begin_again(&self, known: Position, begins: Lsn) {
+        self.handed_over.store(begins.0, Ordering::Release);
+        self.rewind(known);
     }
 
-    /// Every key, for a database that lost what was written.
-    pub fn keys(&self) -> Vec<ResumeKey> {
-        self.lock().keys.keys().copied().collect()
+    fn rewind(&self, to: Position) {
+        let mut records = self.lock();
+        let Records { keys, .. } = &mut *records;
+        let ahead: Vec<ResumeKey> = keys
+            .iter_mut()
+            .filter(|(_, record)| record.position > to)
+            .map(|(key, record)| {
+                record.position = to;
+                *key
+            })
+            .collect();
+        ahead.into_iter().for_each(|key| records.touch(key));
     }
 
     /// Forgets who has not been heard of for long.

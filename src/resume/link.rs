@@ -15,11 +15,19 @@ pub struct Link {
     claims: OnceLock<Vec<Claim>>,
     /// Where the reply to the last heartbeat was written, if the channel was live then.
     replied_at: Mutex<Option<Position>>,
+    /// The token is somebody else's by now: the keys are not theirs.
+    is_revoked: AtomicBool,
 }
 
 impl Link {
     pub fn new(asks: Vec<Ask>) -> Link {
-        Link { asks, is_live: AtomicBool::new(false), claims: OnceLock::new(), replied_at: Mutex::default() }
+        Link {
+            asks,
+            is_live: AtomicBool::new(false),
+            claims: OnceLock::new(),
+            replied_at: Mutex::default(),
+            is_revoked: AtomicBool::new(false),
+        }
     }
 
     /// Dispatch has looked up the keys.
@@ -36,6 +44,11 @@ impl Link {
         self.is_live.load(Ordering::Acquire)
     }
 
+    /// Nothing is acknowledged any more.
+    pub fn revoke(&self) {
+        self.is_revoked.store(true, Ordering::Relaxed);
+    }
+
     /// A heartbeat has come: what was queued before the reply to the one before it has been handled. `handed_over`: read
     /// before the reply to this one is queued.
     pub fn heartbeat(&self, handed_over: Position) {
@@ -49,6 +62,9 @@ impl Link {
 
     /// Everything up to a position has been handled.
     pub fn acknowledge(&self, position: Position) {
+        if self.is_revoked.load(Ordering::Relaxed) {
+            return;
+        }
         self.claims.get().into_iter().flatten().for_each(|claim| claim.acknowledge(position));
     }
 }

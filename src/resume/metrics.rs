@@ -31,7 +31,11 @@ impl ResumeMetrics {
             ("position_write_failures", "Batches of positions that could not be written", &metrics.write_failures),
             ("resumes", "Channels that were sent what they had missed", &metrics.resumed),
             ("resume_gaps", "Channels that were told of a gap", &metrics.gaps),
-            ("changes_replayed", "Kept changes that were looked at again for those who came back", &metrics.changes_replayed),
+            (
+                "changes_replayed",
+                "Kept changes that were looked at again for those who came back",
+                &metrics.changes_replayed,
+            ),
             ("events_replayed", "Events sent to those who came back", &metrics.events_replayed),
         ];
         for (name, help, counter) in counters {

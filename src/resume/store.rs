@@ -29,7 +29,8 @@ const INSTALLED: &str = "select to_regclass('walcast.resume_keys') is not null
     and to_regclass('walcast.resume_state') is not null
     and has_table_privilege('walcast.resume_keys', 'select, insert, update, delete')
     and has_table_privilege('walcast.resume_state', 'select, insert, update')";
-const SESSION: &str = "set search_path = ''; set lock_timeout = '5s'; set statement_timeout = '30s'; set synchronous_commit = off";
+const SESSION: &str =
+    "set search_path = ''; set lock_timeout = '5s'; set statement_timeout = '30s'; set synchronous_commit = off";
 const STATE: &str = "select handed_over, is_final, written > now() - $2::float8 * interval '1 second'
     from walcast.resume_state s
     where slot = $1 and s.system_identifier = (select c.system_identifier::text from pg_control_system() c)";
@@ -152,7 +153,9 @@ impl Store {
             }
             let keys: Vec<ResumeKey> = batch.iter().map(|(key, _)| *key).collect();
             let result = match self.session(session).await {
-                Ok(Some(client)) => write_batch(client, &self.slot, &batch, has_moved.then_some((handed_over, is_last))).await,
+                Ok(Some(client)) => {
+                    write_batch(client, &self.slot, &batch, has_moved.then_some((handed_over, is_last))).await
+                }
                 Ok(None) => return Ok(()),
                 Err(error) => Err(error),
             };

@@ -333,6 +333,7 @@ impl Reader {
             timeline: identity.timeline,
             server_major,
             confirmed: start,
+            wal_end: identity.wal_end,
             own_publication: own.is_some(),
             messages: has.messages.filter(|_| own.is_some()),
             broadcast_key,

@@ -64,6 +64,7 @@ impl House {
             timeline: 1,
             server_major: 15,
             confirmed: Lsn(1),
+            wal_end: Lsn::ZERO,
             own_publication: true,
             messages: None,
             broadcast_key: None,

@@ -34,6 +34,7 @@ fn started(own_publication: bool, lost: bool) -> Started {
         timeline: 1,
         server_major: 15,
         confirmed: Lsn(1),
+        wal_end: Lsn::ZERO,
         own_publication,
         messages: None,
         broadcast_key: None,
