@@ -36,6 +36,7 @@ use crate::replayer;
 use crate::server;
 use crate::setup::OWN_PUBLICATION;
 use crate::upkeep::Upkeep;
+use crate::wal::budget_watch::BudgetWatch;
 use crate::wal::publication::Own;
 use crate::wal::{self, Conninfo, ReaderState, WalMetrics};
 
@@ -52,8 +53,6 @@ pub struct Config {
     pub lobby: lobby::Config,
     pub server: server::Config,
     pub metrics_listen: Option<SocketAddr>,
-    /// WAL held back by the slot above which is warned.
-    pub slot_lag_bytes_max: u64,
     /// How long `realtime.messages` keeps a day's messages.
     pub messages_retention: Duration,
     pub drain_timeout: Duration,
@@ -123,13 +122,15 @@ impl Relay {
         });
         drop(client);
 
-        let (slot, upkeep_metrics) = (wal_config.slot.name.clone(), Arc::clone(&wal_metrics));
+        let (slot, slot_metrics) = (wal_config.slot.clone(), Arc::clone(&wal_metrics));
         let (reader, reader_handle, frames) = wal::reader(wal_config, wal_metrics);
+        let (budget_watch, _slot_pressure) = {
+            let conninfo = config.conninfo.with_application_name("walcast slot");
+            BudgetWatch::new(conninfo, slot, slot_metrics, reader_handle.clone())
+        };
+        supervise(&stream, &failed, "slot", &abandon, forever(budget_watch.run(abandon.clone())));
         let upkeep = Upkeep {
             conninfo: config.conninfo.with_application_name("walcast upkeep"),
-            slot,
-            slot_lag_bytes_max: config.slot_lag_bytes_max,
-            metrics: upkeep_metrics,
             reader: reader_handle.clone(),
             own,
             messages_retention: config.messages_retention,

@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::authz::{OracleConfig, VerifierConfig};
 use crate::channels::{lobby, outbox};
-use crate::config::{ServeArgs, SlotMode, variable};
+use crate::config::{LostSlot, OverBudget, ServeArgs, SlotMode, variable};
 use crate::encode::Limits;
 use crate::relay::{self, BoxError, Relay};
 use crate::wal::{self, Conninfo};
@@ -93,6 +93,11 @@ pub fn relay_config(args: &ServeArgs, conninfo: Conninfo) -> Result<relay::Confi
         SlotMode::Permanent => wal::SlotMode::Permanent,
         SlotMode::Temporary => wal::SlotMode::Temporary,
     };
+    wal.slot.budget =
+        wal::Budget { retained_bytes_max: args.slot_lag_max, catalog_xmin_age_max: args.slot_xmin_age_max };
+    wal.slot.drops_over_budget = args.slot_over_budget == OverBudget::Drop;
+    wal.slot.recreates_lost = args.slot_lost == LostSlot::Recreate;
+    wal.slot.takes_over = args.slot_takeover;
     wal.frame_bytes_max = args.wal_frame_max as usize;
     wal.drain_timeout = args.drain_timeout;
     let dispatch = dispatch::Config {
@@ -177,7 +182,6 @@ pub fn relay_config(args: &ServeArgs, conninfo: Conninfo) -> Result<relay::Confi
         lobby,
         server,
         metrics_listen: args.metrics_listen,
-        slot_lag_bytes_max: args.slot_lag_max,
         messages_retention: args.messages_retention,
         drain_timeout: args.drain_timeout,
     })

@@ -13,6 +13,8 @@
 //! Ordinary SQL connections come from [`Conninfo::connect`], under the same rules for TLS.
 
 pub mod batch;
+pub mod budget;
+pub mod budget_watch;
 pub mod connection;
 pub mod conninfo;
 mod copy_data;
@@ -25,6 +27,7 @@ mod login;
 pub mod lsn;
 pub mod metrics;
 pub mod pgoutput;
+pub mod pins;
 pub mod progress;
 pub mod publication;
 pub mod reader;
@@ -39,6 +42,7 @@ mod transport;
 pub mod warning;
 
 pub use batch::{Batch, Started, StreamFrame};
+pub use budget::{Budget, Rung, SlotPressure};
 pub use conninfo::{Conninfo, ConninfoError};
 pub use error::Error;
 pub(crate) use login::output_settings_sql;

@@ -7,9 +7,11 @@ use std::time::Duration;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
 use super::Lsn;
+use super::budget::Budget;
 use super::connection::{Connection, TextRow};
 use super::conninfo::Conninfo;
 use super::error::Error;
+use super::pins::{OPEN_TRANSACTIONS, Pin};
 
 /// What happens to the slot when walcast stops.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,6 +29,13 @@ pub struct SlotConfig {
     pub mode: SlotMode,
     /// Synchronised to standbys (17 and newer), so that it survives a failover.
     pub failover: bool,
+    pub budget: Budget,
+    /// Above its budget the slot is dropped and made anew, rather than read to its end.
+    pub drops_over_budget: bool,
+    /// A slot that Postgres has invalidated is dropped and made anew, rather than an error.
+    pub recreates_lost: bool,
+    /// Another walcast of the same login that holds the slot is not waited for: its walsender is terminated.
+    pub takes_over: bool,
     /// Making a slot waits for every open transaction. Long enough for ordinary ones, short enough to say so.
     pub creation_timeout: Duration,
 }
@@ -37,13 +46,17 @@ impl Default for SlotConfig {
             name: "walcast".to_owned(),
             mode: SlotMode::default(),
             failover: false,
+            budget: Budget::default(),
+            drops_over_budget: false,
+            recreates_lost: true,
+            takes_over: false,
             creation_timeout: Duration::from_secs(60),
         }
     }
 }
 
-/// A row of `pg_replication_slots`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A row of `pg_replication_slots`, and what the server says beside it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SlotInfo {
     pub name: String,
     /// Empty for a physical slot.
@@ -53,13 +66,22 @@ pub struct SlotInfo {
     pub active_pid: Option<i32>,
     pub restart_lsn: Option<Lsn>,
     pub confirmed_flush_lsn: Lsn,
+    /// How many transactions ago the oldest began whose catalog rows are kept for the slot.
+    pub catalog_xmin_age: u64,
     /// `reserved`, `extended`, `unreserved`, `lost`.
     pub wal_status: String,
+    /// What may be written before Postgres may give the slot up; None: it never does.
+    pub safe_wal_bytes: Option<i64>,
+    /// `max_slot_wal_keep_size`.
+    pub keep_bytes_max: Option<u64>,
+    /// 17 and newer: synchronised to standbys; and, on a standby, got so.
+    pub failover: Option<bool>,
+    pub synced: Option<bool>,
     /// Why it was invalidated (17 and newer).
     pub invalidation_reason: Option<String>,
     /// How far the server's WAL goes: what lies between it and `restart_lsn` is held back on disk.
     pub wal_end: Lsn,
-    this_database: String,
+    pub(super) this_database: String,
 }
 
 impl SlotInfo {
@@ -76,6 +98,8 @@ impl SlotInfo {
     fn from_row(row: &TextRow) -> SlotInfo {
         let text = |column: &str| row.get(column).unwrap_or_default().to_owned();
         let lsn = |column: &str| row.get(column).and_then(|text| text.parse().ok());
+        let number = |column: &str| row.get(column).and_then(|text| text.parse::<i64>().ok());
+        let flag = |column: &str| row.get(column).map(|text| text == "t");
         SlotInfo {
             name: text("slot_name"),
             plugin: text("plugin"),
@@ -84,7 +108,13 @@ impl SlotInfo {
             active_pid: row.get("active_pid").and_then(|pid| pid.parse().ok()),
             restart_lsn: lsn("restart_lsn"),
             confirmed_flush_lsn: lsn("confirmed_flush_lsn").unwrap_or_default(),
+            catalog_xmin_age: number("catalog_xmin_age").and_then(|age| u64::try_from(age).ok()).unwrap_or(0),
             wal_status: text("wal_status"),
+            safe_wal_bytes: number("safe_wal_size"),
+            // In megabytes; -1 for no limit.
+            keep_bytes_max: number("keep_megabytes").and_then(|size| u64::try_from(size).ok()).map(|size| size << 20),
+            failover: flag("failover"),
+            synced: flag("synced"),
             invalidation_reason: row.get("invalidation_reason").map(str::to_owned),
             wal_end: lsn("wal_end").unwrap_or_default(),
             this_database: text("this_database"),
@@ -134,6 +164,8 @@ impl fmt::Display for Holder {
 
 /// The columns differ by version, so all are taken. On a standby the functions differ, too.
 const LOOK_UP: &str = "SELECT s.*, pg_catalog.current_database() AS this_database, \
+     pg_catalog.age(s.catalog_xmin) AS catalog_xmin_age, \
+     (SELECT setting FROM pg_catalog.pg_settings WHERE name = 'max_slot_wal_keep_size') AS keep_megabytes, \
      CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() \
      ELSE pg_catalog.pg_current_wal_lsn() END AS wal_end \
      FROM pg_catalog.pg_replication_slots s WHERE s.slot_name = ";
@@ -158,6 +190,16 @@ pub async fn look_up(client: &Client, name: &str) -> Result<Option<SlotInfo>, Er
         SimpleQueryMessage::Row(row) => Some(SlotInfo::from_row(&TextRow::from(row))),
         _ => None,
     }))
+}
+
+/// Of the open transactions those that keep the slot where it is.
+pub async fn pins(client: &Client, slot: &SlotInfo) -> Result<Vec<Pin>, Error> {
+    let messages = client.simple_query(OPEN_TRANSACTIONS).await?;
+    let open = messages.iter().filter_map(|message| match message {
+        SimpleQueryMessage::Row(row) => Some(Pin::from_row(&TextRow::from(row))),
+        _ => None,
+    });
+    Ok(Pin::of_slot(open, slot.catalog_xmin_age))
 }
 
 /// Drops the slot: the server may forget what it held, and clients begin anew.
