@@ -7,6 +7,7 @@
 //! No task may end, or panic, before it is told to: a relay that looks alive without its watcher would go on showing
 //! rows under policies that are no more. Whatever ends early ends the relay.
 
+use std::any::Any;
 use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
@@ -77,7 +78,21 @@ pub struct Relay {
     /// The reader and dispatch.
     core: TaskTracker,
     stream: TaskTracker,
-    failure: watch::Receiver<Option<Arc<str>>>,
+    failure: watch::Receiver<Option<Failure>>,
+}
+
+/// Why the relay cannot go on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    pub text: Arc<str>,
+    /// The database is in another history: a relay that knows nothing of the last one can go on there.
+    pub begins_anew: bool,
+}
+
+impl Failure {
+    fn of(text: impl Into<Arc<str>>) -> Failure {
+        Failure { text: text.into(), begins_anew: false }
+    }
 }
 
 impl Relay {
@@ -219,11 +234,11 @@ impl Relay {
     }
 
     /// Waits until something fails that trying again does not mend.
-    pub async fn failed(&self) -> Arc<str> {
+    pub async fn failed(&self) -> Failure {
         let mut failure = self.failure.clone();
         match failure.wait_for(Option::is_some).await {
-            Ok(failure) => failure.clone().unwrap_or_else(|| "a task ended".into()),
-            Err(_) => "every task ended".into(),
+            Ok(failure) => failure.clone().unwrap_or_else(|| Failure::of("a task ended")),
+            Err(_) => Failure::of("every task ended"),
         }
     }
 
@@ -250,23 +265,26 @@ impl Relay {
 /// Spawns a task whose end before `until`, by an error or a panic or just so, ends the relay.
 fn supervise<E: std::error::Error + Send + Sync + 'static>(
     tracker: &TaskTracker,
-    failed: &watch::Sender<Option<Arc<str>>>,
+    failed: &watch::Sender<Option<Failure>>,
     name: &'static str,
     until: &CancellationToken,
     task: impl Future<Output = Result<(), E>> + Send + 'static,
 ) {
     let (failed, until) = (failed.clone(), until.clone());
     tracker.spawn(async move {
-        let text = match AssertUnwindSafe(task).catch_unwind().await {
+        let new = match AssertUnwindSafe(task).catch_unwind().await {
             Ok(Ok(())) if until.is_cancelled() => return,
-            Ok(Ok(())) => format!("the task \"{name}\" ended before its time"),
-            Ok(Err(error)) => with_causes(&error),
+            Ok(Ok(())) => Failure::of(format!("the task \"{name}\" ended before its time")),
+            Ok(Err(error)) => {
+                let begins_anew = (&error as &dyn Any).downcast_ref().is_some_and(wal::Error::is_of_another_history);
+                Failure { begins_anew, ..Failure::of(with_causes(&error)) }
+            }
             // The panic's own words are in the log already: the hook has written them.
-            Err(_) => format!("the task \"{name}\" panicked"),
+            Err(_) => Failure::of(format!("the task \"{name}\" panicked")),
         };
-        tracing::error!(task = name, error = %text, "walcast cannot go on");
+        tracing::error!(task = name, error = %new.text, "walcast cannot go on");
         // What failed first is the cause of what fails after it.
-        failed.send_if_modified(|failure| failure.is_none() && failure.replace(text.into()).is_none());
+        failed.send_if_modified(|failure| failure.is_none() && failure.replace(new).is_none());
     });
 }
 
@@ -279,11 +297,11 @@ async fn forever(task: impl Future<Output = ()>) -> Result<(), Infallible> {
 /// Waits for the first stream: what is wrong with slot, publication or privileges is an error of the start.
 async fn first_stream(
     state: &mut watch::Receiver<ReaderState>,
-    mut failure: watch::Receiver<Option<Arc<str>>>,
+    mut failure: watch::Receiver<Option<Failure>>,
 ) -> Result<(), BoxError> {
     tokio::select! {
         failure = failure.wait_for(Option::is_some) => {
-            let text = failure.ok().and_then(|failure| failure.clone());
+            let text = failure.ok().and_then(|failure| failure.clone()).map(|failure| failure.text);
             Err(text.as_deref().unwrap_or("replication ended").to_owned().into())
         }
         streaming = state.wait_for(|state| matches!(state, ReaderState::Streaming { .. })) => {
@@ -385,7 +403,7 @@ mod tests {
         supervise(&tracker, &failed, "test", &token, task);
         tracker.close();
         tracker.wait().await;
-        failure.borrow().clone()
+        failure.borrow().clone().map(|failure| failure.text)
     }
 
     #[tokio::test]

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::authz::{OracleConfig, VerifierConfig};
@@ -20,28 +21,36 @@ pub async fn run(args: ServeArgs) -> Result<(), BoxError> {
     // From the first moment on: as process 1 of a container it would otherwise not be stopped while it starts.
     let signalled = CancellationToken::new();
     shutdown::on_signal(signalled.clone());
-    let relay = tokio::select! {
-        () = signalled.cancelled() => return Ok(()),
-        relay = start(args) => relay?,
-    };
-    tracing::info!("listening on {}", relay.address);
-    tokio::select! {
-        () = signalled.cancelled() => {
-            relay.stop().await;
-            Ok(())
+    let address = args.listen_address(variable)?;
+    let mut listener = relay::bind(address).await?;
+    loop {
+        let relay = tokio::select! {
+            () = signalled.cancelled() => return Ok(()),
+            relay = start(&args, listener) => relay?,
+        };
+        tracing::info!("listening on {}", relay.address);
+        let address = relay.address;
+        let failure = tokio::select! {
+            () = signalled.cancelled() => {
+                relay.stop().await;
+                return Ok(());
+            }
+            failure = relay.failed() => failure,
+        };
+        relay.stop().await;
+        if !failure.begins_anew {
+            return Err(failure.text.to_string().into());
         }
-        failure = relay.failed() => {
-            relay.stop().await;
-            Err(failure.to_string().into())
-        }
+        // Clients come back to the same place.
+        tracing::warn!("beginning anew: the database is in another history");
+        listener = relay::bind(address).await?;
     }
 }
 
-async fn start(args: ServeArgs) -> Result<Relay, BoxError> {
-    let listener = relay::bind(args.listen_address(variable)?).await?;
+async fn start(args: &ServeArgs, listener: TcpListener) -> Result<Relay, BoxError> {
     let conninfo = Conninfo::parse(&args.database.conninfo(variable)?)?;
     // What is wrong with flags and files is said before anything is waited for.
-    let config = relay_config(&args, conninfo.clone())?;
+    let config = relay_config(args, conninfo.clone())?;
     wait_for_database(&conninfo).await?;
     if args.runs_setup(variable) {
         setup::automatic(&conninfo, &args.database.publication).await?;
@@ -67,6 +76,15 @@ async fn wait_for_database(conninfo: &Conninfo) -> Result<(), wal::Error> {
     }
 }
 
+/// Who has the slot, for `pg_stat_replication` and for the next process that wants it.
+fn application_name() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let host = Some(host.trim()).filter(|host| !host.is_empty()).unwrap_or("?");
+    // Postgres cuts at 63 bytes: the process must still be in it.
+    let host: String = host.chars().filter(char::is_ascii_graphic).take(40).collect();
+    format!("walcast {host}:{}", std::process::id())
+}
+
 /// Zero is no limit.
 fn limit(max: u32) -> Option<u32> {
     Some(max).filter(|max| *max > 0)
@@ -86,7 +104,7 @@ pub fn relay_config(args: &ServeArgs, conninfo: Conninfo) -> Result<relay::Confi
         None => None,
         Some(text) => Some(Conninfo::parse(text)?),
     };
-    let mut wal = wal::Config::new(conninfo.with_application_name("walcast"), &args.database.publication);
+    let mut wal = wal::Config::new(conninfo.with_application_name(&application_name()), &args.database.publication);
     wal.slot.name = args.database.slot.clone();
     wal.slot.failover = args.slot_failover;
     wal.slot.mode = match args.slot_mode {

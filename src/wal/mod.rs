@@ -12,6 +12,7 @@
 //! [`Reader`] keeps a stream running; [`slot`] and [`publication`] say what is wrong, and the statement that mends it.
 //! Ordinary SQL connections come from [`Conninfo::connect`], under the same rules for TLS.
 
+mod acquire;
 pub mod batch;
 pub mod budget;
 pub mod budget_watch;
@@ -22,6 +23,7 @@ mod cursor;
 pub mod error;
 mod frames;
 pub mod hex;
+pub mod history;
 pub mod logical;
 mod login;
 pub mod lsn;
@@ -34,6 +36,7 @@ pub mod reader;
 mod recovery;
 pub mod server_error;
 pub mod slot;
+pub mod slot_making;
 mod sql_tls;
 mod stopping;
 mod stream;
@@ -45,6 +48,7 @@ pub use batch::{Batch, Started, StreamFrame};
 pub use budget::{Budget, Rung, SlotPressure};
 pub use conninfo::{Conninfo, ConninfoError};
 pub use error::Error;
+pub use history::History;
 pub(crate) use login::output_settings_sql;
 pub use lsn::Lsn;
 pub use metrics::WalMetrics;
