@@ -14,11 +14,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use smallvec::SmallVec;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::ring::{Missing, Ring};
 use crate::channels::subscribe::ChannelId;
 use crate::resume::{Config, Ledger, Link, ResumeMetrics};
+use crate::wal::budget::{Rung, SlotPressure};
+use crate::wal::history::History;
 use crate::wal::{Lsn, Origin, Position};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,6 +85,9 @@ pub struct Replays {
     /// Since when nobody resumes.
     pub unused_since: Instant,
     pub origin: Arc<Origin>,
+    pub history: Arc<History>,
+    /// How near the slot is to what it may cost.
+    pub pressure: watch::Receiver<SlotPressure>,
     /// What had been handed over before this process began is kept, and sent to nobody else.
     pub silent_until: Lsn,
     /// There was no change between it and the start of the stream, as far as is known.
@@ -106,6 +112,8 @@ impl Replays {
             retry_at: None,
             unused_since: Instant::now(),
             origin: Arc::default(),
+            history: Arc::default(),
+            pressure: watch::Sender::new(SlotPressure::default()).subscribe(),
             silent_until: Lsn::ZERO,
             before_start: None,
             worked: Position::START,
@@ -123,6 +131,11 @@ impl Replays {
 
     pub fn is_enabled(&self) -> bool {
         !self.config.retention.is_zero()
+    }
+
+    /// The slot holds so much that what a restart would need is let go.
+    pub fn must_let_go(&self) -> bool {
+        self.pressure.borrow().rung >= Rung::GiveUpPromises
     }
 
     pub fn is_idle(&self) -> bool {

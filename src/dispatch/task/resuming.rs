@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::{CHUNK_BYTES_MAX, CHUNK_DELIVERIES_MAX, Dispatch, Phase, Work, is_published};
@@ -20,6 +21,7 @@ use crate::resume::store::Restored;
 use crate::resume::{Config, Ledger, Link, ResumeMetrics, Since};
 use crate::routing::Matches;
 use crate::wal::batch::Started;
+use crate::wal::budget::SlotPressure;
 use crate::wal::pgoutput::{OldTuple, StreamRelation, Tuple};
 use crate::wal::{Lsn, Origin, Position, Stamp};
 
@@ -32,8 +34,16 @@ const POSTGRES_EPOCH: i64 = 946_684_800_000_000;
 
 impl Dispatch {
     /// Gives what resuming needs; without it nobody can. `restored`: what an earlier process has left.
-    pub fn resume_with(&mut self, config: Config, ledger: Arc<Ledger>, metrics: ResumeMetrics, restored: Restored) {
+    pub fn resume_with(
+        &mut self,
+        config: Config,
+        ledger: Arc<Ledger>,
+        metrics: ResumeMetrics,
+        restored: Restored,
+        pressure: watch::Receiver<SlotPressure>,
+    ) {
         let mut replays = Replays::new(config, ledger, metrics);
+        replays.pressure = pressure;
         replays.silent_until = restored.handed_over;
         replays.ledger.handed_over_to(restored.handed_over);
         replays.before_start = Some(restored.handed_over).filter(|_| restored.is_final);
@@ -71,7 +81,8 @@ impl Dispatch {
 
     /// A stream begins.
     pub(super) fn resume_started(&mut self, started: &Started) {
-        let origin = Origin { system_identifier: started.system_identifier.clone(), timeline: started.timeline };
+        let history = &started.history;
+        let origin = Origin { system_identifier: history.system_identifier.clone(), timeline: history.timeline };
         let begins = Position::through(started.confirmed);
         let replays = &mut self.replays;
         replays.wal_end = replays.wal_end.max(started.wal_end);
@@ -89,11 +100,9 @@ impl Dispatch {
             replays.ledger.begin_again(Position::START, started.confirmed);
             replays.ring.forget(begins, started.confirmed, Missing::OtherHistory);
             (replays.worked, replays.wal_end, replays.silent_until) = (begins, started.wal_end, Lsn::ZERO);
-        } else if known.timeline != origin.timeline {
-            // What was streamed past the point where the old one was left never happened.
-            replays.ledger.begin_again(begins, started.confirmed);
-            replays.ring.forget(begins, started.confirmed, Missing::OtherHistory);
         }
+        // A timeline that was left past what had been dispatched takes nothing back.
+        replays.history = Arc::clone(history);
         if let Some((_, to)) = started.lost {
             replays.ring.has_hole(Position::through(to), to, Missing::SlotLost);
         }
@@ -160,7 +169,8 @@ impl Dispatch {
             replays.ring.turn_off();
             replays.ledger.keep(false);
         }
-        match replays.ring.held_from() {
+        // What is in memory stays: only a restart would miss it.
+        match replays.ring.held_from().filter(|_| !replays.must_let_go()) {
             Some(position) => self.progress.hold_from(position),
             None => self.progress.release(),
         }
@@ -223,7 +233,9 @@ impl Dispatch {
     }
 
     fn is_of_this_history(&self, stamp: &Stamp) -> bool {
-        stamp.origin == *self.replays.origin
+        let Origin { system_identifier, timeline } = &stamp.origin;
+        let history = &self.replays.history;
+        *system_identifier == history.system_identifier && history.covers(*timeline, stamp.position.lsn)
     }
 
     /// A position past the end of the WAL is of another history.

@@ -62,6 +62,7 @@ impl House {
             generation: 2,
             system_identifier: "7".into(),
             timeline: 1,
+            history: Arc::default(),
             server_major: 15,
             confirmed: Lsn(1),
             wal_end: Lsn::ZERO,

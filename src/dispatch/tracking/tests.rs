@@ -32,6 +32,7 @@ fn started(own_publication: bool, lost: bool) -> Started {
         generation: 1,
         system_identifier: "7".into(),
         timeline: 1,
+        history: Arc::default(),
         server_major: 15,
         confirmed: Lsn(1),
         wal_end: Lsn::ZERO,
