@@ -80,6 +80,7 @@ impl Checker<'_> {
             return course.begin_at(joined_at);
         }
         for notice in &stint.notices {
+            self.notice(diary, number, notice, report);
             match notice.state.as_str() {
                 "complete" => course.counts.resumed += 1,
                 "gap" => self.gap(diary, number, notice, course, report),
@@ -95,6 +96,31 @@ impl Checker<'_> {
         if should_be_told && (stint.notices.len() > 1 || stint.notices.is_empty() && lived > 60_000_000) {
             let what = format!("{}: told {:?} in stint {number}, of {lived} us", name(diary), stint.notices);
             report.add(Wrong::NotTold, joined_at, what);
+        }
+    }
+
+    /// What it says of positions: of where the client asked it to begin, and of what came before and after it.
+    fn notice(&self, diary: &Diary, number: usize, notice: &Notice, report: &mut Report) {
+        let stint = &diary.stints[number];
+        let lsn = |got: &Got| {
+            let change = &self.truth.changes[self.place(got)?];
+            Some(self.truth.transactions[change.transaction as usize].lsn)
+        };
+        let (replayed, live) = stint.got.split_at(notice.got);
+        let (last, first) = (replayed.last().and_then(lsn), live.first().and_then(lsn));
+        let from_is_right = stint.since.is_none() || notice.state == "gap" || notice.from == stint.since;
+        let between =
+            |position: u64| last.is_none_or(|last| last <= position) && first.is_none_or(|first| first >= position);
+        if !from_is_right || notice.position.is_none_or(|position| !between(position.lsn)) {
+            let what = format!(
+                "{}: stint {number}, since {:?}, was told {notice:?} between {last:X?} and {first:X?}",
+                name(diary),
+                stint.since
+            );
+            report.add(Wrong::Position, notice.at, what);
+        }
+        if notice.state == "gap" && notice.reason.is_empty() {
+            report.add(Wrong::NotTold, notice.at, format!("{}: a gap without a reason: {notice:?}", name(diary)));
         }
     }
 
@@ -129,7 +155,8 @@ impl Checker<'_> {
         course: &mut Course,
         report: &mut Report,
     ) {
-        let is_excused = self.log.kills.iter().any(|kill| course.since >= self.written_down_before(*kill) && *kill < joined_at);
+        let is_excused =
+            self.log.kills.iter().any(|kill| course.since >= self.written_down_before(*kill) && *kill < joined_at);
         if is_excused {
             return course.begin_at(joined_at);
         }
@@ -158,7 +185,11 @@ impl Checker<'_> {
                 if diary.kind == Kind::Since || place < acknowledged {
                     let what = format!(
                         "{}, again; {} changes further it was acknowledged; {:?}; asked at {}, since {:?}",
-                        told(), acknowledged.saturating_sub(place), stint.notices, stint.asked_at, stint.since
+                        told(),
+                        acknowledged.saturating_sub(place),
+                        stint.notices,
+                        stint.asked_at,
+                        stint.since
                     );
                     report.add(Wrong::Repeated, got.at, what);
                 }
@@ -171,8 +202,14 @@ impl Checker<'_> {
                     let (change, transaction) = (&self.truth.changes[missed], &self.truth.changes[missed].transaction);
                     let what = format!(
                         "{}: {:?} of transaction {transaction} ({:.3} s before); stint {number} of {} had {:?} instead, {:?}, since {:?}, {:?}; the one before ended: {}",
-                        name(diary), change.id, (got.at - self.truth.at(change)) as f64 / 1e6, diary.stints.len(),
-                        got.change, stint.notices, stint.since, change.row(),
+                        name(diary),
+                        change.id,
+                        (got.at - self.truth.at(change)) as f64 / 1e6,
+                        diary.stints.len(),
+                        got.change,
+                        stint.notices,
+                        stint.since,
+                        change.row(),
                         number.checked_sub(1).map_or("", |before| diary.stints[before].end.as_str())
                     );
                     report.add(Wrong::Lost, got.at, what);
@@ -234,7 +271,8 @@ impl Checker<'_> {
     fn written_down_before(&self, kill: i64) -> i64 {
         let takes = self.plan.write_interval.as_micros() as i64 + SLACK;
         let mut before = kill - takes;
-        while let Some((began, _)) = self.log.dark.iter().find(|(began, ended)| *began < before + takes && *ended > before)
+        while let Some((began, _)) =
+            self.log.dark.iter().find(|(began, ended)| *began < before + takes && *ended > before)
             && *began - takes < before
         {
             before = *began - takes;

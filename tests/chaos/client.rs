@@ -69,6 +69,8 @@ impl Client {
         let person = Person((number % usize::from(Person::COUNT)) as u8);
         let kind = match random.random_range(0..10) {
             0..=1 => Kind::Plain,
+            // A relay that knows nothing of resume has nothing else.
+            _ if !shared.plan.relay_resumes && shared.plan.without.is_none() => Kind::Plain,
             2..=5 => Kind::Key,
             _ => Kind::Since,
         };
@@ -173,7 +175,8 @@ impl Client {
         let life = self.shared.plan.stint_mean.as_secs_f64() * -self.random.random_range(0.001_f64..1.0).ln();
         let life = sleep(Duration::from_secs_f64(life));
         tokio::pin!(life);
-        let mut beat = tokio::time::interval_at(Instant::now() + self.shared.plan.heartbeat, self.shared.plan.heartbeat);
+        let mut beat =
+            tokio::time::interval_at(Instant::now() + self.shared.plan.heartbeat, self.shared.plan.heartbeat);
         let mut phase = self.phase.clone();
         // The ref of the heartbeat that has no reply yet, and how often it was waited for.
         let mut waiting: Option<(String, u32)> = None;
@@ -256,7 +259,11 @@ impl Client {
             }
             8..=9 => {
                 let payload = json!({ "access_token": self.diary.person.token() });
-                socket.push(TOPIC, "access_token", payload).await.err().map(|_| gone(stint, "the token could not be sent"))
+                socket
+                    .push(TOPIC, "access_token", payload)
+                    .await
+                    .err()
+                    .map(|_| gone(stint, "the token could not be sent"))
             }
             _ => {
                 let seconds = self.random.random_range(0.2..1.0) * self.shared.plan.stall_max.as_secs_f64();
@@ -286,7 +293,8 @@ impl Client {
             }
         }
         let position = event.position.as_deref().map(Position::parse);
-        if self.wants_positions && self.shared.plan.relay_resumes && position.is_none_or(|position| position.is_none()) {
+        if self.wants_positions && self.shared.plan.relay_resumes && position.is_none_or(|position| position.is_none())
+        {
             self.complain(format!("{:?} without a position: {:?}", event.change, event.position));
         }
         let position = position.flatten().unwrap_or_default();
@@ -314,7 +322,9 @@ impl Client {
         let (from, to) = (position("from"), position("position"));
         stint.notices.push(Notice { at: now_micros(), got: stint.got.len(), state, from, position: to, reason });
         // Live goes on from there, unless something newer has come already.
-        if let Some(to) = to && self.position.as_deref().and_then(Position::parse).is_none_or(|mine| mine < to) {
+        if let Some(to) = to
+            && self.position.as_deref().and_then(Position::parse).is_none_or(|mine| mine < to)
+        {
             self.position = text("position");
         }
     }

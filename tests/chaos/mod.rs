@@ -8,6 +8,7 @@
 
 mod binding;
 mod checker;
+mod checker_tests;
 mod client;
 mod diary;
 mod network;
@@ -42,7 +43,12 @@ fn fail(plan: &Plan, outcome: &Outcome) -> ! {
     let tail = log.len().saturating_sub(10_000);
     let tail = (tail..log.len()).find(|at| log.is_char_boundary(*at)).unwrap_or(log.len());
     let details = outcome.report.details(&outcome.log, outcome.began);
-    panic!("chaos with the seed {}:\n{details}\n{}\nthe relay's log:\n{}", plan.seed, outcome.report.table(), &log[tail..]);
+    panic!(
+        "chaos with the seed {}:\n{details}\n{}\nthe relay's log:\n{}",
+        plan.seed,
+        outcome.report.table(),
+        &log[tail..]
+    );
 }
 
 /// What the run without this safeguard must find.
@@ -65,4 +71,24 @@ async fn without_resume_the_loss_is_found() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_policy_that_lets_too_many_in_is_found() {
     finds(Safeguard::Policies, &[Wrong::Leaked, Wrong::Lost]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn acknowledging_what_was_not_handled_is_found() {
+    finds(Safeguard::WaitForReplies, &[Wrong::Lost]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_retention_the_loss_is_found() {
+    finds(Safeguard::Retention, &[Wrong::Lost, Wrong::NotTold, Wrong::FalseGap, Wrong::Forgotten]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_permanent_slot_the_loss_is_found() {
+    finds(Safeguard::PermanentSlot, &[Wrong::Lost, Wrong::FalseGap]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_the_write_down_the_repetition_is_found() {
+    finds(Safeguard::WriteDown, &[Wrong::Repeated, Wrong::Lost, Wrong::Forgotten]).await;
 }

@@ -70,7 +70,9 @@ impl Network {
         tokio::spawn(async move {
             tokio::time::sleep(time).await;
             for line in lines {
-                line.send_if_modified(|now| std::mem::replace(now, if *now == state { Line::Flows } else { *now }) == state);
+                line.send_if_modified(|now| {
+                    std::mem::replace(now, if *now == state { Line::Flows } else { *now }) == state
+                });
             }
         });
         count
@@ -79,8 +81,7 @@ impl Network {
     fn set(&self, share: f64, random: &mut StdRng, state: Line) -> Vec<watch::Sender<Line>> {
         let mut lines: Vec<_> = self.lines().iter().map(|(port, line)| (*port, line.clone())).collect();
         lines.sort_by_key(|(port, _)| *port);
-        let chosen: Vec<_> =
-            lines.into_iter().filter(|_| random.random_bool(share)).map(|(_, line)| line).collect();
+        let chosen: Vec<_> = lines.into_iter().filter(|_| random.random_bool(share)).map(|(_, line)| line).collect();
         for line in &chosen {
             line.send_if_modified(|now| {
                 let free = !matches!(*now, Line::Cut | Line::HalfOpen);

@@ -84,7 +84,8 @@ impl Report {
                 "{name:<7}{clients:>9}{stints:>9}{expected:>10}{got:>10}{repeated:>10}{resumed:>9}{gaps:>6}{excused:>9}"
             );
         }
-        let mut wrongs: BTreeMap<Wrong, usize> = [Wrong::Lost, Wrong::Leaked, Wrong::Disorder, Wrong::Repeated].map(|wrong| (wrong, 0)).into();
+        let mut wrongs: BTreeMap<Wrong, usize> =
+            [Wrong::Lost, Wrong::Leaked, Wrong::Disorder, Wrong::Repeated].map(|wrong| (wrong, 0)).into();
         for violation in &self.violations {
             *wrongs.entry(violation.wrong).or_default() += 1;
         }

@@ -100,7 +100,8 @@ fn stuck(diary: &Diary) -> Option<String> {
     let stint = diary.stints.last();
     let has_it = stint.is_some_and(|stint| stint.got.iter().any(|got| got.change == last));
     let what = || {
-        let stint = stint.map(|stint| (stint.joined_at, stint.got.len(), &stint.notices, stint.replies.len(), &stint.end));
+        let stint =
+            stint.map(|stint| (stint.joined_at, stint.got.len(), &stint.notices, stint.replies.len(), &stint.end));
         format!("{} did not get the last row; its last stint: {stint:?}", name(diary))
     };
     (!has_it).then(what)

@@ -168,13 +168,19 @@ impl Trouble {
             Fault::PostgresImmediate => self.restart_postgres("immediate").await,
             Fault::Walsender => {
                 let slot = self.stage.relay.slot.clone();
-                let sql = format!("select pg_terminate_backend(active_pid) from pg_replication_slots where slot_name = '{slot}'");
+                let sql = format!(
+                    "select pg_terminate_backend(active_pid) from pg_replication_slots where slot_name = '{slot}'"
+                );
                 self.try_sql("the walsender is killed", &sql).await;
             }
             Fault::LineCut | Fault::LineStall => {
                 let (began, time) = (now_micros(), self.time(0.2, 5.0));
                 self.log.say(format!("{fault:?} between relay and Postgres for {time:?}"));
-                if fault == Fault::LineCut { self.stage.line.cut() } else { self.stage.line.stall() }
+                if fault == Fault::LineCut {
+                    self.stage.line.cut()
+                } else {
+                    self.stage.line.stall()
+                }
                 sleep(time).await;
                 self.stage.line.resume();
                 self.log.with(|log| log.dark.push((began, now_micros())));

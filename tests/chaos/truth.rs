@@ -61,7 +61,9 @@ impl Truth {
         }
         // Only what has been read is let go; what comes again after a crash is told by its position.
         if let Some(row) = rows.last() {
-            postgres.execute("select pg_replication_slot_advance($1, $2::text::pg_lsn)", &[&SLOT, &row.get::<_, String>(0)]).await?;
+            postgres
+                .execute("select pg_replication_slot_advance($1, $2::text::pg_lsn)", &[&SLOT, &row.get::<_, String>(0)])
+                .await?;
         }
         Ok(!rows.is_empty())
     }

@@ -72,7 +72,9 @@ impl Table {
         let admin = "(auth.jwt() -> 'app_metadata' ->> 'role') = 'admin'";
         let wordings = match self {
             Table::Plaza | Table::Ticks => return String::from("true"),
-            Table::Notes => [format!("owner = auth.uid() or {admin}"), format!("(select auth.uid()) = owner or {admin}")],
+            Table::Notes => {
+                [format!("owner = auth.uid() or {admin}"), format!("(select auth.uid()) = owner or {admin}")]
+            }
             Table::Posts => [
                 "exists (select from members m where m.room = posts.room and m.person = auth.uid())".into(),
                 "room in (select m.room from members m where m.person = auth.uid())".into(),
@@ -121,10 +123,6 @@ impl Person {
     const ADMIN: Person = Person(6);
     const ANON: Person = Person(7);
     const SERVICE: Person = Person(8);
-
-    pub fn all() -> impl Iterator<Item = Person> {
-        (0..Person::COUNT).map(Person)
-    }
 
     pub fn is_admin(self) -> bool {
         self == Person::ADMIN

@@ -168,9 +168,8 @@ pub async fn tick(url: String, numbers: Numbers, go_on: watch::Receiver<bool>) {
             let mut lives = true;
             while lives && *go_on.borrow() {
                 let n = numbers.next();
-                let sql = format!(
-                    "insert into ticks (n, lane, owner, room, secret) values ({n}, 0, '{owner}', 0, false)"
-                );
+                let sql =
+                    format!("insert into ticks (n, lane, owner, room, secret) values ({n}, 0, '{owner}', 0, false)");
                 lives = postgres.batch_execute(&sql).await.is_ok();
                 sleep(Duration::from_secs(1)).await;
             }
