@@ -88,9 +88,8 @@ impl Client {
         sleep(Duration::from_secs_f64(late)).await;
         while !self.is_over() {
             let token = self.diary.person.token();
-            match timeout(ANSWER, Socket::connect(self.shared.network.address, &token)).await {
-                Ok(Ok(socket)) => self.use_socket(socket).await,
-                Ok(Err(_)) | Err(_) => {}
+            if let Ok(Ok(socket)) = timeout(ANSWER, Socket::connect(self.shared.network.address, &token)).await {
+                self.use_socket(socket).await;
             }
             let away = self.time_away();
             let _ = timeout(away, self.phase.wait_for(|phase| *phase == Phase::End)).await;

@@ -92,6 +92,8 @@ impl Plan {
         // A question that waits for a Postgres that is away is to wait, not to be denied.
         let mut flags: Vec<String> = ["--authz-timeout", "10min"].map(str::to_owned).into();
         if self.relay_resumes {
+            // The ring is bounded in time here; what happens where it is full has a test of its own.
+            flags.extend(["--resume-memory-max", "512MB"].map(str::to_owned));
             // Without one of them the checker still goes by what was promised.
             let is_on = |safeguard| self.without != Some(safeguard);
             let retention = if is_on(Safeguard::Retention) { self.retention } else { Duration::ZERO };

@@ -95,22 +95,17 @@ impl Report {
         text
     }
 
-    /// The violations, some of each kind, each with what had happened around it.
+    /// What happened, with the violations, some of each kind, where they were found.
     pub fn details(&self, log: &Log, began: i64) -> String {
-        let seconds = |at: i64| (at - began) as f64 / 1e6;
-        let (mut text, mut shown) = (String::new(), BTreeMap::<Wrong, usize>::new());
-        for violation in &self.violations {
+        let mut shown = BTreeMap::<Wrong, usize>::new();
+        let shown = self.violations.iter().filter(|violation| {
             let shown = shown.entry(violation.wrong).or_default();
             *shown += 1;
-            if *shown > SHOWN_MAX {
-                continue;
-            }
-            let _ = writeln!(text, "{:?} at {:.3}: {}", violation.wrong, seconds(violation.at), violation.what);
-            let around = log.entries.iter().filter(|(at, _)| (at - violation.at).abs() < 6_000_000);
-            for (at, what) in around {
-                let _ = writeln!(text, "      {:.3}: {what}", seconds(*at));
-            }
-        }
-        text
+            *shown <= SHOWN_MAX
+        });
+        let wrong = |violation: &Violation| (violation.at, format!("** {:?}: {}", violation.wrong, violation.what));
+        let mut lines: Vec<_> = shown.map(wrong).chain(log.entries.iter().cloned()).collect();
+        lines.sort_by_key(|(at, _)| *at);
+        lines.iter().map(|(at, line)| format!("{:9.3} {line}\n", (at - began) as f64 / 1e6)).collect()
     }
 }

@@ -60,7 +60,11 @@ pub async fn run(plan: Plan) -> Outcome {
     let postgres = trouble.stage.postgres().await;
     postgres.batch_execute(&last_row()).await.expect("the last row");
     log.say("the last row");
-    until_all(&shared.finished, plan.clients).await;
+    if !until_all(&shared.finished, plan.clients).await {
+        let (_, metrics) = trouble.stage.relay.get("/metrics").await.expect("the relay answers");
+        let metrics = metrics.lines().filter(|line| !line.starts_with('#') && !line.ends_with(" 0"));
+        log.say(format!("not everybody has got it; the relay's metrics:\n{}", metrics.collect::<Vec<_>>().join("\n")));
+    }
     phase.send_replace(Phase::End);
     let mut diaries = Vec::new();
     for client in clients {
@@ -88,11 +92,12 @@ pub async fn run(plan: Plan) -> Outcome {
 }
 
 /// Until all clients have done it, or for as long as it may take: who has not is reported.
-async fn until_all(count: &AtomicUsize, clients: usize) {
+async fn until_all(count: &AtomicUsize, clients: usize) -> bool {
     let deadline = Instant::now() + RETURN;
     while count.load(Ordering::Relaxed) < clients && Instant::now() < deadline {
         sleep(Duration::from_millis(50)).await;
     }
+    count.load(Ordering::Relaxed) >= clients
 }
 
 fn stuck(diary: &Diary) -> Option<String> {
