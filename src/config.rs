@@ -31,6 +31,26 @@ pub enum SlotMode {
     Temporary,
 }
 
+/// What is done with a slot that holds back more than its budget.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum OverBudget {
+    /// Nothing is given up that can still be read. The bound that holds without walcast, too, is max_slot_wal_keep_size.
+    #[default]
+    Wait,
+    /// The slot is dropped and made anew; what was not read yet is lost, and clients are told.
+    Drop,
+}
+
+/// What is done about a slot that Postgres has invalidated. Its changes are gone either way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum LostSlot {
+    /// It is dropped and made anew; clients are told of the gap.
+    #[default]
+    Recreate,
+    /// walcast ends with an error, until somebody has looked and run `walcast slot drop`.
+    Stop,
+}
+
 /// Where the database is.
 #[derive(Args, Clone)]
 pub struct DatabaseArgs {
@@ -114,9 +134,31 @@ pub struct ServeArgs {
     /// Make the slot a failover slot (Postgres 17 and newer).
     #[arg(long, env = "WALCAST_SLOT_FAILOVER")]
     pub slot_failover: bool,
-    /// WAL that the slot may hold back before it is warned of.
+    /// The slot's budget: WAL that it may hold back on the server's disk. Half of it is warned of, at three quarters promises of resume are given up, at all of it --slot-over-budget decides.
     #[arg(long, env = "WALCAST_SLOT_LAG_MAX", default_value = "4GiB", value_parser = bytes, value_name = "BYTES")]
     pub slot_lag_max: u64,
+    /// How long changes are kept for clients that resume (bindings with `resume` or `since`); 0 turns it off. The slot holds back the WAL
+    /// and the catalog's dead rows of that time, while anybody uses it.
+    #[arg(long, env = "WALCAST_RESUME_RETENTION", default_value = "5m", value_parser = duration, value_name = "TIME")]
+    pub resume_retention: Duration,
+    /// Changes kept for clients that resume, in memory; the oldest go first, and whoever needed them is told.
+    #[arg(long, env = "WALCAST_RESUME_MEMORY_MAX", default_value = "64MiB", value_parser = bytes, value_name = "BYTES")]
+    pub resume_memory_max: u64,
+    /// How often what clients have is written to the database. After a kill, what was not written is sent again.
+    #[arg(long, env = "WALCAST_RESUME_WRITE_INTERVAL", default_value = "1s", value_parser = duration, value_name = "TIME")]
+    pub resume_write_interval: Duration,
+    /// The slot's other budget, in the same steps: transactions whose dead rows of system catalogs it may keep from vacuum.
+    #[arg(long, env = "WALCAST_SLOT_XMIN_AGE_MAX", default_value_t = 10_000_000, value_parser = clap::value_parser!(u64).range(1..), value_name = "N")]
+    pub slot_xmin_age_max: u64,
+    /// What happens to a slot above its budget: read on, which frees WAL as it goes, or begin anew and tell clients of the gap.
+    #[arg(long, env = "WALCAST_SLOT_OVER_BUDGET", value_enum, default_value_t, value_name = "WHAT")]
+    pub slot_over_budget: OverBudget,
+    /// What happens where Postgres has removed WAL that the slot needed: begin anew and tell of the gap, or end with an error.
+    #[arg(long, env = "WALCAST_SLOT_LOST", value_enum, default_value_t, value_name = "WHAT")]
+    pub slot_lost: LostSlot,
+    /// Where another walcast of the same login holds the slot, end its replication session instead of waiting for it.
+    #[arg(long, env = "WALCAST_SLOT_TAKEOVER")]
+    pub slot_takeover: bool,
     /// How long messages stay in realtime.messages for replay: partitions of whole days that are older are dropped.
     #[arg(long, env = "WALCAST_MESSAGES_RETENTION", default_value = "72h", value_parser = duration, value_name = "TIME")]
     pub messages_retention: Duration,

@@ -7,6 +7,7 @@
 //! No task may end, or panic, before it is told to: a relay that looks alive without its watcher would go on showing
 //! rows under policies that are no more. Whatever ends early ends the relay.
 
+use std::any::Any;
 use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
@@ -33,9 +34,11 @@ use crate::channels::Hub;
 use crate::channels::lobby::{self, Lobby};
 use crate::dispatch::{self, Dispatch, DispatchMetrics, Inputs};
 use crate::replayer;
+use crate::resume::{self, Ledger, ResumeMetrics};
 use crate::server;
 use crate::setup::OWN_PUBLICATION;
 use crate::upkeep::Upkeep;
+use crate::wal::budget_watch::BudgetWatch;
 use crate::wal::publication::Own;
 use crate::wal::{self, Conninfo, ReaderState, WalMetrics};
 
@@ -52,8 +55,7 @@ pub struct Config {
     pub lobby: lobby::Config,
     pub server: server::Config,
     pub metrics_listen: Option<SocketAddr>,
-    /// WAL held back by the slot above which is warned.
-    pub slot_lag_bytes_max: u64,
+    pub resume: resume::Config,
     /// How long `realtime.messages` keeps a day's messages.
     pub messages_retention: Duration,
     pub drain_timeout: Duration,
@@ -78,7 +80,21 @@ pub struct Relay {
     /// The reader and dispatch.
     core: TaskTracker,
     stream: TaskTracker,
-    failure: watch::Receiver<Option<Arc<str>>>,
+    failure: watch::Receiver<Option<Failure>>,
+}
+
+/// Why the relay cannot go on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    pub text: Arc<str>,
+    /// The database is in another history: a relay that knows nothing of the last one can go on there.
+    pub begins_anew: bool,
+}
+
+impl Failure {
+    fn of(text: impl Into<Arc<str>>) -> Failure {
+        Failure { text: text.into(), begins_anew: false }
+    }
 }
 
 impl Relay {
@@ -89,6 +105,7 @@ impl Relay {
         let wal_metrics = WalMetrics::register(&mut registry);
         let authz_metrics = AuthzMetrics::register(&mut registry);
         let dispatch_metrics = DispatchMetrics::register(&mut registry);
+        let resume_metrics = ResumeMetrics::register(&mut registry);
         let channel_metrics = crate::channels::Metrics::register(&mut registry);
         let server_metrics = server::Metrics::register(&mut registry);
 
@@ -121,15 +138,33 @@ impl Relay {
             }
             connect
         });
+        let ledger = Arc::new(Ledger::new(resume_metrics.clone()));
+        let restored = match config.resume.retention.is_zero() {
+            true => resume::store::Restored::default(),
+            false => {
+                let slot = &config.wal.slot.name;
+                resume::store::restore(&client, slot, config.resume.retention, &ledger).await?
+            }
+        };
         drop(client);
+        let store = resume::store::Store {
+            conninfo: config.conninfo.with_application_name("walcast resume"),
+            slot: config.wal.slot.name.clone(),
+            config: config.resume,
+            ledger: Arc::clone(&ledger),
+            metrics: resume_metrics.clone(),
+        };
+        supervise(&stream, &failed, "positions", &abandon, forever(store.run(abandon.clone())));
 
-        let (slot, upkeep_metrics) = (wal_config.slot.name.clone(), Arc::clone(&wal_metrics));
+        let (slot, slot_metrics) = (wal_config.slot.clone(), Arc::clone(&wal_metrics));
         let (reader, reader_handle, frames) = wal::reader(wal_config, wal_metrics);
+        let (budget_watch, slot_pressure) = {
+            let conninfo = config.conninfo.with_application_name("walcast slot");
+            BudgetWatch::new(conninfo, slot, slot_metrics, reader_handle.clone())
+        };
+        supervise(&stream, &failed, "slot", &abandon, forever(budget_watch.run(abandon.clone())));
         let upkeep = Upkeep {
             conninfo: config.conninfo.with_application_name("walcast upkeep"),
-            slot,
-            slot_lag_bytes_max: config.slot_lag_bytes_max,
-            metrics: upkeep_metrics,
             reader: reader_handle.clone(),
             own,
             messages_retention: config.messages_retention,
@@ -156,6 +191,7 @@ impl Relay {
             stream.clone(),
         );
         dispatch.track_with(tables);
+        dispatch.resume_with(config.resume, Arc::clone(&ledger), resume_metrics, restored, slot_pressure);
         let hub = Arc::new(Hub::new(config.lobby.limits.clone(), Arc::clone(&channel_metrics)));
         if hub.gives_graces() {
             supervise(&clients, &failed, "presence grace", &leave, forever(hub.clone().keep_graces(leave.clone())));
@@ -190,6 +226,7 @@ impl Relay {
                 verifier: Arc::new(verifier),
                 authority: Some(Arc::clone(&authority)),
                 replayer: Some(replays),
+                ledger: Some(ledger),
                 replication,
             };
             Lobby::new(config.lobby.clone(), hub, services, channel_metrics)
@@ -218,11 +255,11 @@ impl Relay {
     }
 
     /// Waits until something fails that trying again does not mend.
-    pub async fn failed(&self) -> Arc<str> {
+    pub async fn failed(&self) -> Failure {
         let mut failure = self.failure.clone();
         match failure.wait_for(Option::is_some).await {
-            Ok(failure) => failure.clone().unwrap_or_else(|| "a task ended".into()),
-            Err(_) => "every task ended".into(),
+            Ok(failure) => failure.clone().unwrap_or_else(|| Failure::of("a task ended")),
+            Err(_) => Failure::of("every task ended"),
         }
     }
 
@@ -249,23 +286,26 @@ impl Relay {
 /// Spawns a task whose end before `until`, by an error or a panic or just so, ends the relay.
 fn supervise<E: std::error::Error + Send + Sync + 'static>(
     tracker: &TaskTracker,
-    failed: &watch::Sender<Option<Arc<str>>>,
+    failed: &watch::Sender<Option<Failure>>,
     name: &'static str,
     until: &CancellationToken,
     task: impl Future<Output = Result<(), E>> + Send + 'static,
 ) {
     let (failed, until) = (failed.clone(), until.clone());
     tracker.spawn(async move {
-        let text = match AssertUnwindSafe(task).catch_unwind().await {
+        let new = match AssertUnwindSafe(task).catch_unwind().await {
             Ok(Ok(())) if until.is_cancelled() => return,
-            Ok(Ok(())) => format!("the task \"{name}\" ended before its time"),
-            Ok(Err(error)) => with_causes(&error),
+            Ok(Ok(())) => Failure::of(format!("the task \"{name}\" ended before its time")),
+            Ok(Err(error)) => {
+                let begins_anew = (&error as &dyn Any).downcast_ref().is_some_and(wal::Error::is_of_another_history);
+                Failure { begins_anew, ..Failure::of(with_causes(&error)) }
+            }
             // The panic's own words are in the log already: the hook has written them.
-            Err(_) => format!("the task \"{name}\" panicked"),
+            Err(_) => Failure::of(format!("the task \"{name}\" panicked")),
         };
-        tracing::error!(task = name, error = %text, "walcast cannot go on");
+        tracing::error!(task = name, error = %new.text, "walcast cannot go on");
         // What failed first is the cause of what fails after it.
-        failed.send_if_modified(|failure| failure.is_none() && failure.replace(text.into()).is_none());
+        failed.send_if_modified(|failure| failure.is_none() && failure.replace(new).is_none());
     });
 }
 
@@ -278,11 +318,11 @@ async fn forever(task: impl Future<Output = ()>) -> Result<(), Infallible> {
 /// Waits for the first stream: what is wrong with slot, publication or privileges is an error of the start.
 async fn first_stream(
     state: &mut watch::Receiver<ReaderState>,
-    mut failure: watch::Receiver<Option<Arc<str>>>,
+    mut failure: watch::Receiver<Option<Failure>>,
 ) -> Result<(), BoxError> {
     tokio::select! {
         failure = failure.wait_for(Option::is_some) => {
-            let text = failure.ok().and_then(|failure| failure.clone());
+            let text = failure.ok().and_then(|failure| failure.clone()).map(|failure| failure.text);
             Err(text.as_deref().unwrap_or("replication ended").to_owned().into())
         }
         streaming = state.wait_for(|state| matches!(state, ReaderState::Streaming { .. })) => {
@@ -384,7 +424,7 @@ mod tests {
         supervise(&tracker, &failed, "test", &token, task);
         tracker.close();
         tracker.wait().await;
-        failure.borrow().clone()
+        failure.borrow().clone().map(|failure| failure.text)
     }
 
     #[tokio::test]

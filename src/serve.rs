@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::authz::{OracleConfig, VerifierConfig};
 use crate::channels::{lobby, outbox};
-use crate::config::{ServeArgs, SlotMode, variable};
+use crate::config::{LostSlot, OverBudget, ServeArgs, SlotMode, variable};
 use crate::encode::Limits;
 use crate::relay::{self, BoxError, Relay};
 use crate::wal::{self, Conninfo};
@@ -20,28 +21,36 @@ pub async fn run(args: ServeArgs) -> Result<(), BoxError> {
     // From the first moment on: as process 1 of a container it would otherwise not be stopped while it starts.
     let signalled = CancellationToken::new();
     shutdown::on_signal(signalled.clone());
-    let relay = tokio::select! {
-        () = signalled.cancelled() => return Ok(()),
-        relay = start(args) => relay?,
-    };
-    tracing::info!("listening on {}", relay.address);
-    tokio::select! {
-        () = signalled.cancelled() => {
-            relay.stop().await;
-            Ok(())
+    let address = args.listen_address(variable)?;
+    let mut listener = relay::bind(address).await?;
+    loop {
+        let relay = tokio::select! {
+            () = signalled.cancelled() => return Ok(()),
+            relay = start(&args, listener) => relay?,
+        };
+        tracing::info!("listening on {}", relay.address);
+        let address = relay.address;
+        let failure = tokio::select! {
+            () = signalled.cancelled() => {
+                relay.stop().await;
+                return Ok(());
+            }
+            failure = relay.failed() => failure,
+        };
+        relay.stop().await;
+        if !failure.begins_anew {
+            return Err(failure.text.to_string().into());
         }
-        failure = relay.failed() => {
-            relay.stop().await;
-            Err(failure.to_string().into())
-        }
+        // Clients come back to the same place.
+        tracing::warn!("beginning anew: the database is in another history");
+        listener = relay::bind(address).await?;
     }
 }
 
-async fn start(args: ServeArgs) -> Result<Relay, BoxError> {
-    let listener = relay::bind(args.listen_address(variable)?).await?;
+async fn start(args: &ServeArgs, listener: TcpListener) -> Result<Relay, BoxError> {
     let conninfo = Conninfo::parse(&args.database.conninfo(variable)?)?;
     // What is wrong with flags and files is said before anything is waited for.
-    let config = relay_config(&args, conninfo.clone())?;
+    let config = relay_config(args, conninfo.clone())?;
     wait_for_database(&conninfo).await?;
     if args.runs_setup(variable) {
         setup::automatic(&conninfo, &args.database.publication).await?;
@@ -67,6 +76,15 @@ async fn wait_for_database(conninfo: &Conninfo) -> Result<(), wal::Error> {
     }
 }
 
+/// Who has the slot, for `pg_stat_replication` and for the next process that wants it.
+fn application_name() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let host = Some(host.trim()).filter(|host| !host.is_empty()).unwrap_or("?");
+    // Postgres cuts at 63 bytes: the process must still be in it.
+    let host: String = host.chars().filter(char::is_ascii_graphic).take(40).collect();
+    format!("walcast {host}:{}", std::process::id())
+}
+
 /// Zero is no limit.
 fn limit(max: u32) -> Option<u32> {
     Some(max).filter(|max| *max > 0)
@@ -86,13 +104,18 @@ pub fn relay_config(args: &ServeArgs, conninfo: Conninfo) -> Result<relay::Confi
         None => None,
         Some(text) => Some(Conninfo::parse(text)?),
     };
-    let mut wal = wal::Config::new(conninfo.with_application_name("walcast"), &args.database.publication);
+    let mut wal = wal::Config::new(conninfo.with_application_name(&application_name()), &args.database.publication);
     wal.slot.name = args.database.slot.clone();
     wal.slot.failover = args.slot_failover;
     wal.slot.mode = match args.slot_mode {
         SlotMode::Permanent => wal::SlotMode::Permanent,
         SlotMode::Temporary => wal::SlotMode::Temporary,
     };
+    wal.slot.budget =
+        wal::Budget { retained_bytes_max: args.slot_lag_max, catalog_xmin_age_max: args.slot_xmin_age_max };
+    wal.slot.drops_over_budget = args.slot_over_budget == OverBudget::Drop;
+    wal.slot.recreates_lost = args.slot_lost == LostSlot::Recreate;
+    wal.slot.takes_over = args.slot_takeover;
     wal.frame_bytes_max = args.wal_frame_max as usize;
     wal.drain_timeout = args.drain_timeout;
     let dispatch = dispatch::Config {
@@ -177,7 +200,11 @@ pub fn relay_config(args: &ServeArgs, conninfo: Conninfo) -> Result<relay::Confi
         lobby,
         server,
         metrics_listen: args.metrics_listen,
-        slot_lag_bytes_max: args.slot_lag_max,
+        resume: crate::resume::Config {
+            retention: args.resume_retention,
+            memory_bytes_max: usize::try_from(args.resume_memory_max).unwrap_or(usize::MAX),
+            write_interval: args.resume_write_interval.max(Duration::from_millis(10)),
+        },
         messages_retention: args.messages_retention,
         drain_timeout: args.drain_timeout,
     })

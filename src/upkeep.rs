@@ -1,7 +1,6 @@
-//! What is looked after beside the stream, over an ordinary connection: the slot's metrics and its limit, old rows of
-//! `walcast.ddl_log`, the partitions of `realtime.messages`, and what `setup` makes while the relay runs.
+//! What is looked after beside the stream, over an ordinary connection: old rows of `walcast.ddl_log`, the partitions
+//! of `realtime.messages`, and what `setup` makes while the relay runs.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -10,9 +9,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::causes::with_causes;
 use crate::wal::publication::Own;
-use crate::wal::{self, Conninfo, WalMetrics};
+use crate::wal::{self, Conninfo};
 
-/// Often enough for a graph, seldom enough to cost nothing.
+/// Often enough for what people do by hand, seldom enough to cost nothing.
 const INTERVAL: Duration = Duration::from_secs(10);
 /// A row of the log is some kilobytes, and there is one per transaction with DDL. Partitions are made days ahead.
 const PRUNE_EVERY: u32 = 30;
@@ -22,10 +21,6 @@ const WORDS_APART: Duration = Duration::from_secs(60);
 /// The task. Lives as long as the relay, across restarts of the server.
 pub struct Upkeep {
     pub conninfo: Conninfo,
-    pub slot: String,
-    /// `--slot-lag-max`: WAL held back above this is warned of.
-    pub slot_lag_bytes_max: u64,
-    pub metrics: Arc<WalMetrics>,
     pub reader: wal::Handle,
     /// What was there when the stream began.
     pub own: Own,
@@ -45,7 +40,7 @@ impl Upkeep {
                 && last_word.is_none_or(|word| word.elapsed() > WORDS_APART)
             {
                 last_word = Some(Instant::now());
-                tracing::warn!(error = %with_causes(&error), "the slot cannot be looked after; trying again");
+                tracing::warn!(error = %with_causes(&error), "what is walcast's cannot be looked after; trying again");
             }
             tokio::select! {
                 () = abandon.cancelled() => return,
@@ -58,20 +53,7 @@ impl Upkeep {
     async fn watch(&mut self) -> Result<(), wal::Error> {
         let (client, connection) = self.conninfo.connect().await?;
         let _ends_with_the_client = tokio::spawn(connection);
-        let mut warned: Option<Instant> = None;
         for round in 0u32.. {
-            if let Some(slot) = self.metrics.read_slot(&client, &self.slot).await?
-                && slot.held_bytes() > self.slot_lag_bytes_max
-                && warned.is_none_or(|warned| warned.elapsed() > WORDS_APART)
-            {
-                warned = Some(Instant::now());
-                tracing::warn!(
-                    slot = self.slot,
-                    held_bytes = slot.held_bytes(),
-                    slot_lag_max = self.slot_lag_bytes_max,
-                    "the slot holds back more WAL than --slot-lag-max: see walcast check for what it waits for"
-                );
-            }
             let own = self.notice_own_publication(&client).await?;
             // A stranger's function would run as this login. A schema that is there cannot be another's the next moment.
             if round % PRUNE_EVERY == 0 && own.logged && own.is_trusted() {

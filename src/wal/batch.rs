@@ -1,9 +1,12 @@
 //! What the reader hands to dispatch.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::Lsn;
+use super::history::History;
 use super::logical::BroadcastKey;
 use super::pgoutput::RelationId;
 
@@ -34,9 +37,13 @@ pub struct Started {
     pub generation: u64,
     pub system_identifier: String,
     pub timeline: u32,
+    /// Which positions of earlier streams, and of earlier timelines, still mean something.
+    pub history: Arc<History>,
     pub server_major: u32,
     /// Where the stream begins: transactions that end after it come, whole.
     pub confirmed: Lsn,
+    /// How far the server's WAL had been flushed.
+    pub wal_end: Lsn,
     /// Whether walcast's own publication is read as well. Without it `walcast.ddl_log` and tracked tables are silent.
     pub own_publication: bool,
     /// `realtime.messages`, where it may be believed: what is inserted there is broadcast.

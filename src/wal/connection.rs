@@ -11,6 +11,7 @@ use super::conninfo::Conninfo;
 use super::cursor::Cursor;
 use super::error::Error;
 use super::frames::{Frame, FrameBuffer};
+use super::history::History;
 use super::login;
 use super::server_error::ServerError;
 use super::transport::Transport;
@@ -197,6 +198,27 @@ impl Connection {
             })
         })();
         identity.ok_or_else(|| Error::Protocol("an incomplete answer to IDENTIFY_SYSTEM".to_owned()))
+    }
+
+    /// The timelines that led to the present one.
+    pub async fn history(&mut self, identity: &SystemIdentity) -> Result<History, Error> {
+        // The first has no file.
+        if identity.timeline <= 1 {
+            return History::new(identity, None);
+        }
+        let file = match self.query(&format!("TIMELINE_HISTORY {}", identity.timeline)).await {
+            Ok(rows) => rows.first().and_then(|row| row.get("content")).map(str::to_owned),
+            Err(Error::Server(error)) if error.severity == "ERROR" => {
+                tracing::warn!(
+                    error = error.message,
+                    timeline = identity.timeline,
+                    "the timeline's history cannot be read: positions on earlier timelines count for nothing"
+                );
+                None
+            }
+            Err(error) => return Err(error),
+        };
+        History::new(identity, file.as_deref())
     }
 
     /// Switches to the stream. Postgres begins at `start` or at the slot's confirmed position, whichever is later.

@@ -7,7 +7,7 @@ use super::Lsn;
 use super::conninfo::ConninfoError;
 use super::cursor::DecodeError;
 use super::server_error::ServerError;
-use super::slot::Holder;
+use super::slot_making::Holder;
 use super::tls::TlsError;
 
 #[derive(Debug, thiserror::Error)]
@@ -74,6 +74,10 @@ pub enum Error {
         "the slot {slot:?} is lost ({reason}): Postgres removed WAL it needed. Changes since {confirmed} cannot be had; `walcast slot drop`, then start again (and see max_slot_wal_keep_size)"
     )]
     SlotLost { slot: String, reason: String, confirmed: Lsn },
+    #[error(
+        "the server is a standby: walcast reads from the primary, and waits until this one is promoted, or --database-url leads to another"
+    )]
+    Standby,
     #[error("the slot {slot:?} belongs to the plugin {plugin:?}, not to pgoutput: choose another --slot")]
     SlotOfAnotherPlugin { slot: String, plugin: String },
     #[error("the slot {slot:?} belongs to the database {database:?}: choose another --slot")]
@@ -91,13 +95,17 @@ pub enum Error {
     NoPublication { name: String, statement: String },
 
     #[error(
-        "the server has the system identifier {found}, before it was {expected}: another cluster answers now. Restart walcast to begin anew there"
+        "the server has the system identifier {found}, before it was {expected}: another cluster answers now, and everything begins anew there"
     )]
     OtherCluster { expected: String, found: String },
     #[error(
-        "the server's WAL ends at {end}, before {dispatched} which was handed over already: it was restored from a backup, or a standby that lagged took over. Restart walcast to begin at the slot's position"
+        "the server's WAL ends at {end}, before {dispatched} which was handed over already: it was restored from a backup, and everything begins anew at the slot's position"
     )]
     HistoryRewound { end: Lsn, dispatched: Lsn },
+    #[error(
+        "the server is on timeline {timeline}, which left the one before at {common}, before {dispatched} which was handed over already: a standby that lagged took over. Everything begins anew at the slot's position"
+    )]
+    HistoryForked { timeline: u32, common: Lsn, dispatched: Lsn },
     #[error("a frame near {position} cannot be decoded")]
     Undecodable { position: Lsn, source: DecodeError },
     #[error(
@@ -127,6 +135,8 @@ impl Error {
             // The old session of our own may live until wal_sender_timeout; the old relay of a rolling deploy, too.
             | Error::SlotInUse { .. }
             | Error::SlotCreationHeldUp { .. }
+            // In the midst of a failover.
+            | Error::Standby
             // Retried from the last position handed over; one that recurs there becomes `Stuck`.
             | Error::Malformed(_)
             | Error::Undecodable { .. } => true,
@@ -156,8 +166,14 @@ impl Error {
             | Error::NoPublication { .. }
             | Error::OtherCluster { .. }
             | Error::HistoryRewound { .. }
+            | Error::HistoryForked { .. }
             | Error::Stuck { .. } => false,
         }
+    }
+
+    /// Whether what is known of the database is of another history: nothing of it may be used, and beginning anew helps.
+    pub fn is_of_another_history(&self) -> bool {
+        matches!(self, Error::OtherCluster { .. } | Error::HistoryRewound { .. } | Error::HistoryForked { .. })
     }
 
     /// Postgres' own error code, where Postgres said it.

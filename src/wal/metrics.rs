@@ -11,7 +11,9 @@ use prometheus_client::registry::{Registry, Unit};
 use tokio_postgres::Client;
 
 use super::Lsn;
+use super::budget::{Budget, SlotPressure};
 use super::error::Error;
+use super::pins::Pin;
 use super::slot::{self, SlotInfo};
 
 /// Handles to the metrics; `default()` counts for nobody.
@@ -31,12 +33,61 @@ pub struct WalMetrics {
     /// As the server sees it, lags that have not even been read included.
     pub slot_lag_bytes: Gauge<i64, AtomicI64>,
     pub slot_held_bytes: Gauge<i64, AtomicI64>,
+    pub slot: SlotMetrics,
     lag: Mutex<Lag>,
+}
+
+/// The slot and its budget, as the server sees them.
+#[derive(Debug, Default)]
+pub struct SlotMetrics {
+    pub retained_bytes: Gauge<i64, AtomicI64>,
+    pub budget_bytes: Gauge<i64, AtomicI64>,
+    pub catalog_xmin_age: Gauge<i64, AtomicI64>,
+    pub catalog_xmin_age_budget: Gauge<i64, AtomicI64>,
+    /// 0 within, 1 warned, 2 promises given up, 3 exceeded.
+    pub rung: Gauge<i64, AtomicI64>,
+    /// What may be written before Postgres may give the slot up; -1: it never does.
+    pub safe_wal_bytes: Gauge<i64, AtomicI64>,
+    /// Transactions of others that keep the slot where it is, looked for above half of the budget.
+    pub pins: Gauge<i64, AtomicI64>,
+    /// The oldest one's process, or 0 (none, or a prepared transaction).
+    pub pinned_by_pid: Gauge<i64, AtomicI64>,
+    pub pinned_seconds: Gauge<f64, AtomicU64>,
+    /// Dropped and made anew, with a gap.
+    pub recreated: Counter,
+}
+
+impl SlotMetrics {
+    fn register(&self, registry: &mut Registry) {
+        let registry = registry.sub_registry_with_prefix("slot");
+        let bytes: [(&str, &str, &Gauge<i64, AtomicI64>); 3] = [
+            ("retained", "WAL on the server's disk because of the slot", &self.retained_bytes),
+            ("budget", "The least of --slot-lag-max and max_slot_wal_keep_size", &self.budget_bytes),
+            ("safe_wal", "WAL until Postgres may give the slot up; -1: it never does", &self.safe_wal_bytes),
+        ];
+        for (name, help, gauge) in bytes {
+            registry.register_with_unit(name, help, Unit::Bytes, gauge.clone());
+        }
+        let numbers: [(&str, &str, &Gauge<i64, AtomicI64>); 5] = [
+            ("catalog_xmin_age", "Transactions whose dead catalog rows the slot keeps", &self.catalog_xmin_age),
+            ("catalog_xmin_age_budget", "--slot-xmin-age-max", &self.catalog_xmin_age_budget),
+            ("rung", "0 within the budget, 1 warned, 2 promises given up, 3 exceeded", &self.rung),
+            ("pins", "Transactions of others that keep the slot where it is", &self.pins),
+            ("pinned_by_pid", "Process of the oldest of these; 0: none, or a prepared one", &self.pinned_by_pid),
+        ];
+        for (name, help, gauge) in numbers {
+            registry.register(name, help, gauge.clone());
+        }
+        let help = "How long the oldest of these has been open";
+        registry.register_with_unit("pinned", help, Unit::Seconds, self.pinned_seconds.clone());
+        registry.register("recreated", "Slots dropped and made anew, with a gap", self.recreated.clone());
+    }
 }
 
 impl WalMetrics {
     pub fn register(registry: &mut Registry) -> Arc<WalMetrics> {
         let metrics = Arc::new(WalMetrics::default());
+        metrics.slot.register(registry);
         let registry = registry.sub_registry_with_prefix("wal");
         let m = &metrics;
         registry.register_with_unit("read", "Read from the replication stream", Unit::Bytes, m.bytes_read.clone());
@@ -80,6 +131,20 @@ impl WalMetrics {
         self.slot_lag_bytes.set(gauge(slot.as_ref().map_or(0, SlotInfo::lag_bytes)));
         self.slot_held_bytes.set(gauge(slot.as_ref().map_or(0, SlotInfo::held_bytes)));
         Ok(slot)
+    }
+
+    /// What the slot comes to.
+    pub(super) fn pressure(&self, slot: &SlotInfo, pressure: &SlotPressure, pins: &[Pin], budget: &Budget) {
+        let m = &self.slot;
+        m.retained_bytes.set(gauge(pressure.retained_bytes));
+        m.budget_bytes.set(gauge(budget.bytes_max(slot.keep_bytes_max)));
+        m.catalog_xmin_age.set(gauge(pressure.catalog_xmin_age));
+        m.catalog_xmin_age_budget.set(gauge(budget.catalog_xmin_age_max));
+        m.rung.set(pressure.rung as i64);
+        m.safe_wal_bytes.set(slot.safe_wal_bytes.unwrap_or(-1));
+        m.pins.set(pins.len() as i64);
+        m.pinned_by_pid.set(pins.first().and_then(|pin| pin.pid).map_or(0, i64::from));
+        m.pinned_seconds.set(pins.first().map_or(0.0, |pin| pin.seconds));
     }
 }
 
@@ -130,7 +195,14 @@ mod tests {
         metrics.reconnects.inc();
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
-        for name in ["wal_read_bytes_total", "wal_reconnects_total 1", "wal_lag_seconds", "wal_slot_held_bytes"] {
+        for name in [
+            "wal_read_bytes_total",
+            "wal_reconnects_total 1",
+            "wal_lag_seconds",
+            "wal_slot_held_bytes",
+            "slot_rung 0",
+            "slot_budget_bytes",
+        ] {
             assert!(text.contains(name), "{name}\n{text}");
         }
     }

@@ -12,7 +12,10 @@
 //! [`Reader`] keeps a stream running; [`slot`] and [`publication`] say what is wrong, and the statement that mends it.
 //! Ordinary SQL connections come from [`Conninfo::connect`], under the same rules for TLS.
 
+mod acquire;
 pub mod batch;
+pub mod budget;
+pub mod budget_watch;
 pub mod connection;
 pub mod conninfo;
 mod copy_data;
@@ -20,17 +23,21 @@ mod cursor;
 pub mod error;
 mod frames;
 pub mod hex;
+pub mod history;
 pub mod logical;
 mod login;
 pub mod lsn;
 pub mod metrics;
 pub mod pgoutput;
+pub mod position;
+pub mod pins;
 pub mod progress;
 pub mod publication;
 pub mod reader;
 mod recovery;
 pub mod server_error;
 pub mod slot;
+pub mod slot_making;
 mod sql_tls;
 mod stopping;
 mod stream;
@@ -39,11 +46,14 @@ mod transport;
 pub mod warning;
 
 pub use batch::{Batch, Started, StreamFrame};
+pub use budget::{Budget, Rung, SlotPressure};
 pub use conninfo::{Conninfo, ConninfoError};
 pub use error::Error;
+pub use history::History;
 pub(crate) use login::output_settings_sql;
 pub use lsn::Lsn;
 pub use metrics::WalMetrics;
+pub use position::{Origin, Position, Stamp};
 pub use progress::Progress;
 pub use reader::{Config, Handle, Reader, ReaderState, reader};
 pub use recovery::Backoff;

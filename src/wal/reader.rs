@@ -16,16 +16,18 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Lsn;
+use super::acquire::{self, Terms};
 use super::batch::{Batch, Started, StreamFrame};
-use super::connection::{Connection, SystemIdentity};
+use super::connection::Connection;
 use super::conninfo::Conninfo;
 use super::cursor::DecodeError;
 use super::error::Error;
+use super::history::History;
 use super::metrics::WalMetrics;
 use super::progress::Progress;
 use super::publication;
 use super::recovery::{Attempt, Backoff, Recovery, Verdict};
-use super::slot::{self, SlotConfig};
+use super::slot::SlotConfig;
 use super::stream::{End, Signal, Sink, Stream, Timing};
 
 /// What the stream is made of.
@@ -143,7 +145,12 @@ pub struct Reader {
     state: watch::Sender<ReaderState>,
     recovery: Recovery,
     generation: u64,
-    system_identifier: Option<String>,
+    /// Of the last stream: what positions are compared within.
+    history: Option<Arc<History>>,
+    /// Of the last stream.
+    walsender: Option<i32>,
+    /// Where a slot stood that was dropped, until there is a stream that can tell of it.
+    dropped_at: Option<Lsn>,
 }
 
 /// A reader, what others do with it, and where its frames come out.
@@ -162,7 +169,9 @@ pub fn reader(config: Config, metrics: Arc<WalMetrics>) -> (Reader, Handle, mpsc
         signals,
         state: state_sender,
         generation: 0,
-        system_identifier: None,
+        history: None,
+        walsender: None,
+        dropped_at: None,
     };
     (reader, handle, receiver)
 }
@@ -296,9 +305,28 @@ impl Reader {
             return Err(Error::ServerTooOld(connection.server_version().to_owned()));
         }
         let identity = connection.identify_system().await?;
+        let history = Arc::new(connection.history(&identity).await?);
         let dispatched = self.progress.dispatched();
-        check_identity(&identity, self.system_identifier.as_deref(), dispatched)?;
+        if let Some(last) = self.history.as_deref() {
+            check_history(&history, identity.wal_end, last, dispatched)?;
+            if last.timeline != history.timeline {
+                tracing::warn!(from = last.timeline, to = history.timeline, "the server is on a new timeline");
+            }
+        }
         check_wal_level(&mut connection).await?;
+        let waiting = |error: &Error| {
+            let waiting = ReaderState::Waiting { error: error.chain(), delay: Duration::ZERO };
+            self.state.send_replace(waiting);
+        };
+        let terms = Terms {
+            conninfo,
+            config: slot,
+            last_walsender: self.walsender,
+            is_first: self.generation == 0,
+            waiting: &waiting,
+        };
+        // Before anything else is looked at: it may take long.
+        acquire::until_free(&mut connection, &terms).await?;
         let own = self.config.own_publication.as_deref();
         let has = publication::check(&mut connection, &self.config.publication, own).await?;
         let own = own.filter(|_| has.is_trusted() && self.recovery.alone_past().is_none());
@@ -306,9 +334,15 @@ impl Reader {
             true => publication::broadcast_key(&mut connection).await?,
             false => None,
         };
-        let confirmed = slot::ensure(&mut connection, conninfo, slot).await?;
+        let acquired = acquire::acquire(&mut connection, &terms, &mut self.dropped_at).await?;
+        if acquired.dropped_at.is_some() {
+            self.metrics.slot.recreated.inc();
+        }
+        let confirmed = acquired.position;
         let start = confirmed.max(dispatched);
-        let lost = (dispatched != Lsn::ZERO && confirmed > dispatched).then_some((dispatched, confirmed));
+        // What a process that has just begun is to get is what the slot has.
+        let due = if dispatched == Lsn::ZERO { acquired.dropped_at } else { Some(dispatched) };
+        let lost = due.filter(|due| confirmed > *due).map(|due| (due, confirmed));
         if let Some((from, to)) = lost {
             tracing::error!(%from, %to, slot = slot.name, "changes between these positions are lost: the slot begins after them");
         }
@@ -317,7 +351,8 @@ impl Reader {
         connection.start_replication(&slot.name, start, &publications, with_messages).await?;
         self.progress.begin(start);
         self.generation += 1;
-        self.system_identifier = Some(identity.system_identifier.clone());
+        self.history = Some(Arc::clone(&history));
+        self.walsender = Some(connection.process_id());
         tracing::info!(
             position = %start,
             generation = self.generation,
@@ -331,8 +366,10 @@ impl Reader {
             generation: self.generation,
             system_identifier: identity.system_identifier,
             timeline: identity.timeline,
+            history,
             server_major,
             confirmed: start,
+            wal_end: identity.wal_end,
             own_publication: own.is_some(),
             messages: has.messages.filter(|_| own.is_some()),
             broadcast_key,
@@ -345,14 +382,20 @@ impl Reader {
 /// `pgoutput` of 14 is the oldest that was tried.
 const SERVER_MAJOR_MIN: u32 = 14;
 
-/// Positions mean something in one history alone.
-fn check_identity(identity: &SystemIdentity, before: Option<&str>, dispatched: Lsn) -> Result<(), Error> {
-    match before {
-        Some(expected) if expected != identity.system_identifier => {
-            Err(Error::OtherCluster { expected: expected.to_owned(), found: identity.system_identifier.clone() })
-        }
-        Some(_) if identity.wal_end < dispatched => Err(Error::HistoryRewound { end: identity.wal_end, dispatched }),
-        _ => Ok(()),
+/// Positions mean something in one history alone, and so does all that was learnt on the way to them: tables, policies,
+/// who is whose member. In another one everything begins anew.
+fn check_history(now: &History, wal_end: Lsn, last: &History, dispatched: Lsn) -> Result<(), Error> {
+    if now.system_identifier != last.system_identifier {
+        let (expected, found) = (last.system_identifier.clone(), now.system_identifier.clone());
+        return Err(Error::OtherCluster { expected, found });
+    }
+    if !now.covers(last.timeline, dispatched) {
+        let common = now.common(last.timeline, dispatched).unwrap_or_default();
+        return Err(Error::HistoryForked { timeline: now.timeline, common, dispatched });
+    }
+    match wal_end < dispatched {
+        true => Err(Error::HistoryRewound { end: wal_end, dispatched }),
+        false => Ok(()),
     }
 }
 
@@ -369,11 +412,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn another_cluster_or_an_earlier_history_is_refused() {
-        let identity = SystemIdentity { system_identifier: "7".to_owned(), timeline: 1, wal_end: Lsn(100) };
-        assert!(check_identity(&identity, None, Lsn::ZERO).is_ok());
-        assert!(check_identity(&identity, Some("7"), Lsn(100)).is_ok());
-        assert!(matches!(check_identity(&identity, Some("7"), Lsn(101)), Err(Error::HistoryRewound { .. })));
-        assert!(matches!(check_identity(&identity, Some("8"), Lsn(1)), Err(Error::OtherCluster { .. })));
+    fn another_cluster_or_another_history_is_refused() {
+        let history = |system_identifier: &str, timeline, switches: &[(u32, Lsn)]| History {
+            system_identifier: system_identifier.to_owned(),
+            timeline,
+            switches: switches.to_vec(),
+        };
+        let last = history("7", 1, &[]);
+        assert!(check_history(&last, Lsn(100), &last, Lsn(100)).is_ok());
+        let rewound = check_history(&last, Lsn(100), &last, Lsn(101));
+        assert!(matches!(rewound, Err(Error::HistoryRewound { .. })));
+        let other = check_history(&history("8", 1, &[]), Lsn(100), &last, Lsn(1));
+        assert!(matches!(other, Err(Error::OtherCluster { .. })));
+
+        let promoted = history("7", 2, &[(1, Lsn(100))]);
+        assert!(check_history(&promoted, Lsn(200), &last, Lsn(100)).is_ok());
+        let forked = check_history(&promoted, Lsn(200), &last, Lsn(101));
+        assert!(matches!(forked, Err(Error::HistoryForked { common: Lsn(100), timeline: 2, .. })), "{forked:?}");
+        // The server cannot say how it came to where it is.
+        let unknown = check_history(&history("7", 2, &[]), Lsn(200), &last, Lsn(50));
+        assert!(matches!(unknown, Err(Error::HistoryForked { common: Lsn::ZERO, .. })), "{unknown:?}");
     }
 }

@@ -200,9 +200,18 @@ async fn a_lost_slot_is_named_with_the_way_out() {
     }
     eventually(&client, &format!("select wal_status = 'lost' from pg_replication_slots where slot_name = '{name}'"))
         .await;
-    let error = Replica::start(config(&url, &name)).failure().await;
+    let mut config = config(&url, &name);
+    config.slot.recreates_lost = false;
+    let error = Replica::start(config.clone()).failure().await;
     assert!(matches!(error, Error::SlotLost { .. }), "{error:?}");
     assert!(error.to_string().contains("walcast slot drop"), "{error}");
-    slot::drop(&client, &name).await.unwrap();
-    Replica::streaming(config(&url, &name)).await.stop().await.unwrap();
+
+    // Or, as configured, without anybody's help, and the gap is announced.
+    let confirmed = slot::look_up(&client, &name).await.unwrap().unwrap().confirmed_flush_lsn;
+    config.slot.recreates_lost = true;
+    let replica = Replica::streaming(config).await;
+    let (from, to) = replica.streams[0].lost.expect("a gap");
+    assert!(from == confirmed && to > from);
+    assert_eq!(to, replica.streams[0].confirmed);
+    replica.stop().await.unwrap();
 }

@@ -1,0 +1,144 @@
+//! The task that measures the slot, over an ordinary connection, and tells how near to its budget it is.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_postgres::Client;
+use tokio_util::sync::CancellationToken;
+
+use super::budget::{Rung, SlotPressure};
+use super::conninfo::Conninfo;
+use super::error::Error;
+use super::metrics::WalMetrics;
+use super::reader::Handle;
+use super::slot::{self, SlotConfig};
+
+/// A server writes some hundred megabytes of WAL a second at the most: a quarter of the default budget is enough to let
+/// go in time. The question costs it a fraction of a millisecond.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// How often the same trouble is logged.
+const WORDS_APART: Duration = Duration::from_secs(60);
+/// How often the reader is asked to begin anew: a slot that is made anew needs time to be one.
+const DROPS_APART: Duration = Duration::from_secs(10);
+
+/// The task. Lives as long as the relay, across restarts of the server.
+pub struct BudgetWatch {
+    conninfo: Conninfo,
+    slot: SlotConfig,
+    metrics: Arc<WalMetrics>,
+    reader: Handle,
+    pressure: watch::Sender<SlotPressure>,
+    last_word: Option<Instant>,
+    asked_to_drop: Option<Instant>,
+}
+
+impl BudgetWatch {
+    pub fn new(
+        conninfo: Conninfo,
+        slot: SlotConfig,
+        metrics: Arc<WalMetrics>,
+        reader: Handle,
+    ) -> (BudgetWatch, watch::Receiver<SlotPressure>) {
+        let (pressure, receiver) = watch::channel(SlotPressure::default());
+        let task = BudgetWatch { conninfo, slot, metrics, reader, pressure, last_word: None, asked_to_drop: None };
+        (task, receiver)
+    }
+
+    pub async fn run(mut self, abandon: CancellationToken) {
+        let mut last_error: Option<Instant> = None;
+        loop {
+            let watched = tokio::select! {
+                () = abandon.cancelled() => return,
+                watched = self.watch() => watched,
+            };
+            if let Err(error) = watched
+                && last_error.is_none_or(|word| word.elapsed() > WORDS_APART)
+            {
+                last_error = Some(Instant::now());
+                tracing::warn!(error = error.chain(), "the slot cannot be measured; trying again");
+            }
+            tokio::select! {
+                () = abandon.cancelled() => return,
+                () = tokio::time::sleep(INTERVAL) => {}
+            }
+        }
+    }
+
+    /// Over one connection, until it fails.
+    async fn watch(&mut self) -> Result<(), Error> {
+        let (client, connection) = self.conninfo.connect().await?;
+        let _ends_with_the_client = tokio::spawn(connection);
+        loop {
+            self.measure(&client).await?;
+            tokio::time::sleep(INTERVAL).await;
+        }
+    }
+
+    async fn measure(&mut self, client: &Client) -> Result<(), Error> {
+        let pressure = match self.metrics.read_slot(client, &self.slot.name).await? {
+            // Being made, or made anew.
+            None => SlotPressure::default(),
+            Some(slot) => {
+                let mut pressure = SlotPressure::of(&slot, &[], &self.slot.budget);
+                let mut pins = Vec::new();
+                if pressure.rung > Rung::Within {
+                    pins = slot::pins(client, &slot).await?;
+                    pressure = SlotPressure::of(&slot, &pins, &self.slot.budget);
+                }
+                self.metrics.pressure(&slot, &pressure, &pins, &self.slot.budget);
+                pressure
+            }
+        };
+        self.tell(&pressure);
+        if pressure.rung == Rung::Exceeded && self.slot.drops_over_budget && pressure.culprit.is_none() {
+            self.begin_anew();
+        }
+        self.pressure.send_replace(pressure);
+        Ok(())
+    }
+
+    /// A rise at once, what stays so once a minute.
+    fn tell(&mut self, pressure: &SlotPressure) {
+        let before = self.pressure.borrow().rung;
+        if pressure.rung == Rung::Within {
+            if before > Rung::Within {
+                tracing::info!(slot = self.slot.name, "the slot is within its budget again");
+            }
+            return;
+        }
+        if pressure.rung <= before && self.last_word.is_some_and(|word| word.elapsed() < WORDS_APART) {
+            return;
+        }
+        self.last_word = Some(Instant::now());
+        let SlotPressure { rung, retained_bytes, lag_bytes, catalog_xmin_age, culprit } = pressure;
+        let budget = &self.slot.budget;
+        let advice = match (culprit, rung) {
+            (Some(_), _) => "the culprit is outside of walcast: end that transaction, or wait for it; walcast cannot",
+            (None, Rung::Warn) => "walcast is behind, or the server has not looked lately: see walcast slot show",
+            (None, Rung::GiveUpPromises) => "promises of resume are given up, so that the slot can move on",
+            (None, _) if self.slot.drops_over_budget => "the slot is dropped and made anew (--slot-over-budget)",
+            (None, _) => "the slot is read on (--slot-over-budget wait): see walcast slot show",
+        };
+        tracing::warn!(
+            slot = self.slot.name,
+            ?rung,
+            retained_bytes,
+            slot_lag_max = budget.retained_bytes_max,
+            lag_bytes,
+            catalog_xmin_age,
+            slot_xmin_age_max = budget.catalog_xmin_age_max,
+            culprit,
+            "the slot nears its budget, or is above it: {advice}"
+        );
+    }
+
+    /// The reader drops a slot that is over its budget whenever it begins a stream.
+    fn begin_anew(&mut self) {
+        if self.asked_to_drop.is_none_or(|asked| asked.elapsed() > DROPS_APART) {
+            self.asked_to_drop = Some(Instant::now());
+            self.reader.reconnect();
+        }
+    }
+}
