@@ -91,8 +91,8 @@ impl Client {
             if let Ok(Ok(socket)) = timeout(ANSWER, Socket::connect(self.shared.network.address, &token)).await {
                 self.use_socket(socket).await;
             }
-            let away = self.time_away();
-            let _ = timeout(away, self.phase.wait_for(|phase| *phase == Phase::End)).await;
+            let (away, left) = (self.time_away(), if self.is_running() { Phase::Settle } else { Phase::End });
+            let _ = timeout(away, self.phase.wait_for(|phase| *phase >= left)).await;
         }
         self.diary
     }
