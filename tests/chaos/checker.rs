@@ -50,7 +50,10 @@ impl Checker<'_> {
             self.begin(diary, number, joined_at, &mut course, report);
             self.read(diary, number, stint, &mut course, report);
             for pair in stint.replies.windows(2) {
-                if let Some(last) = pair[0].got.checked_sub(1).and_then(|last| self.place(&stint.got[last])) {
+                // What the relay was not yet done with, for whomever, counts as written later.
+                let done_before = self.settled_before(pair[0].at, SLACK);
+                let handled = stint.got[..pair[0].got].partition_point(|got| got.at < done_before);
+                if let Some(last) = handled.checked_sub(1).and_then(|last| self.place(&stint.got[last])) {
                     course.acknowledged.push((last + 1, pair[1].at));
                 }
             }
@@ -135,7 +138,11 @@ impl Checker<'_> {
             None => 0,
         };
         if self.truth.transactions.get(from).is_none_or(|first| first.at > kept_since + SLACK) {
-            let what = format!("{}: stint {number} was told {notice:?}", name(diary));
+            let first = self.truth.transactions.get(from).map(|first| (first.lsn, first.at));
+            let what = format!(
+                "{}: stint {number}, asked at {asked_at}, was told {notice:?}; what follows is {first:?}",
+                name(diary)
+            );
             report.add(Wrong::FalseGap, notice.at, what);
         }
         // What was kept must come all the same.
@@ -184,9 +191,14 @@ impl Checker<'_> {
                 course.counts.repeated += 1;
                 if diary.kind == Kind::Since || place < acknowledged {
                     let what = format!(
-                        "{}, again; {} changes further it was acknowledged; {:?}; asked at {}, since {:?}",
+                        "{}, of {:X?}, again; acknowledged to {:?}; {:X?}; asked at {}, since {:?}",
                         told(),
-                        acknowledged.saturating_sub(place),
+                        self.truth.transactions[self.truth.changes[place].transaction as usize].lsn,
+                        acknowledged.checked_sub(1).map(|last| (
+                            last - place,
+                            self.truth.changes[last].id,
+                            self.truth.transactions[self.truth.changes[last].transaction as usize].lsn
+                        )),
                         stint.notices,
                         stint.asked_at,
                         stint.since
@@ -201,9 +213,10 @@ impl Checker<'_> {
                 if self.must_come(diary, course, missed, got.at) && !course.got[missed] {
                     let (change, transaction) = (&self.truth.changes[missed], &self.truth.changes[missed].transaction);
                     let what = format!(
-                        "{}: {:?} of transaction {transaction} ({:.3} s before); stint {number} of {} had {:?} instead, {:?}, since {:?}, {:?}; the one before ended: {}",
+                        "{}: {:?} of transaction {transaction} at {} ({:.3} s before); stint {number} of {} had {:?} instead, {:?}, since {:?}, {:?}; the one before ended: {}",
                         name(diary),
                         change.id,
+                        self.truth.transactions[*transaction as usize].lsn,
                         (got.at - self.truth.at(change)) as f64 / 1e6,
                         diary.stints.len(),
                         got.change,
@@ -229,7 +242,12 @@ impl Checker<'_> {
         let window = self.window(change, got.at);
         let timeline = &self.truth.timeline;
         if !timeline.ever(diary.person, change.table, change.row(), window) {
-            report.add(Wrong::Leaked, got.at, format!("{}: never entitled to {:?}", told(), change.row()));
+            let why = timeline.explain(diary.person, change.table, change.row());
+            report.add(
+                Wrong::Leaked,
+                got.at,
+                format!("{}: never entitled to {:?} in {window:?}: {why}", told(), change.row()),
+            );
         }
         if got.shows_old && change.old.is_some_and(|old| !timeline.ever(diary.person, change.table, &old, window)) {
             report.add(Wrong::Leaked, got.at, format!("{}: with its old row {:?}", told(), change.old));
@@ -269,8 +287,12 @@ impl Checker<'_> {
 
     /// What was acknowledged before that had been written down by the time of the kill.
     fn written_down_before(&self, kill: i64) -> i64 {
-        let takes = self.plan.write_interval.as_micros() as i64 + SLACK;
-        let mut before = kill - takes;
+        self.settled_before(kill, self.plan.write_interval.as_micros() as i64 + SLACK)
+    }
+
+    /// When something must have begun that takes so long, and Postgres for it, to be done by then.
+    fn settled_before(&self, done: i64, takes: i64) -> i64 {
+        let mut before = done - takes;
         while let Some((began, _)) =
             self.log.dark.iter().find(|(began, ended)| *began < before + takes && *ended > before)
             && *began - takes < before

@@ -118,16 +118,16 @@ fn what_was_acknowledged_must_not_come_again() {
     let stints = |replies: &[usize], again: i64| {
         vec![beating(resumed(9, "started", 9, 10..20), replies), resumed(29, "complete", again - 1, again..40)]
     };
-    // Two replies: what came before the first of them is acknowledged.
-    assert_eq!(wrongs(Kind::Key, stints(&[5, 7], 15)), []);
-    assert_eq!(wrongs(Kind::Key, stints(&[5, 7], 14)), [Wrong::Repeated]);
-    assert_eq!(wrongs(Kind::Key, stints(&[5], 10)), []);
+    // Two replies: what came well before the first of them is acknowledged.
+    assert_eq!(wrongs(Kind::Key, stints(&[7, 9], 15)), []);
+    assert_eq!(wrongs(Kind::Key, stints(&[7, 9], 14)), [Wrong::Repeated]);
+    assert_eq!(wrongs(Kind::Key, stints(&[7], 10)), []);
     // A killed relay may have forgotten what it had not yet written down, and no more.
     let killed = |at| Log { kills: vec![at], ..Log::default() };
-    assert_eq!(wrongs_with(Kind::Key, stints(&[5, 7], 10), killed(17 * SECOND)), []);
-    assert_eq!(wrongs_with(Kind::Key, stints(&[5, 7], 14), killed(25 * SECOND)), [Wrong::Repeated]);
-    let dark = Log { dark: vec![(16 * SECOND, 25 * SECOND)], ..killed(25 * SECOND) };
-    assert_eq!(wrongs_with(Kind::Key, stints(&[5, 7], 14), dark), []);
+    assert_eq!(wrongs_with(Kind::Key, stints(&[7, 9], 10), killed(19 * SECOND)), []);
+    assert_eq!(wrongs_with(Kind::Key, stints(&[7, 9], 14), killed(25 * SECOND)), [Wrong::Repeated]);
+    let dark = Log { dark: vec![(18 * SECOND, 25 * SECOND)], ..killed(25 * SECOND) };
+    assert_eq!(wrongs_with(Kind::Key, stints(&[7, 9], 14), dark), []);
 }
 
 #[test]

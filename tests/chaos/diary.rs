@@ -57,12 +57,12 @@ pub struct Position {
 }
 
 impl Position {
-    /// `<system identifier>:<timeline>:<X/X>:<index>`.
+    /// `<system identifier>:<timeline>:<X/X>:<index>`; without the index, the end of that transaction.
     pub fn parse(text: &str) -> Option<Position> {
-        let mut parts = text.rsplitn(3, ':');
-        let index = parts.next()?.parse().ok()?;
+        let mut parts = text.split(':').skip(2);
         let (high, low) = parts.next()?.split_once('/')?;
         let (high, low) = (u64::from_str_radix(high, 16).ok()?, u64::from_str_radix(low, 16).ok()?);
+        let index = parts.next().map_or(Ok(u32::MAX), str::parse).ok()?;
         Some(Position { lsn: high << 32 | low, index })
     }
 }
@@ -89,5 +89,6 @@ pub struct Notice {
 fn a_position_is_read_from_its_text() {
     let position = Position::parse("7437012345678901234:1:1/16B3748:3");
     assert_eq!(position, Some(Position { lsn: 0x1_016B_3748, index: 3 }));
+    assert_eq!(Position::parse("7437012345678901234:1:1/0"), Some(Position { lsn: 1 << 32, index: u32::MAX }));
     assert_eq!(Position::parse("7437012345678901234"), None);
 }

@@ -45,6 +45,20 @@ impl Timeline {
         self.moments(person, table, row, window).all(|at| self.sees(person, table, row, at))
     }
 
+    /// What decided of a row and when, for people.
+    pub fn explain(&self, person: Person, table: Table, row: &Row) -> String {
+        let last = |switches: Option<&Switches>| {
+            let switches = switches.map(Vec::as_slice).unwrap_or_default();
+            format!("{:?}", &switches[switches.len().saturating_sub(12)..])
+        };
+        let related = match table {
+            Table::Posts => self.members.get(&(row.room, person)),
+            Table::Letters => self.readers.get(&(row.lane, person)),
+            _ => None,
+        };
+        format!("strict: {}, related: {}", last(self.strict.get(&table)), last(related))
+    }
+
     /// The window's beginning, and each transaction in it that may have changed the answer.
     fn moments<'a>(
         &'a self,
