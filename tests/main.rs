@@ -2,6 +2,7 @@
 //!
 //! `support` has the parts that tests are told with; each other room says in its header what belongs there.
 
+mod chaos;
 mod conformance;
 mod differential;
 mod fault;

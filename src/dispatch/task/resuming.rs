@@ -274,8 +274,9 @@ impl Dispatch {
         let before = pass.cursor;
         let at_end = self.replay_chunk(&mut pass, matches);
         let mut moved = pass.cursor != before;
-        if at_end && self.position >= self.replays.silent_until {
-            let reached = self.reached();
+        // Not by what has been read: of a silent transaction that is still worked on the rest is kept, and sent to nobody.
+        let reached = self.reached();
+        if at_end && reached >= Position::through(self.replays.silent_until) {
             let members = std::mem::take(&mut pass.members);
             for channel in members {
                 let Some(place) = self.subscribers.place_of(channel) else { continue };
