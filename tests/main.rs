@@ -5,5 +5,6 @@
 mod conformance;
 mod differential;
 mod fault;
+mod fuzz;
 mod integration;
 mod support;
