@@ -9,8 +9,8 @@ use walcast::encode::{datum, jsonb};
 
 use super::{RECORD, parts, world};
 
-/// `int8`, `int2`, `int4`, `jsonb`, and arrays of them.
-const COPIED: [u32; 7] = [20, 21, 23, 3802, 1007, 1016, 3807];
+/// Integers, `jsonb`, and arrays and vectors of them.
+const COPIED: [u32; 10] = [20, 21, 22, 23, 26, 30, 3802, 1007, 1016, 3807];
 
 /// The type's OID, and the text.
 pub fn fuzz_datum(data: &[u8]) {
