@@ -9,7 +9,7 @@
 //! ```text
 //! WALCAST_FUZZ_SECONDS=3600 WALCAST_FUZZ_TARGET=policy cargo test --test main fuzz::campaign -- --nocapture
 //! WALCAST_FUZZ_CORPUS=write cargo test --test main fuzz::corpus       # makes the seeds anew
-//! cd tests/fuzz/cargo-fuzz && cargo +nightly fuzz run pgoutput ../corpus/pgoutput
+//! cd tests/fuzz/cargo-fuzz && mkdir -p corpus/policy && cargo +nightly fuzz run policy corpus/policy ../corpus/policy
 //! ```
 
 mod campaign;

@@ -21,6 +21,8 @@ mod hard_frames;
 mod hostile;
 mod joins;
 mod keys;
+mod licences;
+mod limits;
 mod log_level;
 mod meanings;
 mod mistakes;

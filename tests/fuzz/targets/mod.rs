@@ -31,6 +31,12 @@ pub const TARGETS: &[Target] = &[
     Target { name: "forwarded", run: words::fuzz_forwarded },
 ];
 
+/// Runs the target of that name, which there must be.
+pub fn run(name: &str, data: &[u8]) {
+    let target = TARGETS.iter().find(|target| target.name == name).expect("a target");
+    (target.run)(data);
+}
+
 /// Between the parts of an input.
 pub const RECORD: u8 = 0x1e;
 /// Between the parts of a part.
