@@ -102,10 +102,10 @@ async fn write_world(ground: &Ground) {
     fs::write(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fuzz/world.json"), text).expect("world.json");
 }
 
-const CLAIMS: &str = r#"{"role":"authenticated","sub":"11111111-1111-4111-8111-111111111111","email":"A@b.c","tenant":"x","tenants":["x","none"],"aal":"aal2","app_metadata":{"teams":["x","y"],"level":"3"}}"#;
+const CLAIMS: &str = r#"{"role":"authenticated","sub":"11111111-1111-4111-8111-111111111111","email":"A@b.c","tenant":"x","tenants":["x","none"],"aal":"aal2","n":12.5e-1,"app_metadata":{"teams":["x","y"],"level":"3"}}"#;
 
 /// Of `docs`.
-const ROW: &str = "1␟11111111-1111-4111-8111-111111111111␟7␟x␟a/11111111-1111-4111-8111-111111111111␟{a,c}␟{11111111-1111-4111-8111-111111111111,NULL}␟{\"a\": {\"b\": \"x\"}, \"k\": [1, \"two\"]}␟t␟2.50␟2029-12-31 23:59:59+00␟2029-12-31␟happy␟3␟1";
+const ROW: &str = "1␟11111111-1111-4111-8111-111111111111␟7␟x␟a/11111111-1111-4111-8111-111111111111␟{a,c}␟{11111111-1111-4111-8111-111111111111,NULL}␟{\"a\": {\"b\": \"x\"}, \"k\": [1, \"two\"], \"n\": 1.25}␟t␟2.50␟2029-12-31 23:59:59+00␟2029-12-31␟happy␟3␟1";
 
 /// Rows of the tables that policies read: `members`, `teams` and `folders` all begin with a number.
 const OTHERS: &str = "7␟11111111-1111-4111-8111-111111111111␟3␞7␟name␟f␞1␟\\N␟11111111-1111-4111-8111-111111111111␞7␟22222222-2222-4222-8222-222222222222␟1";

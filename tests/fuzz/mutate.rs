@@ -8,7 +8,7 @@ use rand::{Rng, RngCore};
 const BYTES_MAX: usize = 16 << 10;
 
 /// Values at which arithmetic turns.
-const NUMBERS: [&str; 16] = [
+const NUMBERS: [&str; 19] = [
     "0",
     "-1",
     "1",
@@ -24,6 +24,9 @@ const NUMBERS: [&str; 16] = [
     "-9223372036854775808",
     "18446744073709551616",
     "1e400",
+    "1e99999999",
+    "1e-99999999",
+    "1e131071",
     "NaN",
 ];
 

@@ -58,3 +58,6 @@ create policy p24 on docs for select to authenticated using (owner in (
 create policy p25 on docs for select to authenticated using (coalesce(nullif(tenant, ''), 'none') = any (
   array(select jsonb_array_elements_text(auth.jwt() -> 'tenants'))));
 create policy p26 on docs as restrictive for select to authenticated using ((auth.jwt() ->> 'aal') = 'aal2' and owner = auth.uid());
+create policy p27 on docs for select to authenticated using ((auth.jwt() ->> 'n')::numeric * price / 3 - 1 > round(price, 2));
+create policy p28 on docs for select to authenticated using (data -> 'n' = auth.jwt() -> 'n' or (data ->> 'n')::float8 < a);
+create policy p29 on docs for select to authenticated using (name || tenant = concat(auth.jwt() ->> 'n', team) or replace(name, 'a', 'bb') = tenant);
