@@ -238,6 +238,9 @@ pub struct ServeArgs {
     /// Sockets at once.
     #[arg(long, env = "WALCAST_CONNECTIONS_MAX", default_value_t = 100_000, value_name = "N")]
     pub connections_max: usize,
+    /// Connections that are no WebSocket, or not yet: handshakes, and requests to the API. Those above it are closed unanswered.
+    #[arg(long, env = "WALCAST_HANDSHAKES_MAX", default_value_t = 10_000, value_name = "N")]
+    pub handshakes_max: usize,
     /// Sockets of one address (of one /64 of IPv6); without it, no limit. Behind a proxy, name it with --trusted-proxy.
     #[arg(long, env = "WALCAST_CONNECTIONS_PER_ADDRESS_MAX", value_parser = clap::value_parser!(u32).range(1..), value_name = "N")]
     pub connections_per_address_max: Option<u32>,
@@ -280,6 +283,9 @@ pub struct ServeArgs {
     /// A client's frame above this size closes its socket (1009).
     #[arg(long, env = "WALCAST_FRAME_MAX", default_value = "5000000", value_parser = bytes, value_name = "BYTES")]
     pub frame_max: u64,
+    /// Bytes held of clients' large messages (above 16 KiB) that are still arriving, of all sockets together. Above it those that want more are closed (1013).
+    #[arg(long, env = "WALCAST_INBOUND_MAX", default_value = "256MiB", value_parser = bytes, value_name = "BYTES")]
+    pub inbound_max: u64,
     /// A socket without inbound bytes is closed after this time.
     #[arg(long, env = "WALCAST_IDLE_TIMEOUT", default_value = "60s", value_parser = duration, value_name = "TIME")]
     pub idle_timeout: Duration,

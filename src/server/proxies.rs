@@ -34,10 +34,15 @@ pub struct Client {
     pub is_secure: bool,
 }
 
+/// Whether an address is a proxy's.
+pub fn is_trusted(address: IpAddr, trusted: &[Cidr]) -> bool {
+    trusted.iter().any(|network| network.has(address))
+}
+
 impl Client {
     /// Of the addresses that were passed on, the last that is not a proxy's: those before it anybody may have written.
     pub fn of(peer: Peer, headers: &HeaderMap, trusted: &[Cidr]) -> Client {
-        let is_trusted = |address: IpAddr| trusted.iter().any(|network| network.has(address));
+        let is_trusted = |address| is_trusted(address, trusted);
         let mut client = Client { address: peer.address.ip().to_canonical(), is_secure: peer.is_secure };
         if !is_trusted(client.address) {
             return client;
