@@ -213,6 +213,8 @@ fn stream_login(facts: &Facts, config: &Config, secrets: &Secrets, steps: &mut V
         format!(
             "grant usage on schema walcast to {login};\n\
              grant select on walcast.ddl_log, walcast.installation, walcast.oracle_login to {login};\n\
+             drop policy if exists stream on walcast.oracle_login;\n\
+             create policy stream on walcast.oracle_login for select to {login} using (true);\n\
              grant execute on function walcast.prune_ddl_log(bigint) to {login};\n{}",
             grant_connect(&config.stream_login),
         ),
