@@ -87,7 +87,7 @@ pub(super) fn created(facts: &Facts, config: &Config) -> Vec<String> {
     }
     if facts.realtime_strangers.is_none() {
         note(!facts.realtime_schema, "schema realtime".into());
-        note(!facts.messages, "realtime.messages".into());
+        broadcasts::note_messages(facts, &mut created);
     }
     created
 }
