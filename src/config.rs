@@ -374,8 +374,13 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         "d" => value * 86400.0,
         _ => return Err(format!("not a unit of time: {unit:?} (ms, s, m, h, d)")),
     };
-    Duration::try_from_secs_f64(seconds).map_err(|_| format!("not a time: {text:?}"))
+    let time = Duration::try_from_secs_f64(seconds).map_err(|_| format!("not a time: {text:?}"))?;
+    if time > DURATION_MAX { Err(format!("too long: {text:?} (at most 365000d)")) } else { Ok(time) }
 }
+
+/// A thousand years. Clocks and timestamps can be that far in the future or the past; some centuries of centuries later they
+/// overflow.
+const DURATION_MAX: Duration = Duration::from_secs(365_000 * 86_400);
 
 /// `64MiB`, `1kB`, `5000000`.
 pub fn bytes(text: &str) -> Result<u64, String> {
@@ -401,6 +406,8 @@ fn split_unit(text: &str) -> (&str, &str) {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::*;
 
     #[test]
@@ -411,6 +418,12 @@ mod tests {
         assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
         assert!(bytes("many").is_err() && bytes("1 parsec").is_err() && bytes("99999999999GiB").is_err());
         assert!(duration("-1s").is_err() && duration("soon").is_err());
+        assert_eq!(duration("365000d").map(|longest| Instant::now().checked_add(longest).is_some()), Ok(true));
+        for endless in ["365001d", "18446744073709551615s", "10000000000000000000h"] {
+            assert!(
+                duration(endless).is_err_and(|error| error.starts_with("too long") || error.starts_with("not a time"))
+            );
+        }
     }
 
     #[test]

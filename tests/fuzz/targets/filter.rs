@@ -86,6 +86,7 @@ fn changes(relation: &Arc<walcast::catalog::Relation>, new: Row, old: Row) -> Ve
         new: new.cloned(),
         old,
         kept: None,
+        commit_lsn: walcast::wal::Lsn::ZERO,
         index: 0,
         commit_timestamp: 0,
     };
