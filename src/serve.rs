@@ -111,8 +111,7 @@ pub fn relay_config(args: &ServeArgs, conninfo: Conninfo) -> Result<relay::Confi
         SlotMode::Permanent => wal::SlotMode::Permanent,
         SlotMode::Temporary => wal::SlotMode::Temporary,
     };
-    wal.slot.budget =
-        wal::Budget { retained_bytes_max: args.slot_lag_max, catalog_xmin_age_max: args.slot_xmin_age_max };
+    wal.slot.budget = args.slot_budget.budget();
     wal.slot.drops_over_budget = args.slot_over_budget == OverBudget::Drop;
     wal.slot.recreates_lost = args.slot_lost == LostSlot::Recreate;
     wal.slot.takes_over = args.slot_takeover;

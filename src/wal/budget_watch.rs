@@ -76,6 +76,17 @@ impl BudgetWatch {
         }
     }
 
+    /// Has the server write down what may be forgotten, if it can be asked to (16 and newer, where the login may): it does so
+    /// every 15 seconds by itself, and a busy server fills a small budget in that time.
+    async fn ask_to_look(&self, client: &Client) -> Result<(), Error> {
+        let may = "SELECT pg_catalog.to_regprocedure('pg_catalog.pg_log_standby_snapshot()') IS NOT NULL AND \
+             pg_catalog.has_function_privilege(pg_catalog.to_regprocedure('pg_catalog.pg_log_standby_snapshot()'), 'EXECUTE')";
+        if client.query_one(may, &[]).await?.try_get(0)? {
+            client.batch_execute("SELECT pg_catalog.pg_log_standby_snapshot()").await?;
+        }
+        Ok(())
+    }
+
     async fn measure(&mut self, client: &Client) -> Result<(), Error> {
         let pressure = match self.metrics.read_slot(client, &self.slot.name).await? {
             // Being made, or made anew.
@@ -86,6 +97,9 @@ impl BudgetWatch {
                 if pressure.rung > Rung::Within {
                     pins = slot::pins(client, &slot).await?;
                     pressure = SlotPressure::of(&slot, &pins, &self.slot.budget);
+                    if pins.is_empty() && !pressure.trails() {
+                        self.ask_to_look(client).await?;
+                    }
                 }
                 self.metrics.pressure(&slot, &pressure, &pins, &self.slot.budget);
                 pressure

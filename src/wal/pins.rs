@@ -27,7 +27,7 @@ pub struct Pin {
 /// for each subtransaction, too: the oldest is the transaction's own.
 pub(super) const OPEN_TRANSACTIONS: &str = "
     SELECT l.pid, NULL::text AS prepared, l.age AS xid_age, pg_catalog.date_part('epoch', pg_catalog.clock_timestamp() - a.xact_start) AS seconds,
-        pg_catalog.format('%s, %s%s%s', coalesce(a.usename::text, 'a user that we may not see'),
+        pg_catalog.format('%s, %s%s%s', coalesce(a.usename::text, a.backend_type, 'a user that we may not see'),
             coalesce(nullif(a.application_name, ''), 'no application name'), ', ' || a.state,
             ', transaction open since ' || a.xact_start::timestamptz(0)) AS description
     FROM (SELECT pid, max(pg_catalog.age(transactionid)) AS age FROM pg_catalog.pg_locks

@@ -152,7 +152,7 @@ async fn column_lists_that_kill_the_stream_or_the_application_are_named() {
         )
         .await;
     let config =
-        check::Config { publications: vec!["supabase_realtime".into(), "second".into()], slot: "walcast".into() };
+        check::Config { publications: vec!["supabase_realtime".into(), "second".into()], ..check::Config::default() };
     let report = check::run(&Conninfo::parse(&patient.url).unwrap(), &config).await;
     find(&report, Level::Fail, "different column lists");
     find(&report, Level::Fail, "without its replica identity's columns");

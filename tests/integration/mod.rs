@@ -37,6 +37,8 @@ mod replication_shutdown;
 mod rest;
 mod rest_delivery;
 mod setup;
+mod slot_command;
+mod slot_takeover;
 mod tls;
 mod topic_policies;
 mod tracked;
