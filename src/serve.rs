@@ -80,7 +80,7 @@ async fn wait_for_database(conninfo: &Conninfo) -> Result<(), wal::Error> {
 fn application_name() -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let host = Some(host.trim()).filter(|host| !host.is_empty()).unwrap_or("?");
-    // Postgres cuts at 63 bytes: the process must still be in it.
+    // Postgres cuts at 63 bytes, and the process is to be seen.
     let host: String = host.chars().filter(char::is_ascii_graphic).take(40).collect();
     format!("walcast {host}:{}", std::process::id())
 }

@@ -121,7 +121,7 @@ async fn show(client: &Client, name: &str, args: &ShowArgs) -> Result<bool, BoxE
         wal_end: slot.wal_end.to_string(),
         retained_bytes: pressure.retained_bytes,
         lag_bytes: pressure.lag_bytes,
-        budget_bytes: budget.bytes_max(slot.keep_bytes_max),
+        budget_bytes: pressure.retained_bytes_max,
         slot_lag_max: budget.retained_bytes_max,
         max_slot_wal_keep_bytes: slot.keep_bytes_max,
         safe_wal_bytes: slot.safe_wal_bytes,

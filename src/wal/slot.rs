@@ -179,15 +179,15 @@ pub(super) async fn look_up_over(connection: &mut Connection, name: &str) -> Res
     Ok(rows.first().map(SlotInfo::from_row))
 }
 
-/// The same as [`pins`] over a replication connection.
-pub(super) async fn pins_over(connection: &mut Connection, slot: &SlotInfo) -> Result<Vec<Pin>, Error> {
+/// The same as [`open_transactions`] over a replication connection.
+pub(super) async fn open_transactions_over(connection: &mut Connection) -> Result<Vec<Pin>, Error> {
     let rows = connection.query(OPEN_TRANSACTIONS).await?;
-    Ok(Pin::of_slot(rows.iter().map(Pin::from_row), slot.catalog_xmin_age))
+    Ok(rows.iter().map(Pin::from_row).collect())
 }
 
 /// Of the open transactions those that keep the slot where it is.
 pub async fn pins(client: &Client, slot: &SlotInfo) -> Result<Vec<Pin>, Error> {
-    Ok(Pin::of_slot(open_transactions(client).await?.into_iter(), slot.catalog_xmin_age))
+    Ok(Pin::of_slot(&open_transactions(client).await?, slot.catalog_xmin_age))
 }
 
 /// The oldest transactions that have written something and not ended, prepared ones too.

@@ -7,7 +7,7 @@ use tokio_postgres::Client as Postgres;
 use walcast::demo::postgres::{Cluster, ClusterOptions};
 
 use crate::support::client::{Client, Message, all_of};
-use crate::support::database::connect;
+use crate::support::database::{Database, connect};
 use crate::support::ledger::{LEDGER, Subscribers, write};
 use crate::support::people::alice;
 use crate::support::relay::{self, PATIENCE, Program, Relay, pause_between_polls};
@@ -128,34 +128,74 @@ async fn a_relay_that_was_away_for_too_long_reads_on_or_begins_anew() {
     assert_eq!(relay.metric("changes_without_subscriber").await, 0.0, "the gap was to be a gap");
 }
 
-/// A commit that is never decided holds the position.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_relay_that_cannot_go_on_gives_its_slot_up_where_it_is_told_to() {
     let cluster = cluster(&[]);
-    let dreams = "
-        create function dream() returns boolean language plpgsql as $$ begin perform pg_sleep(600); return true; end $$;
-        create table dreams (id int primary key);
-        alter table dreams enable row level security;
-        create policy slow on dreams for select to authenticated using (dream());
-        grant select on dreams to authenticated;
-        alter publication supabase_realtime add table dreams;";
-    let database = prepared(&cluster, &format!("{BUSY};{dreams}")).await;
-    let postgres = &database.client;
-    let flags = ["--slot-lag-max", "48MiB", "--slot-over-budget", "drop", "--authz-timeout", "10min"];
-    let relay = relay::start(&database.url, &flags).await;
-    let mut client = Client::connect(&relay, &alice()).await;
-    client.subscribe("dreams", json!([all_of("dreams")])).await;
-    execute(postgres, "insert into dreams values (1)").await;
-    until(postgres, "select exists (select from pg_stat_activity where wait_event = 'PgSleep')").await;
+    let mut stuck = Stuck::new(&cluster, &["--slot-lag-max", "48MiB", "--slot-over-budget", "drop"]).await;
+    write_segments(&stuck.postgres, 5).await;
+    stuck.expect_gap().await;
+    assert!(retained(&stuck.postgres, &stuck.relay.slot).await < 2 * SEGMENT);
+    until_logged(&stuck.relay, &["rung=Exceeded"]).await;
+    assert_eq!(stuck.relay.metric("=walcast_slot_recreated_total").await, 1.0);
+}
 
-    write_segments(postgres, 5).await;
-    let is_gap = |message: &Message| {
-        message.event == "system" && message.payload["message"].as_str().is_some_and(|text| text.contains("lost"))
-    };
-    client.wait_for("the gap", is_gap).await;
-    assert!(retained(postgres, &relay.slot).await < 2 * SEGMENT);
-    until_logged(&relay, &["rung=Exceeded"]).await;
-    assert_eq!(relay.metric("=walcast_slot_recreated_total").await, 1.0);
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slot_that_postgres_takes_away_from_a_running_relay_is_made_anew_and_the_gap_is_told() {
+    let cluster = cluster(&["max_slot_wal_keep_size = 32MB", "min_wal_size = 32MB", "max_wal_size = 32MB"]);
+    let mut stuck = Stuck::new(&cluster, &[]).await;
+    write_segments(&stuck.postgres, 5).await;
+    look(&stuck.postgres).await;
+    stuck.expect_gap().await;
+    until_logged(&stuck.relay, &["dropped and made anew", "Postgres has invalidated it"]).await;
+    assert_eq!(stuck.relay.metric("=walcast_slot_recreated_total").await, 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_catalog_rows_that_the_slot_keeps_have_a_budget_too() {
+    let cluster = cluster(&[]);
+    let stuck = Stuck::new(&cluster, &["--slot-xmin-age-max", "200"]).await;
+    for _ in 0..160 {
+        execute(&stuck.postgres, "select pg_current_xact_id()").await;
+    }
+    // Nobody else is to blame, so it is walcast that has to let go.
+    until_logged(&stuck.relay, &["rung=GiveUpPromises"]).await;
+    assert!(stuck.relay.metric("=walcast_slot_catalog_xmin_age").await >= 150.0);
+    assert_eq!(stuck.relay.metric("=walcast_slot_pins").await, 0.0);
+}
+
+/// A relay with a commit that is never decided: it holds the position.
+struct Stuck {
+    relay: Relay,
+    client: Client,
+    postgres: Postgres,
+}
+
+impl Stuck {
+    async fn new(cluster: &Cluster, flags: &[&str]) -> Stuck {
+        let dreams = "
+            create function dream() returns boolean language plpgsql as
+                $$ begin perform pg_sleep(600); return true; end $$;
+            create table dreams (id int primary key);
+            alter table dreams enable row level security;
+            create policy slow on dreams for select to authenticated using (dream());
+            grant select on dreams to authenticated;
+            alter publication supabase_realtime add table dreams;";
+        let Database { url, client: postgres, .. } = prepared(cluster, &format!("{BUSY};{dreams}")).await;
+        let flags: Vec<&str> = flags.iter().chain(&["--authz-timeout", "10min"]).copied().collect();
+        let relay = relay::start(&url, &flags).await;
+        let mut client = Client::connect(&relay, &alice()).await;
+        client.subscribe("dreams", json!([all_of("dreams")])).await;
+        execute(&postgres, "insert into dreams values (1)").await;
+        until(&postgres, "select exists (select from pg_stat_activity where wait_event = 'PgSleep')").await;
+        Stuck { relay, client, postgres }
+    }
+
+    async fn expect_gap(&mut self) {
+        let is_gap = |message: &Message| {
+            message.event == "system" && message.payload["message"].as_str().is_some_and(|text| text.contains("lost"))
+        };
+        self.client.wait_for("the gap", is_gap).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
