@@ -247,6 +247,7 @@ impl Measured {
                 identity: Arc::clone(identity),
                 bindings: vec![(1, Binding::parse(item.as_object().expect("an object")))],
                 outbox: outbox.clone(),
+                resume: None,
                 on_active: Some(Box::new(Opening::of_frames(vec![Bytes::from_static(b"{}")]))),
             };
             let Inserted::At(place, _) = subscribers.insert(subscribe, Arc::new(Casts::default()), 0, &mut access)
@@ -266,7 +267,16 @@ impl Measured {
                 Tuple::from_values([Some("1"), Some(&key), Some("hello")].map(|value| value.map(str::as_bytes)));
             let new = Row { layout: Arc::clone(&layout), tuple, key_only: false };
             let (relation, operation, old) = (Arc::clone(relation), Operation::Insert, OldRow::Absent);
-            Change { relation, operation, new: Some(new), old, kept: None, index: 0, commit_timestamp: 0 }
+            Change {
+                relation,
+                operation,
+                new: Some(new),
+                old,
+                kept: None,
+                commit_lsn: walcast::wal::Lsn::ZERO,
+                index: 0,
+                commit_timestamp: 0,
+            }
         });
         let (changes, cpu, wall) = (changes.collect(), Vec::new(), Vec::new());
         let role = access.role("authenticated");
@@ -285,6 +295,7 @@ impl Measured {
             tables: &self.tables,
             xid: 1,
             sequence: 1,
+            replayed: None,
         };
         let (ticket, mut matches) = (Arc::new(Ticket), Matches::default());
         let (mut cpu, mut wall) = (Duration::ZERO, Duration::ZERO);

@@ -166,7 +166,16 @@ fn change(relation: &Arc<Relation>, key: &str) -> Change {
     let tuple = Tuple::from_values(values);
     let new = Row { layout: Arc::new(Layout::identity(relation.clone())), tuple, key_only: false };
     let (relation, operation, old) = (relation.clone(), Operation::Insert, OldRow::Absent);
-    Change { relation, operation, new: Some(new), old, kept: None, index: 0, commit_timestamp: 0 }
+    Change {
+        relation,
+        operation,
+        new: Some(new),
+        old,
+        kept: None,
+        commit_lsn: walcast::wal::Lsn::ZERO,
+        index: 0,
+        commit_timestamp: 0,
+    }
 }
 
 /// `public.chat (id int8 primary key, session_id uuid, body text, sender text)`, readable by everybody.

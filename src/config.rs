@@ -154,6 +154,16 @@ pub struct ServeArgs {
     pub slot_failover: bool,
     #[command(flatten)]
     pub slot_budget: SlotBudgetArgs,
+    /// How long changes are kept for clients that resume (bindings with `resume` or `since`); 0 turns it off. The slot holds back the WAL
+    /// and the catalog's dead rows of that time, while anybody uses it.
+    #[arg(long, env = "WALCAST_RESUME_RETENTION", default_value = "5m", value_parser = duration, value_name = "TIME")]
+    pub resume_retention: Duration,
+    /// Changes kept for clients that resume, in memory; the oldest go first, and whoever needed them is told.
+    #[arg(long, env = "WALCAST_RESUME_MEMORY_MAX", default_value = "64MiB", value_parser = bytes, value_name = "BYTES")]
+    pub resume_memory_max: u64,
+    /// How often what clients have is written to the database. After a kill, what was not written is sent again.
+    #[arg(long, env = "WALCAST_RESUME_WRITE_INTERVAL", default_value = "1s", value_parser = duration, value_name = "TIME")]
+    pub resume_write_interval: Duration,
     /// What happens to a slot above its budget: read on, which frees WAL as it goes, or begin anew and tell clients of the gap.
     #[arg(long, env = "WALCAST_SLOT_OVER_BUDGET", value_enum, default_value_t, value_name = "WHAT")]
     pub slot_over_budget: OverBudget,

@@ -10,6 +10,7 @@
 //! | [`routing`] | a change | the subscriptions that it matches; knows no people |
 //! | [`authz`] | an identity and row images | allowed or denied; knows no subscriptions |
 //! | [`encode`] | a change and a projection | the JSON bytes of it |
+//! | [`resume`] | heartbeats | up to where each resuming client has handled what it was sent |
 //! | [`channels`] | client frames | Phoenix sessions without I/O, and outboxes |
 //! | [`dispatch`] | all of the above | match, authorize, encode, deliver, confirm |
 //! | [`server`] | sockets | WebSockets, health, metrics |
@@ -34,6 +35,7 @@ pub mod encode;
 pub mod explain;
 pub mod relay;
 pub mod replayer;
+pub mod resume;
 pub mod routing;
 pub mod serve;
 pub mod server;

@@ -34,6 +34,7 @@ use crate::channels::Hub;
 use crate::channels::lobby::{self, Lobby};
 use crate::dispatch::{self, Dispatch, DispatchMetrics, Inputs};
 use crate::replayer;
+use crate::resume::{self, Ledger, ResumeMetrics};
 use crate::server;
 use crate::setup::OWN_PUBLICATION;
 use crate::upkeep::Upkeep;
@@ -54,6 +55,7 @@ pub struct Config {
     pub lobby: lobby::Config,
     pub server: server::Config,
     pub metrics_listen: Option<SocketAddr>,
+    pub resume: resume::Config,
     /// How long `realtime.messages` keeps a day's messages.
     pub messages_retention: Duration,
     pub drain_timeout: Duration,
@@ -103,6 +105,7 @@ impl Relay {
         let wal_metrics = WalMetrics::register(&mut registry);
         let authz_metrics = AuthzMetrics::register(&mut registry);
         let dispatch_metrics = DispatchMetrics::register(&mut registry);
+        let resume_metrics = ResumeMetrics::register(&mut registry);
         let channel_metrics = crate::channels::Metrics::register(&mut registry);
         let server_metrics = server::Metrics::register(&mut registry);
 
@@ -135,11 +138,27 @@ impl Relay {
             }
             connect
         });
+        let ledger = Arc::new(Ledger::new(resume_metrics.clone()));
+        let restored = match config.resume.retention.is_zero() {
+            true => resume::store::Restored::default(),
+            false => {
+                let slot = &config.wal.slot.name;
+                resume::store::restore(&client, slot, config.resume.retention, &ledger).await?
+            }
+        };
         drop(client);
+        let store = resume::store::Store {
+            conninfo: config.conninfo.with_application_name("walcast resume"),
+            slot: config.wal.slot.name.clone(),
+            config: config.resume,
+            ledger: Arc::clone(&ledger),
+            metrics: resume_metrics.clone(),
+        };
+        supervise(&stream, &failed, "positions", &abandon, forever(store.run(abandon.clone())));
 
         let (slot, slot_metrics) = (wal_config.slot.clone(), Arc::clone(&wal_metrics));
         let (reader, reader_handle, frames) = wal::reader(wal_config, wal_metrics);
-        let (budget_watch, _slot_pressure) = {
+        let (budget_watch, slot_pressure) = {
             let conninfo = config.conninfo.with_application_name("walcast slot");
             BudgetWatch::new(conninfo, slot, slot_metrics, reader_handle.clone())
         };
@@ -172,6 +191,7 @@ impl Relay {
             stream.clone(),
         );
         dispatch.track_with(tables);
+        dispatch.resume_with(config.resume, Arc::clone(&ledger), resume_metrics, restored, slot_pressure);
         let hub = Arc::new(Hub::new(config.lobby.limits.clone(), Arc::clone(&channel_metrics)));
         if hub.gives_graces() {
             supervise(&clients, &failed, "presence grace", &leave, forever(hub.clone().keep_graces(leave.clone())));
@@ -206,6 +226,7 @@ impl Relay {
                 verifier: Arc::new(verifier),
                 authority: Some(Arc::clone(&authority)),
                 replayer: Some(replays),
+                ledger: Some(ledger),
                 replication,
             };
             Lobby::new(config.lobby.clone(), hub, services, channel_metrics)

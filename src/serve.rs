@@ -199,6 +199,11 @@ pub fn relay_config(args: &ServeArgs, conninfo: Conninfo) -> Result<relay::Confi
         lobby,
         server,
         metrics_listen: args.metrics_listen,
+        resume: crate::resume::Config {
+            retention: args.resume_retention,
+            memory_bytes_max: usize::try_from(args.resume_memory_max).unwrap_or(usize::MAX),
+            write_interval: args.resume_write_interval.max(Duration::from_millis(10)),
+        },
         messages_retention: args.messages_retention,
         drain_timeout: args.drain_timeout,
     })

@@ -13,7 +13,7 @@ pub use row::{Layout, OldRow, Row};
 pub use tracked_log::{TrackedChange, TrackedLog};
 
 use crate::catalog::Relation;
-use crate::wal::Lsn;
+use crate::wal::{Lsn, Position};
 
 /// INSERT, UPDATE or DELETE.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -45,6 +45,8 @@ pub struct Change {
     /// Of a DELETE whose old row the stream has in part: more of it, as `--delete-index` has kept it. To judge by, not
     /// to be shown; read as an old row of which other columns are not known.
     pub kept: Option<Row>,
+    /// Of its transaction's commit record.
+    pub commit_lsn: Lsn,
     /// Its place in the transaction, counted from 0.
     pub index: u32,
     /// Microseconds since 2000-01-01 00:00 UTC.
@@ -55,6 +57,10 @@ impl Change {
     /// The image that filters are evaluated on (PROTOCOL 4.6): the new row, or the old one of a DELETE.
     pub fn filtered_row(&self) -> Option<&Row> {
         self.new.as_ref().or_else(|| self.known_old())
+    }
+
+    pub fn position(&self) -> Position {
+        Position { lsn: self.commit_lsn, index: self.index }
     }
 
     /// As much of the old row as is known.

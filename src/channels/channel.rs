@@ -13,6 +13,7 @@ use super::presence::OwnPresence;
 use super::session::Now;
 use super::subscribe::{ChannelId, EventShapeKind, Subscribe};
 use crate::authz::{Claims, TopicGrant};
+use crate::resume::Link;
 
 /// A token is looked at again at least this often, in case it no longer verifies (PROTOCOL 5).
 const TOKEN_CHECK_INTERVAL: Duration = Duration::from_secs(300);
@@ -46,6 +47,8 @@ pub struct Channel {
     /// It waits to be told that broadcasts from the database come in.
     pub ready: Option<Box<ReadyWait>>,
     pub membership: Membership,
+    /// It may be resumed.
+    pub resume: Option<Arc<Link>>,
     /// Handed to dispatch and to the hub, whose pushes end with the channel.
     outbox: ChannelOutbox,
 }
@@ -107,6 +110,8 @@ impl Channel {
         };
         let membership = lobby.hub.enter(rights.is_some(), &address.topic, entrant)?;
         let JoinRequest { broadcast, wanted, presence_enabled, presence_key, .. } = request;
+        let asks = if lobby.services.ledger.is_some() { wanted.asks(&claims) } else { Vec::new() };
+        let resume = (!asks.is_empty()).then(|| Arc::new(Link::new(asks)));
         Ok(Channel {
             id,
             address,
@@ -122,6 +127,7 @@ impl Channel {
             presence: None,
             ready: None,
             membership,
+            resume,
             outbox,
         })
     }
@@ -137,6 +143,7 @@ impl Channel {
             Wanted::Legacy(_) => EventShapeKind::Legacy,
         };
         let identity = self.claims.identity();
+        let resume = self.resume.as_ref().filter(|_| on_active.is_some()).cloned();
         Box::new(Subscribe {
             channel: self.id,
             address: self.address.clone(),
@@ -145,10 +152,16 @@ impl Channel {
             bindings: self.wanted.bindings(self.address.subtopic()),
             outbox: self.outbox.clone(),
             on_active,
+            resume,
         })
     }
 
     pub fn renew(&mut self, token: Arc<str>, claims: Arc<Claims>, now: Now) {
+        if let Some(link) =
+            self.resume.take_if(|_| (&claims.role, &claims.sub) != (&self.claims.role, &self.claims.sub))
+        {
+            link.revoke();
+        }
         self.token_check_at = next_token_check(&claims, now);
         self.token = token;
         self.claims = claims;

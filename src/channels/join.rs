@@ -8,6 +8,8 @@ use std::collections::HashMap;
 use serde_json::{Map, Value};
 
 use super::replay::LIMIT_MAX;
+use crate::authz::Claims;
+use crate::resume::Ask;
 use crate::routing::{Binding, BindingError};
 
 /// What a join asks for.
@@ -196,6 +198,23 @@ impl Wanted {
             Wanted::Items(items) => items.iter().map(|item| (item.id, Binding::parse(&item.params()))).collect(),
             Wanted::Legacy(item) => vec![(item.id, Binding::parse_legacy_topic(subtopic))],
         }
+    }
+
+    /// What its items ask to be sent of what they missed.
+    pub fn asks(&self, claims: &Claims) -> Vec<Ask> {
+        let Wanted::Items(items) = self else { return Vec::new() };
+        let ask = |item: &WantedItem| {
+            // Few have any of these, and parsing costs.
+            if !["\"resume\"", "\"since\""].iter().any(|key| item.params.contains(key)) {
+                return None;
+            }
+            Ask::parse(item.id, &item.params(), &claims.role, claims.sub.as_deref(), |params| {
+                let mut text = String::new();
+                write_canonical(&Value::Object(params), &mut text);
+                text
+            })
+        };
+        items.iter().filter_map(ask).collect()
     }
 
     /// The response of the join's reply: each item as the client sent it, in its order, `id` in front.

@@ -14,6 +14,7 @@ use super::replay::Replayer;
 use super::subscribe::ChannelId;
 use super::token::TokenVerifier;
 use crate::authz::TopicAuthority;
+use crate::resume::Ledger;
 
 #[derive(Clone, Debug, Default)]
 pub struct Config {
@@ -34,6 +35,8 @@ pub struct Services {
     pub authority: Option<Arc<dyn TopicAuthority>>,
     /// What was broadcast from the database before; `None`: nobody knows.
     pub replayer: Option<Arc<dyn Replayer>>,
+    /// Up to where those who resume have got; `None`: nobody can.
+    pub ledger: Option<Arc<Ledger>>,
     /// The stream that carries broadcasts from the database runs.
     pub replication: Arc<AtomicBool>,
 }
@@ -41,7 +44,7 @@ pub struct Services {
 impl Services {
     /// For public channels alone.
     pub fn new(verifier: Arc<dyn TokenVerifier>) -> Services {
-        Services { verifier, authority: None, replayer: None, replication: Arc::default() }
+        Services { verifier, authority: None, replayer: None, ledger: None, replication: Arc::default() }
     }
 }
 

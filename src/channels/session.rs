@@ -39,6 +39,7 @@ use super::subscribe::{ChannelId, Subscribe};
 use super::system::{self, Extension, Status, join_reason, message};
 use super::topic;
 use crate::authz::Claims;
+use crate::wal::Position;
 
 /// Both clocks, read once per input.
 #[derive(Clone, Copy, Debug)]
@@ -178,6 +179,7 @@ impl Session {
         let place = self.channels.iter().position(|channel| *channel.address.topic == *incoming.topic);
         match (&*incoming.event, place) {
             ("heartbeat", _) if incoming.topic == topic::PHOENIX => {
+                self.note_heartbeat(&incoming);
                 actions.push(self.reply(&incoming, None, Status::Ok, "{}"));
             }
             ("phx_join", _) => self.join(&incoming, place, now, actions),
@@ -191,6 +193,20 @@ impl Session {
             ("presence", Some(place)) => self.presence(&incoming, raw, place, now, actions),
             // Unknown events are counted and ignored (PROTOCOL 3.3).
             (_, Some(_)) => self.lobby.hub.count_event(now.instant),
+        }
+    }
+
+    /// A client that waits for the reply to one heartbeat before it sends the next has handled, by then, all that was
+    /// queued before that reply (PROTOCOL 3.4). One without a ref waits for nothing.
+    fn note_heartbeat(&self, incoming: &Incoming<'_>) {
+        let Some(ledger) = &self.lobby.services.ledger else { return };
+        if incoming.reference.is_none() || self.channels.iter().all(|channel| channel.resume.is_none()) {
+            return;
+        }
+        // Read before the reply is queued.
+        let handed_over = Position::through(ledger.handed_over());
+        for link in self.channels.iter().filter_map(|channel| channel.resume.as_ref()) {
+            link.heartbeat(handed_over);
         }
     }
 

@@ -6,6 +6,7 @@ use super::opening::Opening;
 use super::outbox::ChannelOutbox;
 use super::phoenix::Address;
 use crate::authz::Identity;
+use crate::resume::Link;
 use crate::routing::{Binding, BindingError};
 
 /// One join of one topic on one socket. Never used again: a rejoin has another.
@@ -38,6 +39,8 @@ pub struct Subscribe {
     /// Opened first, when the subscription is live and before anything else of it: the join's reply and what follows it.
     /// `None` where the channel is open already: a refreshed token.
     pub on_active: Option<Box<Opening>>,
+    /// What it asks to be sent of what it missed; with a join alone.
+    pub resume: Option<Arc<Link>>,
 }
 
 /// Who takes subscriptions: dispatch, or a test. Commands are taken in order, and taking one never waits.

@@ -160,6 +160,40 @@ pub fn subscribed(address: &Address, hint: Option<&str>) -> Bytes {
     system(address, Extension::PostgresChanges, Status::Ok, message::SUBSCRIBED, hint)
 }
 
+/// What became of resuming a channel. Positions are as clients keep them.
+pub struct Resumption<'a> {
+    /// Where the client was; `None`: nobody knew it.
+    pub from: Option<&'a str>,
+    /// Where it is now.
+    pub position: &'a str,
+    /// Why something is missing.
+    pub missing: Option<&'a str>,
+    /// Why it is not remembered.
+    pub refused: Option<&'a str>,
+}
+
+/// Sent behind what was replayed, to channels that ask for it only. The key `resume` is ours.
+pub fn resumed(address: &Address, resumption: &Resumption<'_>) -> Bytes {
+    let Resumption { from, position, missing, refused } = *resumption;
+    let (state, status, text) = match (missing, refused, from) {
+        (Some(reason), ..) => ("gap", Status::Error, format!("Resumed with a gap: {reason}")),
+        (None, Some(why), _) => ("refused", Status::Error, format!("This channel cannot be resumed: {why}")),
+        (None, None, Some(_)) => ("complete", Status::Ok, "Resumed: nothing is missing".to_owned()),
+        (None, None, None) => ("started", Status::Ok, "This channel can be resumed".to_owned()),
+    };
+    let hint = missing.map(|_| "Read what you show from the database again");
+    let mut payload = system_payload(Extension::PostgresChanges, status, &text, Some(address.subtopic()), hint);
+    payload.pop();
+    payload += &format!(r#","resume":{{"state":"{state}""#);
+    for (key, value) in [("from", from), ("position", Some(position)), ("reason", missing.or(refused))] {
+        if let Some(value) = value {
+            payload += &format!(",\"{key}\":{}", json_string(value));
+        }
+    }
+    payload += "}}";
+    push(address, "system", &payload)
+}
+
 /// A subscription that was refused or that fell silent. The channel stays joined.
 pub fn postgres_changes_error(address: &Address, message: &str, hint: Option<&str>) -> Bytes {
     system(address, Extension::PostgresChanges, Status::Error, message, hint)

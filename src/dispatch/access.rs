@@ -10,11 +10,21 @@ use crate::authz::policy::{Audience, Need};
 use crate::authz::{self, DeniedReason, Plan};
 use crate::catalog::{Catalog, ColumnSet, Relation};
 use crate::encode::RecordShape;
+use crate::wal::Origin;
 use crate::wal::pgoutput::RelationId;
 
 /// A role's name, interned: equal names, equal keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RoleKey(u32);
+
+/// What a subscription wants of a row.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Selection {
+    /// `None`: all that the role may see.
+    pub columns: Option<ColumnSet>,
+    /// Where its change stands in the WAL.
+    pub positions: bool,
+}
 
 /// What one role may see of one relation.
 #[derive(Debug)]
@@ -54,7 +64,9 @@ pub struct AccessTable {
     roles: HashMap<Arc<str>, RoleKey, RandomState>,
     names: Vec<Arc<str>>,
     access: HashMap<(RelationId, RoleKey), Arc<Access>, RandomState>,
-    shapes: HashMap<(RelationId, ColumnSet), Arc<RecordShape>, RandomState>,
+    shapes: HashMap<(RelationId, ColumnSet, bool), Arc<RecordShape>, RandomState>,
+    /// Of which history positions are.
+    origin: Arc<Origin>,
     pub people: People,
     /// Plans were made since this was last asked for.
     has_news: bool,
@@ -82,7 +94,20 @@ impl AccessTable {
 
     /// A table of the same roles in which nothing is worked out: for another state of the catalog.
     pub fn fork(&self) -> AccessTable {
-        AccessTable { roles: self.roles.clone(), names: self.names.clone(), ..AccessTable::default() }
+        let (roles, names, origin) = (self.roles.clone(), self.names.clone(), Arc::clone(&self.origin));
+        AccessTable { roles, names, origin, ..AccessTable::default() }
+    }
+
+    pub fn origin(&self) -> &Arc<Origin> {
+        &self.origin
+    }
+
+    /// The stream is of this history.
+    pub fn set_origin(&mut self, origin: Arc<Origin>) {
+        if self.origin != origin {
+            self.origin = origin;
+            self.shapes.clear();
+        }
     }
 
     /// What is needed of tables is to be worked out again.
@@ -124,17 +149,18 @@ impl AccessTable {
         catalog: &Catalog,
         relation: &Arc<Relation>,
         visible: &ColumnSet,
-        select: Option<&ColumnSet>,
+        selection: &Selection,
     ) -> Arc<RecordShape> {
-        let columns = match select {
+        let columns = match &selection.columns {
             None => visible.clone(),
             Some(select) => visible.intersection(select),
         };
-        let key = (relation.id, columns);
+        let key = (relation.id, columns, selection.positions);
         if let Some(shape) = self.shapes.get(&key) {
             return Arc::clone(shape);
         }
-        let shape = Arc::new(RecordShape::new(catalog, relation, &key.1));
+        let shape = RecordShape::new(catalog, relation, &key.1);
+        let shape = Arc::new(if key.2 { shape.with_positions(&self.origin) } else { shape });
         self.shapes.insert(key, Arc::clone(&shape));
         shape
     }

@@ -138,7 +138,7 @@ impl Chunk {
         let mut members = Vec::with_capacity(groups.len());
         let mut known: Option<(Projection<'_>, Arc<RecordShape>)> = None;
         for group in groups {
-            let projection: Projection<'_> = (context.subscribers.get(group.subscriber)?.role, group.select);
+            let projection: Projection<'_> = (context.subscribers.get(group.subscriber)?.role, group.selection);
             let shape = match &known {
                 Some((same, shape)) if *same == projection => Arc::clone(shape),
                 _ => {
@@ -146,7 +146,7 @@ impl Chunk {
                     if !is_shown(&access_of_role) || (!is_delete && access_of_role.is_error_row()) {
                         return None;
                     }
-                    let shape = access.shape(context.catalog, relation, &access_of_role.visible, group.select);
+                    let shape = access.shape(context.catalog, relation, &access_of_role.visible, group.selection);
                     known = Some((projection, Arc::clone(&shape)));
                     shape
                 }

@@ -8,6 +8,7 @@ use crate::catalog::{ColumnIndex, ColumnSet, Relation};
 use crate::change::{Layout, Row};
 use crate::dispatch::access::AccessTable;
 use crate::dispatch::sample::{SECURED, catalog, relation};
+use crate::wal::Lsn;
 use crate::wal::pgoutput::Tuple;
 
 const TEXT_EQ: u32 = 67;
@@ -79,8 +80,13 @@ fn placed(plans: &[(&str, &Arc<CompiledPlan>)]) -> ByPolicy {
     let mut by_policy = ByPolicy::default();
     for (number, (name, plan)) in (0..).zip(plans) {
         let slots = plan.program.slots_of(Person { role: "member", claims: name, channel: None });
-        let subscription =
-            BoundSubscription { relation: SECURED, event: EventFilter::Any, predicate: None, select: None };
+        let subscription = BoundSubscription {
+            relation: SECURED,
+            event: EventFilter::Any,
+            predicate: None,
+            select: None,
+            positions: false,
+        };
         let role = AccessTable::default().role("member");
         assert!(by_policy.insert(SubscriptionId(number), &subscription, role, plan, &slots));
     }
@@ -95,7 +101,7 @@ fn change(operation: Operation, id: &str, note: Option<&str>) -> Change {
         Operation::Delete => (None, OldRow::Full(row)),
         _ => (Some(row), OldRow::Absent),
     };
-    Change { relation: table, operation, new, old, kept: None, index: 0, commit_timestamp: 0 }
+    Change { relation: table, operation, new, old, kept: None, commit_lsn: Lsn::ZERO, index: 0, commit_timestamp: 0 }
 }
 
 fn found(by_policy: &ByPolicy, change: &Change, tables: Option<&Tables>) -> Vec<u32> {
@@ -140,7 +146,13 @@ fn whose_claims_cannot_be_read_here_stand_nowhere() {
     let is_listed = Expr::AnyArray { function: builtin::function(TEXT_EQ).unwrap(), all: false, args };
     let plan = plan_over(slot, vec![is_listed]);
     let slots = plan.program.slots_of(Person { role: "member", claims: "{{of,two},{dimensions,?}}", channel: None });
-    let subscription = BoundSubscription { relation: SECURED, event: EventFilter::Any, predicate: None, select: None };
+    let subscription = BoundSubscription {
+        relation: SECURED,
+        event: EventFilter::Any,
+        predicate: None,
+        select: None,
+        positions: false,
+    };
     let role = AccessTable::default().role("member");
     assert!(!ByPolicy::default().insert(SubscriptionId(0), &subscription, role, &plan, &slots));
 }

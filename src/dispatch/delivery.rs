@@ -8,21 +8,23 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
+use bytes::Bytes;
 use foldhash::fast::RandomState;
 use smallvec::SmallVec;
 
 use super::Config;
-use super::access::{Access, AccessTable, RoleKey};
+use super::access::{Access, AccessTable, RoleKey, Selection};
 use super::audience::Audience;
 use super::judging::{Before, DecisionCounts, Judging, Verdict};
 use super::pending::{Asked, ComputedRow, ComputedRows, Content, Delivery, Gate, PendingChange, Ticket, frame_bytes};
-use super::subscribers::Subscribers;
+use super::subscribers::{Entry, Subscribers};
 use crate::authz::tracked::Tables;
 use crate::authz::{Asked as Subject, OraclePlan, Plan, Question, RowText, row_text};
 use crate::catalog::{Catalog, ColumnIndex, ColumnSet, Relation};
 use crate::change::{Change, OldRow, Operation, Row};
 use crate::encode::{self, RecordShape};
 use crate::routing::{Matches, Predicate, SubscriptionId};
+use crate::wal::Position;
 use crate::wal::pgoutput::RelationId;
 
 /// What a question is about; equal keys share a question.
@@ -104,9 +106,19 @@ pub struct Context<'a> {
     pub tables: &'a Tables,
     pub xid: u32,
     pub sequence: u64,
+    /// Where the change stands, if it is one that was kept, for those who are owed it.
+    pub replayed: Option<Position>,
 }
 
 impl Context<'_> {
+    /// Whether a subscription that matches is to be given the change.
+    pub(super) fn admits(&self, entry: &Entry) -> bool {
+        match self.replayed {
+            None => entry.active_from <= self.sequence,
+            Some(position) => entry.owed_after.is_some_and(|after| after < position),
+        }
+    }
+
     /// Any role gives the same answer where policies play no part, provided that it may name the table's type at all:
     /// one that may not must not spoil the answer for the others.
     fn role_to_ask_as(&self, relation: &Relation, places: impl Iterator<Item = usize>) -> Option<&str> {
@@ -125,12 +137,12 @@ impl Context<'_> {
 }
 
 /// What the shape of a record depends on: the role, and what the subscription selects.
-pub(super) type Projection<'a> = (RoleKey, Option<&'a ColumnSet>);
+pub(super) type Projection<'a> = (RoleKey, &'a Selection);
 
 /// The subscriptions of one channel that a change matched, before they are told apart by `select`.
 pub(super) struct Group<'a> {
     pub subscriber: usize,
-    pub select: Option<&'a ColumnSet>,
+    pub selection: &'a Selection,
     pub ids: SmallVec<[(u32, Option<Gate>); 1]>,
 }
 
@@ -166,7 +178,14 @@ impl Chunk {
         // Whom a deleted row was for is not what the new policies say.
         let tables =
             if before.is_some() && change.operation == Operation::Delete { None } else { Some(context.tables) };
-        context.subscribers.matches(&change, tables, matches);
+        match context.replayed {
+            None => context.subscribers.matches(&change, tables, matches),
+            Some(_) => {
+                context.subscribers.matches_of_owed(&change, matches);
+                // What is shared is shared by whom it was matched to.
+                matches.matched.retain(|id| context.admits(context.subscribers.entry(*id)));
+            }
+        }
         if matches.matched.is_empty() && matches.undecided.is_empty() {
             return false;
         }
@@ -189,12 +208,12 @@ impl Chunk {
         let mut judging = Judging::new(&change.change);
         for group in groups {
             let Some(subscriber) = context.subscribers.get(group.subscriber) else { continue };
-            let projection: Projection<'_> = (subscriber.role, group.select);
+            let projection: Projection<'_> = (subscriber.role, group.selection);
             let (_, access_of_role, shape) = match &mut known {
                 Some(known) if known.0 == projection => known,
                 known => {
                     let access_of_role = access.access(context.catalog, &relation, subscriber.role);
-                    let shape = access.shape(context.catalog, &relation, &access_of_role.visible, group.select);
+                    let shape = access.shape(context.catalog, &relation, &access_of_role.visible, group.selection);
                     known.insert((projection, access_of_role, shape))
                 }
             };
@@ -237,15 +256,17 @@ impl Chunk {
         if change.operation == Operation::Delete {
             return;
         }
-        let mut errors: Vec<(usize, u32, bool)> = Vec::new();
+        // Place, client-visible id, whether the table has no primary key, whether positions are wanted.
+        let mut errors: Vec<(usize, u32, bool, bool)> = Vec::new();
         for (role, entries) in context.subscribers.audience(change.relation.id) {
             let access = access.access(context.catalog, &change.relation, *role);
             if !access.is_error_row() {
                 continue;
             }
             for entry in entries.iter().map(|id| context.subscribers.entry(*id)) {
-                if entry.active_from <= context.sequence && entry.event.accepts(change.operation) {
-                    errors.push((entry.subscriber, entry.client_id, access.no_primary_key));
+                if context.admits(entry) && entry.event.accepts(change.operation) {
+                    let positions = entry.selection.positions;
+                    errors.push((entry.subscriber, entry.client_id, access.no_primary_key, positions));
                 }
             }
         }
@@ -256,12 +277,21 @@ impl Chunk {
         errors.sort_unstable();
         let pending = PendingChange::new(change.clone(), Arc::clone(ticket), ComputedRows::default(), context.budget);
         let pending = Arc::new(pending);
-        let no_key = encode::error_data(change, encode::ErrorRow::NoPrimaryKey);
-        let unauthorized = encode::error_data(change, encode::ErrorRow::Unauthorized);
+        let origin = Arc::clone(access.origin());
+        let mut known: Vec<((bool, bool), Bytes)> = Vec::new();
         for group in errors.chunk_by(|a, b| a.0 == b.0) {
-            let data = if group[0].2 { &no_key } else { &unauthorized };
-            let ids = group.iter().map(|(_, id, _)| (*id, None)).collect();
-            let delivery = Delivery { change: Arc::clone(&pending), ids, content: Content::Error(data.clone()) };
+            let (no_key, positions) = (group[0].2, group.iter().any(|error| error.3));
+            let data = match known.iter().find(|(key, _)| *key == (no_key, positions)) {
+                Some((_, data)) => data.clone(),
+                None => {
+                    let error = if no_key { encode::ErrorRow::NoPrimaryKey } else { encode::ErrorRow::Unauthorized };
+                    let data = encode::error_data(change, error, positions.then_some(&origin));
+                    known.push(((no_key, positions), data.clone()));
+                    data
+                }
+            };
+            let ids = group.iter().map(|(_, id, ..)| (*id, None)).collect();
+            let delivery = Delivery { change: Arc::clone(&pending), ids, content: Content::Error(data) };
             self.deliveries.push((group[0].0, Some(delivery)));
         }
     }
@@ -277,7 +307,7 @@ impl Chunk {
         let mut flat: Vec<(usize, SubscriptionId, Option<Gate>)> = Vec::with_capacity(matches.matched.len());
         let mut add = |id: SubscriptionId, gate: Option<Gate>| {
             let entry = context.subscribers.entry(id);
-            if entry.active_from <= context.sequence {
+            if context.admits(entry) {
                 flat.push((entry.subscriber, id, gate));
             }
         };
@@ -296,11 +326,13 @@ impl Chunk {
         let mut groups: Vec<Group<'a>> = Vec::with_capacity(flat.len());
         for (subscriber, id, gate) in flat {
             let entry = context.subscribers.entry(id);
-            let select = entry.select.as_ref();
+            let selection = &entry.selection;
             let same_channel = groups.iter_mut().rev().take_while(|group| group.subscriber == subscriber);
-            match same_channel.into_iter().find(|group| group.select == select) {
+            match same_channel.into_iter().find(|group| group.selection == selection) {
                 Some(group) => group.ids.push((entry.client_id, gate)),
-                None => groups.push(Group { subscriber, select, ids: SmallVec::from_iter([(entry.client_id, gate)]) }),
+                None => {
+                    groups.push(Group { subscriber, selection, ids: SmallVec::from_iter([(entry.client_id, gate)]) })
+                }
             }
         }
         groups

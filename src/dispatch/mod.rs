@@ -13,6 +13,7 @@
 //! * [`delivery`]: one change to the channels that it matches;
 //! * [`tracking`]: tables that policies read, kept current;
 //! * [`broadcasts`]: what the database broadcasts;
+//! * [`ring`], [`replays`]: what was changed lately, for those who come back;
 //! * [`updates`], [`facts`]: catalog states, and what a session says of them, until the stream has come as far;
 //! * [`run`], [`pressure`]: what goes to many outboxes, and how full they are.
 
@@ -30,6 +31,8 @@ pub mod pending;
 pub mod people;
 pub mod pressure;
 pub mod questions;
+pub mod replays;
+mod ring;
 pub mod run;
 #[cfg(test)]
 mod sample;

@@ -13,6 +13,7 @@ fn change() -> Change {
         new,
         old: OldRow::Absent,
         kept: None,
+        commit_lsn: crate::wal::Lsn::ZERO,
         index: 0,
         commit_timestamp: 0,
     }

@@ -137,6 +137,7 @@ impl Client {
             identity,
             bindings: (1..).zip(tables.iter().map(binding)).collect(),
             outbox: self.outbox.clone(),
+            resume: None,
             on_active: reply.map(|reply| Box::new(Opening::of_frames(vec![Bytes::from_static(reply.as_bytes())]))),
         }
     }

@@ -8,9 +8,10 @@ use foldhash::fast::RandomState;
 use slab::Slab;
 use smallvec::SmallVec;
 
-use super::access::{AccessTable, RoleKey};
+use super::access::{AccessTable, RoleKey, Selection};
 use super::by_policy::ByPolicy;
 use super::pending::Queued;
+use super::replays::{Resuming, Stage};
 use crate::authz::policy::Slots;
 use crate::authz::tracked::Tables;
 use crate::authz::{CompiledPlan, Identity, Plan};
@@ -24,6 +25,7 @@ use crate::routing::{
     BindError, Binding, BindingError, Bound, BoundSubscription, Casts, EventFilter, Matches, SubscriptionId,
     SubscriptionIndex,
 };
+use crate::wal::Position;
 use crate::wal::pgoutput::RelationId;
 
 /// A channel with its bindings.
@@ -48,6 +50,8 @@ pub struct Subscriber {
     pub told: SmallVec<[(RelationId, NotShown); 1]>,
     /// Why the bindings are refused, as the client was told.
     pub refused: Option<Box<str>>,
+    /// It is owed what it missed.
+    pub resuming: Option<Box<Resuming>>,
 }
 
 impl Subscriber {
@@ -78,9 +82,11 @@ pub struct Entry {
     pub subscriber: usize,
     /// The id that the client knows the binding by.
     pub client_id: u32,
-    pub select: Option<ColumnSet>,
-    /// The first transaction that it may see.
+    pub selection: Selection,
+    /// The first transaction that it may see; `u64::MAX`: what it is sent is replayed.
     pub active_from: u64,
+    /// What was kept after this is replayed to it.
+    pub owed_after: Option<Position>,
     pub relation: RelationId,
     pub event: EventFilter,
     role: RoleKey,
@@ -123,6 +129,10 @@ pub struct Subscribers {
     early: HashMap<ChannelId, (Subscribe, Arc<Casts>, u64), RandomState>,
     audiences: HashMap<RelationId, Audience, RandomState>,
     pub index: SubscriptionIndex,
+    /// Those that kept changes are being replayed to.
+    owed: SubscriptionIndex,
+    /// Channels that may come back for what they missed.
+    resumable: usize,
     /// Those of them that their table's policies lead to, and routing does not.
     pub by_policy: ByPolicy,
     /// The columns that filters have looked at, by table; grows only.
@@ -192,6 +202,15 @@ impl Subscribers {
         self.by_policy.matches(change, tables, out);
     }
 
+    /// The same of those that kept changes are replayed to. Policies are asked about each.
+    pub fn matches_of_owed(&self, change: &Change, out: &mut Matches) {
+        self.owed.matches(change, out);
+    }
+
+    pub fn resumable(&self) -> usize {
+        self.resumable
+    }
+
     /// The channels that subscribe to a table.
     pub fn places_of(&self, relation: RelationId) -> Vec<usize> {
         let entries = self.audience(relation).iter().flat_map(|(_, entries)| entries);
@@ -243,6 +262,7 @@ impl Subscribers {
             queue: VecDeque::new(),
             told: SmallVec::new(),
             refused: None,
+            resuming: None,
         };
         let on_active = subscribe.on_active;
         let place = match known {
@@ -252,6 +272,7 @@ impl Subscribers {
                 subscriber.entries = std::mem::take(&mut before.entries);
                 // The reply of its join may still wait; without it the client would never be joined.
                 subscriber.held = before.held.take();
+                subscriber.resuming = before.resuming.take();
                 *before = subscriber;
                 place
             }
@@ -277,8 +298,15 @@ impl Subscribers {
         self.early.remove(&channel);
         if let Some(place) = self.by_channel.remove(&channel) {
             self.unbind(place);
-            self.channels.remove(place);
+            let removed = self.channels.remove(place);
+            self.resumable -= usize::from(removed.resuming.is_some());
         }
+    }
+
+    /// The channel is owed what it missed.
+    pub fn resume(&mut self, place: usize, resuming: Resuming) {
+        let before = self.channels[place].resuming.replace(Box::new(resuming));
+        self.resumable += usize::from(before.is_none());
     }
 
     /// Binds a channel's items to a catalog, without changing anything.
@@ -297,8 +325,9 @@ impl Subscribers {
         catalog: &Catalog,
         access: &mut AccessTable,
     ) {
-        let active = self.channels[place].entries.iter().map(|entry| self.entries[*entry].active_from).min();
-        let active_from = active.unwrap_or(active_from);
+        let active = self.channels[place].entries.iter().map(|entry| self.entries[*entry].active_from);
+        let active_from = active.filter(|from| *from != u64::MAX).min().unwrap_or(active_from);
+        let stage = self.channels[place].resuming.as_ref().map_or(Stage::Live, |resuming| resuming.stage);
         self.unbind(place);
         let role = self.channels[place].role;
         let identity = Arc::clone(&self.channels[place].identity);
@@ -317,8 +346,12 @@ impl Subscribers {
             let entry = Entry {
                 subscriber: place,
                 client_id,
-                select: subscription.select.clone(),
-                active_from,
+                selection: Selection { columns: subscription.select.clone(), positions: subscription.positions },
+                active_from: if stage == Stage::Live { active_from } else { u64::MAX },
+                owed_after: match (&self.channels[place].resuming, stage) {
+                    (Some(resuming), Stage::Replaying) => Some(resuming.owed_after(client_id)),
+                    _ => None,
+                },
                 relation,
                 event,
                 role,
@@ -327,6 +360,15 @@ impl Subscribers {
             let entry = self.entries.insert(entry);
             let id = SubscriptionId(entry as u32);
             list.push(id);
+            self.channels[place].entries.push(entry);
+            match stage {
+                Stage::Live => {}
+                Stage::Replaying => {
+                    self.owed.insert(id, &subscription);
+                    continue;
+                }
+                Stage::Waiting => continue,
+            }
             let plan = catalog.relation(relation).map(|table| access.access(catalog, table, role));
             let placed = match plan.as_ref().map(|access| &access.plan) {
                 Some(Plan::Compiled(plan)) => {
@@ -342,7 +384,6 @@ impl Subscribers {
             if !placed {
                 self.index.insert(id, &subscription);
             }
-            self.channels[place].entries.push(entry);
         }
         self.channels[place].refused = None;
     }
@@ -352,6 +393,7 @@ impl Subscribers {
         self.channels[place].slots.clear();
         for entry in std::mem::take(&mut self.channels[place].entries) {
             self.index.remove(SubscriptionId(entry as u32));
+            self.owed.remove(SubscriptionId(entry as u32));
             self.by_policy.remove(SubscriptionId(entry as u32));
             let entry = self.entries.remove(entry);
             self.leave_audience(&entry);
@@ -395,6 +437,7 @@ impl Subscribers {
             bindings: subscriber.bindings.clone(),
             outbox: subscriber.outbox.clone(),
             on_active: None,
+            resume: None,
         };
         (again, subscriber.number)
     }

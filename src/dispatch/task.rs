@@ -9,6 +9,7 @@
 mod broadcasting;
 mod catalogs;
 mod delivering;
+mod resuming;
 mod subscribing;
 mod tracked;
 
@@ -37,6 +38,7 @@ use super::metrics::DispatchMetrics;
 use super::pending::{Ticket, Tickets};
 use super::pressure::Pressure;
 use super::questions::Questions;
+use super::replays::Replays;
 use super::run::Run;
 use super::subscribers::Subscribers;
 use super::topics::Topics;
@@ -55,7 +57,7 @@ use crate::encode;
 use crate::routing::Matches;
 use crate::wal::batch::{Batch, Started, StreamFrame};
 use crate::wal::pgoutput::{Begin, Message, OldTuple, RelationId, StreamRelation};
-use crate::wal::{Lsn, Progress};
+use crate::wal::{Lsn, Position, Progress};
 
 /// What dispatch listens to.
 pub struct Inputs {
@@ -79,6 +81,10 @@ struct Work {
     transaction: Transaction,
     ticket: Arc<Ticket>,
     index: u32,
+    /// Its changes are kept for those who come back.
+    is_kept: bool,
+    /// They were handed over before this process began: nobody else gets them.
+    is_silent: bool,
 }
 
 enum Phase {
@@ -111,6 +117,7 @@ pub struct Dispatch {
     tracking: Tracking,
     broadcasts: Broadcasts,
     topics: Topics,
+    replays: Replays,
     /// Since when there is no stream: what is known here is as old.
     silent_since: Option<Instant>,
     facts: Facts,
@@ -186,6 +193,7 @@ impl Dispatch {
             tracking: Tracking::new(config.tracking.clone(), metrics.tracking.clone(), None),
             broadcasts: Broadcasts::new(metrics.broadcasts.clone()),
             topics: Topics::default(),
+            replays: Replays::disabled(),
             silent_since: Some(Instant::now()),
             config,
             metrics,
@@ -244,6 +252,7 @@ impl Dispatch {
         loop {
             self.settle();
             let may_advance = self.may_advance();
+            let replayed = may_advance && self.replay(&mut matches);
             if may_advance && matches!(self.phase, Phase::Working(_)) {
                 self.work(&mut matches)?;
                 self.take_waiting(&mut inputs);
@@ -261,12 +270,18 @@ impl Dispatch {
             if may_advance && matches!(self.phase, Phase::Reading) && self.read(&mut backlog)? {
                 continue;
             }
+            if replayed {
+                self.take_waiting(&mut inputs);
+                tokio::task::yield_now().await;
+                continue;
+            }
             self.burst.let_go();
             if ended && self.tickets.is_empty() && matches!(self.phase, Phase::Reading) {
                 return Ok(());
             }
             let reading = !ended && may_advance && matches!(self.phase, Phase::Reading);
             let pause = self.paused_until.unwrap_or_else(Instant::now);
+            let deadline = self.replays.next_deadline();
             tokio::select! {
                 biased;
                 () = abandon.cancelled() => return Ok(()),
@@ -283,6 +298,7 @@ impl Dispatch {
                 Some(reading) = inputs.readings.recv() => self.session_read(reading),
                 update = wait_for_catalog(&mut self.phase) => self.catalog_arrived(update)?,
                 () = sleep_until(pause), if self.paused_until.is_some() => self.paused_until = None,
+                () = sleep_until(deadline.unwrap_or(pause)), if deadline.is_some() => {}
                 batch = inputs.frames.recv(), if reading => match batch {
                     Some(batch) => backlog = batch.frames.into_iter(),
                     None => ended = true,
@@ -331,8 +347,10 @@ impl Dispatch {
     /// Confirms what nothing waits for any more.
     fn settle(&mut self) {
         if let Some(end_lsn) = self.tickets.settle() {
+            self.resume_settled(end_lsn);
             self.progress.dispatched_to(end_lsn);
         }
+        self.hold();
         if *self.announced.borrow() < self.position && matches!(self.phase, Phase::Reading) {
             self.announced.send_replace(self.position);
         }
@@ -375,6 +393,7 @@ impl Dispatch {
         let last_commit = self.last_commit;
         let (subscribers, catalog, metrics) = (&self.subscribers, &self.catalog, &self.metrics);
         let broadcasts = &self.broadcasts;
+        let keeps = self.replays.ring.is_on();
         let handed_over = |begin: &Begin| begin.final_lsn <= last_commit;
         // A table that the catalog does not know may be published by this very transaction.
         let wanted = |relation: RelationId| {
@@ -383,7 +402,7 @@ impl Dispatch {
             if !wanted {
                 metrics.changes_without_subscriber.inc();
             }
-            wanted
+            wanted || keeps
         };
         let position = self.position;
         self.assembler.push(frame, handed_over, wanted).map_err(|source| Error::Stream { position, source })
@@ -403,6 +422,7 @@ impl Dispatch {
             self.unseen.forget();
         }
         self.tracking.started(&started, &self.catalog, Instant::now());
+        self.resume_started(&started);
         if let Some((from, to)) = started.lost {
             tracing::error!(%from, %to, "changes between these positions are lost: the slot was made anew or moved on");
             let places = self.subscribers.places();
@@ -449,7 +469,8 @@ impl Dispatch {
         let ticket = self.tickets.issue(header.end_lsn);
         let ddl_log = std::mem::take(&mut transaction.ddl_log);
         let has_ddl = ddl_log != DdlLog::Nothing;
-        let work = Work { transaction, ticket, index: 0 };
+        let mut work = Work { transaction, ticket, index: 0, is_kept: false, is_silent: false };
+        self.keeps(&mut work);
         let catalog = Arc::clone(&self.catalog);
         let loading = self.apply_ddl(ddl_log, header.xid);
         self.began_with(catalog);
@@ -488,6 +509,7 @@ impl Dispatch {
         }
         self.flush(chunk);
         if finished {
+            self.replays.worked = Position::end_of(work.transaction.header.commit_lsn);
             self.finish_tracked();
             if self.before.take().is_some() {
                 self.layouts.clear();
@@ -511,11 +533,12 @@ impl Dispatch {
                 self.relations.insert(relation);
                 return Ok(());
             }
-            Message::Insert { relation, new } if self.broadcasts.has(relation) => {
+            Message::Insert { relation, new } if self.broadcasts.has(relation) && !work.is_silent => {
                 chunk.broadcasts += self.broadcast_row(relation, &new, &work.ticket)?;
                 // Also a change of a table, where the user's publication has it.
                 (relation, Operation::Insert, Some(new), OldTuple::Absent)
             }
+            Message::Logical { .. } if work.is_silent => return Ok(()),
             Message::Logical { content, .. } => {
                 chunk.broadcasts += self.broadcast_sent(&content, work);
                 return Ok(());
@@ -538,6 +561,15 @@ impl Dispatch {
         if !is_published(&known.layout.relation, operation) {
             return Ok(());
         }
+        if work.is_kept {
+            let (stream, relation) = (Arc::clone(&known.stream), Arc::clone(&known.layout.relation));
+            self.keep(work, (operation, new.as_ref(), &old), (&stream, &relation, kept.as_ref()));
+        }
+        self.replays.worked = Position { lsn: work.transaction.header.commit_lsn, index };
+        if work.is_silent {
+            return Ok(());
+        }
+        let known = &self.layouts[&relation];
         let row = |tuple, key_only| Row { layout: Arc::clone(&known.layout), tuple, key_only };
         let change = Change {
             relation: Arc::clone(&known.layout.relation),
@@ -549,6 +581,7 @@ impl Dispatch {
                 OldTuple::Full(tuple) => OldRow::Full(row(tuple, false)),
             },
             kept,
+            commit_lsn: work.transaction.header.commit_lsn,
             index,
             commit_timestamp: work.transaction.header.commit_timestamp,
         };
@@ -561,6 +594,7 @@ impl Dispatch {
             tables: self.tracking.tables(),
             xid: work.transaction.header.xid,
             sequence: work.transaction.sequence,
+            replayed: None,
         };
         if chunk.add(change, &work.ticket, matches, &mut self.access, self.before.as_mut(), &context) {
             self.metrics.changes_matched.inc();

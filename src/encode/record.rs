@@ -1,5 +1,6 @@
 //! The `data` object of a `postgres_changes` event (PROTOCOL 4.1 and 4.2).
 
+use std::io::Write;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -7,6 +8,7 @@ use bytes::Bytes;
 use crate::catalog::{Catalog, ColumnIndex, ColumnSet, Relation, ReplicaIdentity};
 use crate::change::{Change, OldRow, Operation, Row};
 use crate::wal::pgoutput::{Datum, RelationId};
+use crate::wal::{Origin, Position};
 
 use super::OldVisibility;
 use super::datum::Encoding;
@@ -33,6 +35,8 @@ pub struct RecordShape {
     columns_json: Box<[u8]>,
     /// `,"schema":"..","commit_timestamp":`
     tail: Box<[u8]>,
+    /// `"walcast_position":"<system identifier>:<timeline>:`, where rows are to say where their changes stand.
+    position_key: Option<Box<[u8]>>,
     /// About what a change takes besides its values: room made once is cheaper than room made often.
     bytes: usize,
 }
@@ -114,8 +118,37 @@ impl RecordShape {
             head: head.into(),
             columns_json: columns_json.into(),
             tail: tail.into(),
+            position_key: None,
         }
     }
+
+    /// The same, of rows that say where their changes stand: as one more key, since clients pass no others on.
+    pub fn with_positions(mut self, origin: &Origin) -> RecordShape {
+        self.position_key = Some(position_key(origin));
+        self.bytes += 96;
+        self
+    }
+}
+
+/// A name that no table is likely to have for a column.
+const POSITION_KEY: &str = "walcast_position";
+
+fn position_key(origin: &Origin) -> Box<[u8]> {
+    let Origin { system_identifier, timeline } = origin;
+    format!("\"{POSITION_KEY}\":\"{system_identifier}:{timeline}:").into_bytes().into()
+}
+
+/// Puts the position into the object that was written last.
+fn write_position(key: &[u8], position: Position, out: &mut Vec<u8>) {
+    let closed = out.pop();
+    debug_assert_eq!(closed, Some(b'}'), "an object was written");
+    if out.last() != Some(&b'{') {
+        out.push(b',');
+    }
+    out.extend_from_slice(key);
+    let Position { lsn, index } = position;
+    // Writing to memory does not fail.
+    let _ = write!(out, "{lsn}:{index}\"}}");
 }
 
 /// The `data` object of a change, keys in the order that Supabase writes them in.
@@ -164,6 +197,9 @@ fn write_change(
         };
         out.extend_from_slice(b",\"record\":");
         image.write(shape, |_| true, out)?;
+        if let Some(key) = &shape.position_key {
+            write_position(key, change.position(), out);
+        }
     }
     out.extend_from_slice(&shape.columns_json);
     out.extend_from_slice(match kept_bytes_max {
@@ -177,6 +213,9 @@ fn write_change(
     if change.operation != Operation::Insert {
         out.extend_from_slice(b",\"old_record\":");
         write_old_record(shape, change, visibility, kept_bytes_max, computed, out)?;
+        if let Some(key) = shape.position_key.as_ref().filter(|_| change.operation == Operation::Delete) {
+            write_position(key, change.position(), out);
+        }
     }
     out.push(b'}');
     Ok(())
@@ -293,13 +332,16 @@ impl<'a> Image<'a> {
     }
 }
 
-/// The `data` object of a change that is announced without its row.
-pub fn error_data(change: &Change, error: ErrorRow) -> Bytes {
+/// The `data` object of a change that is announced without its row. `positions`: of what history it is to say its place.
+pub fn error_data(change: &Change, error: ErrorRow, positions: Option<&Origin>) -> Bytes {
     let mut out = Vec::new();
     write_head(&change.relation, &mut out);
     write_operation(change.operation, &mut out);
     if change.operation != Operation::Delete {
         out.extend_from_slice(b",\"record\":{}");
+        if let Some(origin) = positions {
+            write_position(&position_key(origin), change.position(), &mut out);
+        }
     }
     out.extend_from_slice(b",\"columns\":[],\"errors\":[\"");
     out.extend_from_slice(match error {

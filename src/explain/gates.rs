@@ -122,6 +122,7 @@ async fn matches(case: &Case<'_>, filter: &str, row: &Row) -> Result<bool, Strin
         new: (!is_delete).then(|| row.clone()),
         old,
         kept,
+        commit_lsn: crate::wal::Lsn::ZERO,
         index: 0,
         commit_timestamp: 0,
     };

@@ -20,6 +20,7 @@ pub struct BoundSubscription {
     pub predicate: Option<Arc<Predicate>>,
     /// The columns asked for and the primary key; `None`: all that the role may see.
     pub select: Option<ColumnSet>,
+    pub positions: bool,
 }
 
 /// What came of binding.
@@ -117,7 +118,13 @@ impl Binder<'_> {
         }
         let select = binding.select.as_ref().map(|names| selected(relation, names, column)).transpose()?;
         let predicate = (!clauses.is_empty()).then(|| Arc::new(Predicate::new(relation.id, clauses)));
-        Ok(BoundSubscription { relation: relation.id, event: binding.event, predicate, select })
+        Ok(BoundSubscription {
+            relation: relation.id,
+            event: binding.event,
+            predicate,
+            select,
+            positions: binding.positions,
+        })
     }
 
     /// The answer to a question; `None`: it has been put on the list.

@@ -11,6 +11,7 @@ use crate::catalog::{
     Roles, TypeKind,
 };
 use crate::change::{Change, Layout, OldRow, Operation, Row};
+use crate::wal::Lsn;
 use crate::wal::pgoutput::{Field, RelationId, Tuple};
 
 const ANON: Oid = 20_000;
@@ -232,5 +233,14 @@ pub(crate) fn insert_of(relation: &Arc<Relation>, values: &[(&str, &str)]) -> Ch
 }
 
 pub(super) fn change(relation: &Arc<Relation>, operation: Operation, new: Option<Row>, old: OldRow) -> Change {
-    Change { relation: relation.clone(), operation, new, old, kept: None, index: 0, commit_timestamp: 0 }
+    Change {
+        relation: relation.clone(),
+        operation,
+        new,
+        old,
+        kept: None,
+        commit_lsn: Lsn::ZERO,
+        index: 0,
+        commit_timestamp: 0,
+    }
 }

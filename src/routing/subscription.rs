@@ -56,6 +56,8 @@ pub struct Binding {
     pub filters: Vec<Clause>,
     /// The columns asked for; `None`: all.
     pub select: Option<Vec<String>>,
+    /// Each row is to say where its change stands in the WAL. An extension of ours.
+    pub positions: bool,
 }
 
 /// Why an item cannot be parsed; `Display` is what the client reads (PROTOCOL 3.5, 3.6, 4.5).
@@ -90,7 +92,8 @@ impl Binding {
             return Err(BindingError::SelectWithWildcard);
         }
         let event = EventFilter::parse(params.get("event"));
-        Ok(Binding { event, schema: schema.to_owned(), table: table.to_owned(), filters, select })
+        let positions = params.get("positions") == Some(&Value::Bool(true));
+        Ok(Binding { event, schema: schema.to_owned(), table: table.to_owned(), filters, select, positions })
     }
 
     /// `schema[:table[:filter]]`, the topic of a join without `config` (PROTOCOL 3.1).

@@ -11,6 +11,7 @@ use crate::catalog::state::STATE_SQL;
 const SCHEMA: &str = include_str!("../../sql/migrations/0001_schema.sql");
 const DDL_LOG: &str = include_str!("../../sql/migrations/0002_ddl_log.sql");
 const EVENT_TRIGGER: &str = include_str!("../../sql/migrations/0003_event_trigger.sql");
+const RESUME: &str = include_str!("../../sql/migrations/0011_resume.sql");
 const AUTH: &str = include_str!("../../sql/migrations/0004_auth.sql");
 
 /// Passwords for logins that have none yet.
@@ -52,6 +53,7 @@ pub fn plan(facts: &Facts, config: &Config, secrets: &Secrets) -> Vec<Step> {
          is tightened in the same transaction as a row, or shortly before it, may be applied to that row too late. \
          Have a superuser run setup again.",
     ));
+    steps.push(Step::required("Where those who resume have got to.", RESUME));
     publications(facts, config, &mut steps);
     stream_login(facts, config, secrets, &mut steps);
     oracle_login(facts, config, secrets, &mut steps);
@@ -213,6 +215,7 @@ fn stream_login(facts: &Facts, config: &Config, secrets: &Secrets, steps: &mut V
         format!(
             "grant usage on schema walcast to {login};\n\
              grant select on walcast.ddl_log, walcast.installation, walcast.oracle_login to {login};\n\
+             grant select, insert, update, delete on walcast.resume_keys, walcast.resume_state to {login};\n\
              grant execute on function walcast.prune_ddl_log(bigint) to {login};\n{}",
             grant_connect(&config.stream_login),
         ),

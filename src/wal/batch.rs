@@ -42,6 +42,8 @@ pub struct Started {
     pub server_major: u32,
     /// Where the stream begins: transactions that end after it come, whole.
     pub confirmed: Lsn,
+    /// How far the server's WAL had been flushed.
+    pub wal_end: Lsn,
     /// Whether walcast's own publication is read as well. Without it `walcast.ddl_log` and tracked tables are silent.
     pub own_publication: bool,
     /// `realtime.messages`, where it may be believed: what is inserted there is broadcast.

@@ -118,7 +118,7 @@ impl BudgetWatch {
                 let before = self.confirmed.replace(slot.confirmed_flush_lsn);
                 let stands_still = before == Some(slot.confirmed_flush_lsn);
                 let is_over = pressure.rung == Rung::Exceeded && self.slot.drops_over_budget;
-                if is_over && may_drop && (stands_still || !pressure.trails()) {
+                if is_over && may_drop && stands_still && pressure.trails() {
                     self.begin_anew();
                 }
                 pressure

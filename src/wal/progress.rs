@@ -15,16 +15,31 @@ use super::Lsn;
 ///   outstanding - no transaction half read, none undecided - dispatch sets dispatched to that `wal_end`. Frames come
 ///   in stream order, so everything before the keepalive has then been seen. The reader itself never confirms a
 ///   keepalive: it cannot know what dispatch still holds.
-/// - *confirmed* is what the server was told last. The WAL before it is gone.
+/// - *confirmed* is what the server was told last. The WAL before it is gone. It trails dispatched as far as
+///   [`Progress::hold_from`] says: what can be asked for again must still be there after a restart.
 ///
 /// A stream begins at *dispatched*: transactions after it come (again) whole. Those whose end LSN is at or before
 /// dispatched may come too, out of the queue; dispatch drops them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Progress {
     received: AtomicU64,
     dispatched: AtomicU64,
     confirmed: AtomicU64,
+    /// Where the WAL that is held begins; `u64::MAX`: none is held.
+    held: AtomicU64,
     moved: Notify,
+}
+
+impl Default for Progress {
+    fn default() -> Progress {
+        Progress {
+            received: AtomicU64::new(0),
+            dispatched: AtomicU64::new(0),
+            confirmed: AtomicU64::new(0),
+            held: AtomicU64::new(u64::MAX),
+            moved: Notify::new(),
+        }
+    }
 }
 
 impl Progress {
@@ -55,6 +70,17 @@ impl Progress {
         }
     }
 
+    /// From this position on, nothing is confirmed: transactions that end after it come again after a restart. A position
+    /// before what is confirmed already changes nothing.
+    pub fn hold_from(&self, position: Lsn) {
+        self.held.store(position.0, Ordering::Release);
+    }
+
+    /// Nothing is held any more: confirmed follows dispatched.
+    pub fn release(&self) {
+        self.held.store(u64::MAX, Ordering::Release);
+    }
+
     /// A stream begins here: what lies before is no longer to be had.
     pub(super) fn begin(&self, position: Lsn) {
         self.received_to(position);
@@ -62,13 +88,18 @@ impl Progress {
         self.confirm();
     }
 
+    /// How far the server may be told.
+    pub(super) fn confirmable(&self) -> Lsn {
+        self.dispatched().min(Lsn(self.held.load(Ordering::Acquire)))
+    }
+
     /// What to tell the server; afterwards it counts as confirmed.
     pub(super) fn confirm(&self) -> Lsn {
         // Read first: dispatched may move on between the two, confirmed must not pass it.
-        let position = self.dispatched();
+        let position = self.confirmable();
         self.confirmed.fetch_max(position.0, Ordering::AcqRel);
         debug_assert!(self.confirmed() <= self.dispatched() && self.dispatched() <= self.received());
-        position
+        self.confirmed()
     }
 
     /// Waits until dispatched has reached a position.
@@ -96,6 +127,20 @@ mod tests {
         progress.dispatched_to(Lsn(15));
         progress.begin(Lsn(12));
         assert_eq!((progress.received(), progress.dispatched(), progress.confirmed()), (Lsn(30), Lsn(20), Lsn(20)));
+    }
+
+    #[test]
+    fn what_is_held_is_not_confirmed() {
+        let progress = Progress::default();
+        progress.begin(Lsn(10));
+        progress.received_to(Lsn(50));
+        progress.hold_from(Lsn(20));
+        progress.dispatched_to(Lsn(40));
+        assert_eq!(progress.confirm(), Lsn(20));
+        progress.hold_from(Lsn(15));
+        assert_eq!(progress.confirm(), Lsn(20), "what is confirmed is gone");
+        progress.release();
+        assert_eq!(progress.confirm(), Lsn(40));
     }
 
     #[tokio::test]

@@ -369,6 +369,7 @@ impl Reader {
             history,
             server_major,
             confirmed: start,
+            wal_end: identity.wal_end,
             own_publication: own.is_some(),
             messages: has.messages.filter(|_| own.is_some()),
             broadcast_key,

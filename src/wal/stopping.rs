@@ -30,8 +30,8 @@ impl StoppingWatch {
     }
 
     /// A reply was asked for. True: the server is shutting down and waits for a confirmation that we cannot give.
-    pub(super) fn asked(&mut self, wal_end: Lsn, dispatched: Lsn, now: Instant) -> bool {
-        if dispatched >= wal_end {
+    pub(super) fn asked(&mut self, wal_end: Lsn, confirmable: Lsn, now: Instant) -> bool {
+        if confirmable >= wal_end {
             // The reply confirms everything: nobody waits for us.
             self.asking = None;
             return false;

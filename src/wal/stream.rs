@@ -248,7 +248,7 @@ impl Stream {
     /// A reply was asked for: it goes out at once, or shortly after the one before.
     async fn reply(&mut self, wal_end: Lsn) -> Result<(), Error> {
         let now = Instant::now();
-        if self.stopping.asked(wal_end, self.progress.dispatched(), now) {
+        if self.stopping.asked(wal_end, self.progress.confirmable(), now) {
             return Err(Error::ServerStopping);
         }
         let due = self.status_sent + REPLY_PAUSE;

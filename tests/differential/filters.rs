@@ -140,7 +140,19 @@ async fn insert_row(
     let new = Row { layout: Arc::new(Layout::identity(relation.clone())), tuple, key_only: false };
     let relation = relation.clone();
     let (operation, old) = (Operation::Insert, OldRow::Absent);
-    (Change { relation, operation, new: Some(new), old, kept: None, index: 0, commit_timestamp: 0 }, id)
+    (
+        Change {
+            relation,
+            operation,
+            new: Some(new),
+            old,
+            kept: None,
+            commit_lsn: walcast::wal::Lsn::ZERO,
+            index: 0,
+            commit_timestamp: 0,
+        },
+        id,
+    )
 }
 
 async fn ask(

@@ -36,6 +36,7 @@ mod replication_login;
 mod replication_shutdown;
 mod rest;
 mod rest_delivery;
+mod resume;
 mod setup;
 mod slot_command;
 mod slot_takeover;

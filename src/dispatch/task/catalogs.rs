@@ -191,6 +191,7 @@ impl Dispatch {
                 let (again, number) = self.subscribers.subscribe_again(place);
                 let was_refused = self.subscribers.get(place).is_some_and(|subscriber| subscriber.refused.is_some());
                 self.subscribers.unbind(place);
+                self.give_up(place);
                 if !was_refused {
                     // The old bindings mean nothing to the new table, and the stream does not wait for the new ones.
                     let message = "The table was altered; changes may be missed while it is subscribed to again";
@@ -199,6 +200,7 @@ impl Dispatch {
                 self.handle.subscribe_as(again, number);
             }
             Bind::Refused { message, unmatched } => {
+                self.give_up(place);
                 if self.subscribers.refuse(place, &message) {
                     let hint = unmatched.and_then(|binding| hint::not_published(&binding, &self.config));
                     self.send_to(place, |s| system::postgres_changes_error(&s.address, &message, hint.as_deref()));

@@ -150,6 +150,7 @@ impl Dispatch {
     /// Delivers what is decided at the head of a channel's queue. A run never outlives the channel that it is for: what
     /// was left in it would go to the next one.
     pub(super) fn drain(&mut self, place: usize) {
+        self.announce_if_due(place);
         self.perform_decided(place);
         self.finish_run(place);
     }
@@ -163,6 +164,7 @@ impl Dispatch {
             }
             let Some(Queued { delivery, .. }) = subscriber.queue.pop_front() else { return };
             self.perform(place, &delivery, outcome);
+            self.count_down(place);
         }
     }
 
@@ -217,7 +219,7 @@ impl Dispatch {
     }
 
     /// Queues what `perform` has gathered for the channel.
-    fn finish_run(&mut self, place: usize) {
+    pub(super) fn finish_run(&mut self, place: usize) {
         let frames = self.run.frames();
         let Some(subscriber) = self.subscribers.get(place).filter(|subscriber| subscriber.outbox.is_open()) else {
             return self.run.discard();

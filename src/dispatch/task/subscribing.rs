@@ -69,8 +69,16 @@ impl Dispatch {
             return;
         }
         let channel = subscribe.channel;
+        let resume = subscribe.resume.clone();
         if let Inserted::At(place, on_active) = self.subscribers.insert(subscribe, casts, number, &mut self.access) {
+            let resumes = resume.is_some();
+            if let Some(link) = resume {
+                self.resume(place, link);
+            }
             self.bind(place, on_active);
+            if resumes {
+                self.resume_bound(place);
+            }
         }
         if let Some((subscribe, casts, number)) = self.subscribers.take_early(channel) {
             self.subscribe(subscribe, casts, number);
@@ -101,6 +109,7 @@ impl Dispatch {
         };
         if let Some(message) = &message {
             self.subscribers.refuse(place, message);
+            self.give_up(place);
         }
         let is_join = on_active.is_some();
         if let Some((sequence, xid)) = self.assembler.open_transaction() {

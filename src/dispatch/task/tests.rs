@@ -65,6 +65,7 @@ impl House {
             history: Arc::default(),
             server_major: 15,
             confirmed: Lsn(1),
+            wal_end: Lsn::ZERO,
             own_publication: true,
             messages: None,
             broadcast_key: None,

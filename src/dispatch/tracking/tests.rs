@@ -35,6 +35,7 @@ fn started(own_publication: bool, lost: bool) -> Started {
         history: Arc::default(),
         server_major: 15,
         confirmed: Lsn(1),
+        wal_end: Lsn::ZERO,
         own_publication,
         messages: None,
         broadcast_key: None,

@@ -9,6 +9,7 @@ use super::*;
 use crate::catalog::{Column, Generated, PgType, Publish, RelationKind, TypeKind};
 use crate::change::Layout;
 use crate::wal::pgoutput::{Field, Tuple};
+use crate::wal::{Lsn, Origin};
 
 /// 2026-11-20 11:28:20.557999 UTC.
 const COMMITTED: i64 = (1_795_174_100 - 946_684_800) * 1_000_000 + 557_999;
@@ -107,7 +108,8 @@ impl Table {
             new,
             old,
             kept: None,
-            index: 0,
+            commit_lsn: Lsn(0x16B3748),
+            index: 3,
             commit_timestamp: COMMITTED,
         }
     }
@@ -135,6 +137,29 @@ fn encoded(
 
 use OldVisibility::{KeyOnly, Whole};
 use Operation::{Delete, Insert, Update};
+
+#[test]
+fn rows_say_where_their_changes_stand_where_that_is_wanted() {
+    let table = Table::plain(ReplicaIdentity::Default);
+    let origin = Origin { system_identifier: "7437".into(), timeline: 2 };
+    let shape = table.shape().with_positions(&origin);
+    let encoded = |change: &Change| encoded(&shape, change, Whole, &Limits::default(), None).unwrap();
+    let row = || table.row(&[Text("1"), Text("n"), Null]);
+    let insert = encoded(&table.change(Insert, Some(row()), OldRow::Absent));
+    assert_eq!(
+        insert["record"],
+        json!({"id": 1, "name": "n", "amount": null, "walcast_position": "7437:2:0/16B3748:3"})
+    );
+    let update = encoded(&table.change(Update, Some(row()), OldRow::Absent));
+    assert_eq!(update["record"]["walcast_position"], "7437:2:0/16B3748:3");
+    assert_eq!(update["old_record"], json!({"id": 1}));
+    let delete = encoded(&table.change(Delete, None, table.key(&[Text("1"), Null, Null])));
+    assert_eq!(delete["old_record"], json!({"id": 1, "walcast_position": "7437:2:0/16B3748:3"}));
+    let unauthorized =
+        error_data(&table.change(Insert, Some(row()), OldRow::Absent), ErrorRow::Unauthorized, Some(&origin));
+    let unauthorized: Json = serde_json::from_slice(&unauthorized).unwrap();
+    assert_eq!(unauthorized["record"], json!({"walcast_position": "7437:2:0/16B3748:3"}));
+}
 
 #[test]
 fn an_insert_is_written_in_supabases_order_of_keys() {
@@ -365,7 +390,7 @@ fn error_rows_have_no_row() {
     let table = Table::plain(ReplicaIdentity::Default);
     let insert = table.change(Insert, Some(table.row(&[Text("1"), Null, Null])), OldRow::Absent);
     assert_eq!(
-        std::str::from_utf8(&error_data(&insert, ErrorRow::NoPrimaryKey)).unwrap(),
+        std::str::from_utf8(&error_data(&insert, ErrorRow::NoPrimaryKey, None)).unwrap(),
         concat!(
             r#"{"table":"plain","type":"INSERT","record":{},"columns":[],"#,
             r#""errors":["Error 400: Bad Request, no primary key"],"schema":"public","commit_timestamp":null}"#
@@ -373,7 +398,7 @@ fn error_rows_have_no_row() {
     );
     let update = table.change(Update, insert.new.clone(), OldRow::Absent);
     assert_eq!(
-        std::str::from_utf8(&error_data(&update, ErrorRow::Unauthorized)).unwrap(),
+        std::str::from_utf8(&error_data(&update, ErrorRow::Unauthorized, None)).unwrap(),
         concat!(
             r#"{"table":"plain","type":"UPDATE","record":{},"columns":[],"errors":["Error 401: Unauthorized"],"#,
             r#""schema":"public","commit_timestamp":null,"old_record":{}}"#

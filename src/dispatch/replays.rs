@@ -1,0 +1,151 @@
+//! Who is owed what was missed, and how far they have got.
+//!
+//! ```text
+//!   join ──► Waiting ──► Replaying ──► Live
+//!               ▲            │
+//!               └────────────┘  (its outbox is full)
+//! ```
+//!
+//! Those who replay do so together: one pass over the kept changes, routed by an index of their own, so that a storm of
+//! reconnects costs what is delivered. What is committed meanwhile is kept, too, and reached by the pass: whoever has
+//! come to the end has missed nothing, and is live from the next change on.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use smallvec::SmallVec;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::ring::{Missing, Ring};
+use crate::channels::subscribe::ChannelId;
+use crate::resume::{Config, Ledger, Link, ResumeMetrics};
+use crate::wal::budget::{Rung, SlotPressure};
+use crate::wal::history::History;
+use crate::wal::{Lsn, Origin, Position};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    Waiting,
+    Replaying,
+    Live,
+}
+
+/// What a channel asks to be sent of what it missed.
+pub struct Resuming {
+    pub link: Arc<Link>,
+    pub stage: Stage,
+    /// By the id that the client knows the binding by: what comes after it is owed. Bindings that did not ask are owed
+    /// what comes after the join.
+    pub owed: SmallVec<[(u32, Position); 1]>,
+    pub joined_at: Position,
+    /// Where the oldest of them was; `None`: all of them are new.
+    pub from: Option<Position>,
+    pub missing: Option<Missing>,
+    /// Why a binding is not remembered.
+    pub refused: Option<Box<str>>,
+    /// What the client is told when so many more of its deliveries have been decided.
+    pub announcement: Option<(usize, Bytes)>,
+}
+
+impl Resuming {
+    pub fn owed_after(&self, binding: u32) -> Position {
+        let owed = self.owed.iter().find(|(id, _)| *id == binding);
+        owed.map_or(self.joined_at, |(_, position)| *position)
+    }
+
+    /// Before this, nothing is owed.
+    pub fn oldest(&self) -> Position {
+        self.owed.iter().map(|(_, position)| *position).min().unwrap_or(self.joined_at)
+    }
+
+    /// It cannot be live before this: a client may know more than has been read again after a restart.
+    pub fn newest(&self) -> Position {
+        self.owed.iter().map(|(_, position)| *position).max().unwrap_or(self.joined_at)
+    }
+}
+
+/// One walk over the kept changes.
+pub struct Pass {
+    /// The number of the next change.
+    pub cursor: u64,
+    pub members: Vec<ChannelId>,
+}
+
+/// All that dispatch has for resuming.
+pub struct Replays {
+    pub config: Config,
+    pub ring: Ring,
+    pub ledger: Arc<Ledger>,
+    pub metrics: ResumeMetrics,
+    pub waiting: Vec<ChannelId>,
+    pub pass: Option<Pass>,
+    /// Outboxes are full: they are looked at again then.
+    pub retry_at: Option<Instant>,
+    /// Since when nobody resumes.
+    pub unused_since: Instant,
+    pub origin: Arc<Origin>,
+    pub history: Arc<History>,
+    /// How near the slot is to what it may cost.
+    pub pressure: watch::Receiver<SlotPressure>,
+    /// What had been handed over before this process began is kept, and sent to nobody else.
+    pub silent_until: Lsn,
+    /// There was no change between it and the start of the stream, as far as is known.
+    pub before_start: Option<Lsn>,
+    /// The last change that was routed, or the end of its transaction.
+    pub worked: Position,
+    /// How far the database was when the stream began.
+    pub wal_end: Lsn,
+    /// Ends of transactions with kept changes that are not handed over yet, oldest first.
+    pub unsettled: std::collections::VecDeque<Lsn>,
+}
+
+impl Replays {
+    pub fn new(config: Config, ledger: Arc<Ledger>, metrics: ResumeMetrics) -> Replays {
+        Replays {
+            config,
+            ring: Ring::new(config),
+            ledger,
+            metrics,
+            waiting: Vec::new(),
+            pass: None,
+            retry_at: None,
+            unused_since: Instant::now(),
+            origin: Arc::default(),
+            history: Arc::default(),
+            pressure: watch::Sender::new(SlotPressure::default()).subscribe(),
+            silent_until: Lsn::ZERO,
+            before_start: None,
+            worked: Position::START,
+            wal_end: Lsn::ZERO,
+            unsettled: Default::default(),
+        }
+    }
+
+    /// Nobody can resume.
+    pub fn disabled() -> Replays {
+        let config = Config { retention: std::time::Duration::ZERO, ..Config::default() };
+        let metrics = ResumeMetrics::default();
+        Replays::new(config, Arc::new(Ledger::new(metrics.clone())), metrics)
+    }
+
+    pub fn is_enabled(&self) -> bool {
+        !self.config.retention.is_zero()
+    }
+
+    /// The slot holds so much that what a restart would need is let go.
+    pub fn must_let_go(&self) -> bool {
+        self.pressure.borrow().rung >= Rung::GiveUpPromises
+    }
+
+    pub fn is_idle(&self) -> bool {
+        self.waiting.is_empty() && self.pass.is_none()
+    }
+
+    /// When there is something to do although nothing comes.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let expires = self.ring.expires_at();
+        let unused = self.ring.is_on().then(|| self.unused_since + self.config.retention);
+        [self.retry_at, expires, unused].into_iter().flatten().min()
+    }
+}

@@ -1,0 +1,515 @@
+//! Those who come back are sent what they missed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::{CHUNK_BYTES_MAX, CHUNK_DELIVERIES_MAX, Dispatch, Phase, Work, is_published};
+use crate::catalog::{ColumnSet, Relation};
+use crate::change::{Layout, Operation, Row};
+use crate::channels::subscribe::ChannelId;
+use crate::channels::system::{self, Resumption};
+use crate::dispatch::delivery::{Chunk, Context};
+use crate::dispatch::pending::Ticket;
+use crate::dispatch::replays::{Pass, Replays, Resuming, Stage};
+use crate::dispatch::ring::{Kept, Missing};
+use crate::dispatch::subscribers::{Bind, Subscribers};
+use crate::encode;
+use crate::resume::store::Restored;
+use crate::resume::{Config, Ledger, Link, ResumeMetrics, Since};
+use crate::routing::Matches;
+use crate::wal::batch::Started;
+use crate::wal::budget::SlotPressure;
+use crate::wal::pgoutput::{OldTuple, StreamRelation, Tuple};
+use crate::wal::{Lsn, Origin, Position, Stamp};
+
+/// Kept changes that are looked at before the stream has its turn again.
+const REPLAY_CHANGES: usize = 512;
+/// How soon full outboxes are looked at again.
+const RETRY: Duration = Duration::from_millis(10);
+/// Between 1970 and 2000, in microseconds.
+const POSTGRES_EPOCH: i64 = 946_684_800_000_000;
+
+impl Dispatch {
+    /// Gives what resuming needs; without it nobody can. `restored`: what an earlier process has left.
+    pub fn resume_with(
+        &mut self,
+        config: Config,
+        ledger: Arc<Ledger>,
+        metrics: ResumeMetrics,
+        restored: Restored,
+        pressure: watch::Receiver<SlotPressure>,
+    ) {
+        let mut replays = Replays::new(config, ledger, metrics);
+        replays.pressure = pressure;
+        replays.silent_until = restored.handed_over;
+        replays.ledger.handed_over_to(restored.handed_over);
+        replays.before_start = Some(restored.handed_over).filter(|_| restored.is_final);
+        self.replays = replays;
+        if restored.is_awaited {
+            // Whoever was there a moment ago may come back: what the slot still has is kept from the start.
+            self.keep_changes();
+        }
+    }
+
+    /// From here on changes are kept.
+    fn keep_changes(&mut self) {
+        self.replays.unused_since = Instant::now();
+        if !self.replays.is_enabled() || self.replays.ring.is_on() {
+            return;
+        }
+        let (floor, floor_end) = (self.joined_at(), self.position);
+        self.replays.ring.turn_on(self.assembler.next_sequence(), floor, floor_end);
+        self.replays.ledger.keep(true);
+    }
+
+    /// Where a channel stands that joins now: what is committed later is for it.
+    fn joined_at(&self) -> Position {
+        let before = Position::through(self.replays.silent_until);
+        self.replays.worked.max(Position::end_of(self.last_commit)).max(before)
+    }
+
+    /// How far everything has been routed.
+    fn reached(&self) -> Position {
+        match self.phase {
+            Phase::Reading => self.replays.worked.max(Position::through(self.position)),
+            Phase::Waiting(..) | Phase::Working(_) => self.replays.worked,
+        }
+    }
+
+    /// A stream begins.
+    pub(super) fn resume_started(&mut self, started: &Started) {
+        let history = &started.history;
+        let origin = Origin { system_identifier: history.system_identifier.clone(), timeline: history.timeline };
+        let begins = Position::through(started.confirmed);
+        let replays = &mut self.replays;
+        replays.wal_end = replays.wal_end.max(started.wal_end);
+        let known = &replays.origin;
+        let is_first = known.system_identifier.is_empty();
+        if is_first {
+            let floor = replays.before_start.filter(|end| *end <= started.confirmed);
+            replays.worked = floor.map_or(begins, Position::through);
+            if replays.ring.is_on() {
+                replays.ring.turn_off();
+                let floor_end = started.confirmed;
+                replays.ring.turn_on(self.assembler.next_sequence(), replays.worked, floor_end);
+            }
+        } else if known.system_identifier != origin.system_identifier {
+            replays.ledger.begin_again(Position::START, started.confirmed);
+            replays.ring.forget(begins, started.confirmed, Missing::OtherHistory);
+            (replays.worked, replays.wal_end, replays.silent_until) = (begins, started.wal_end, Lsn::ZERO);
+        }
+        // A timeline that was left past what had been dispatched takes nothing back.
+        replays.history = Arc::clone(history);
+        if let Some((_, to)) = started.lost {
+            replays.ring.has_hole(Position::through(to), to, Missing::SlotLost);
+        }
+        if *replays.origin != origin {
+            replays.origin = Arc::new(origin);
+            self.access.set_origin(Arc::clone(&self.replays.origin));
+        }
+    }
+
+    /// Whether this transaction's changes are kept, and whether they are for those who come back alone.
+    pub(super) fn keeps(&mut self, work: &mut Work) {
+        let header = &work.transaction.header;
+        work.is_kept = self.replays.ring.takes(work.transaction.sequence, header);
+        work.is_silent = header.end_lsn <= self.replays.silent_until;
+    }
+
+    /// Keeps a change.
+    pub(super) fn keep(
+        &mut self,
+        work: &mut Work,
+        (operation, new, old): (Operation, Option<&Tuple>, &OldTuple),
+        (stream, relation, known): (&Arc<StreamRelation>, &Arc<Relation>, Option<&Row>),
+    ) {
+        if !work.is_kept {
+            return;
+        }
+        let kept = Kept {
+            header: work.transaction.header,
+            index: work.index - 1,
+            operation,
+            new: new.cloned(),
+            old: old.clone(),
+            known: known.cloned(),
+            stream: Arc::clone(stream),
+            relation: Arc::clone(relation),
+        };
+        let age = if work.is_silent { age(work.transaction.header.commit_timestamp) } else { Duration::ZERO };
+        self.replays.ring.push(kept, age, Instant::now());
+        let end = work.transaction.header.end_lsn;
+        if self.replays.unsettled.back() != Some(&end) {
+            self.replays.unsettled.push_back(end);
+        }
+    }
+
+    /// Everything up to here has been handed over.
+    pub(super) fn resume_settled(&mut self, end_lsn: Lsn) {
+        let replays = &mut self.replays;
+        while let Some(end) = replays.unsettled.pop_front_if(|end| *end <= end_lsn) {
+            replays.ledger.handed_over_to(end);
+        }
+    }
+
+    /// Lets go of what is too old, and says what the slot has to hold.
+    pub(super) fn hold(&mut self) {
+        if !self.replays.ring.is_on() {
+            return;
+        }
+        let now = Instant::now();
+        let replays = &mut self.replays;
+        replays.ring.expire(now);
+        if self.subscribers.resumable() > 0 {
+            replays.unused_since = now;
+        } else if now.duration_since(replays.unused_since) > replays.config.retention {
+            replays.ring.turn_off();
+            replays.ledger.keep(false);
+        }
+        // What is in memory stays: only a restart would miss it.
+        match replays.ring.held_from().filter(|_| !replays.must_let_go()) {
+            Some(position) => self.progress.hold_from(position),
+            None => self.progress.release(),
+        }
+        replays.metrics.kept_changes.set(replays.ring.len() as i64);
+        replays.metrics.kept_bytes.set(replays.ring.bytes() as i64);
+    }
+
+    /// Works out what a channel that joins is owed. Before it is bound.
+    pub(super) fn resume(&mut self, place: usize, link: Arc<Link>) {
+        if self.replays.is_enabled() {
+            self.keep_changes();
+        }
+        let joined_at = self.joined_at();
+        let mut resuming = Resuming {
+            link: Arc::clone(&link),
+            stage: Stage::Live,
+            owed: Default::default(),
+            joined_at,
+            from: None,
+            missing: None,
+            refused: None,
+            announcement: None,
+        };
+        let mut claims = Vec::new();
+        if !self.replays.is_enabled() {
+            resuming.refused = Some("this server keeps no changes: --resume-retention is 0".into());
+        }
+        for ask in link.asks.iter().filter(|_| self.replays.is_enabled()) {
+            let mut known = None;
+            match &ask.key {
+                None => {}
+                Some(Err(why)) => resuming.refused = Some(why.to_string().into()),
+                Some(Ok(key)) => {
+                    let (claim, at) = self.replays.ledger.claim(*key, joined_at);
+                    claims.push(claim);
+                    known = at;
+                }
+            }
+            match &ask.since {
+                Since::Absent => {}
+                Since::Malformed => resuming.missing = Some(Missing::NoPosition),
+                Since::At(stamp) if self.is_of_this_history(stamp) => known = Some(stamp.position),
+                Since::At(_) => resuming.missing = Some(Missing::OtherHistory),
+            }
+            if let Some(known) = known.filter(|known| self.may_be(*known)) {
+                resuming.owed.push((ask.binding, known));
+            } else if known.is_some() {
+                resuming.missing = Some(Missing::OtherHistory);
+            }
+        }
+        link.set_claims(claims);
+        if !resuming.owed.is_empty() {
+            resuming.from = Some(resuming.oldest());
+            resuming.stage = Stage::Waiting;
+            if let Some(subscriber) = self.subscribers.get(place) {
+                self.replays.waiting.push(subscriber.channel);
+            }
+        }
+        self.subscribers.resume(place, resuming);
+    }
+
+    fn is_of_this_history(&self, stamp: &Stamp) -> bool {
+        let Origin { system_identifier, timeline } = &stamp.origin;
+        let history = &self.replays.history;
+        *system_identifier == history.system_identifier && history.covers(*timeline, stamp.position.lsn)
+    }
+
+    /// A position past the end of the WAL is of another history.
+    fn may_be(&self, position: Position) -> bool {
+        position <= Position::through(self.replays.wal_end.max(self.position).max(self.progress.received()))
+    }
+
+    /// The channel is bound and its join answered. Whoever is owed nothing is told so.
+    pub(super) fn resume_bound(&mut self, place: usize) {
+        let subscriber = self.subscribers.get(place);
+        let is_live = |resuming: &Resuming| resuming.stage == Stage::Live;
+        if subscriber.and_then(|subscriber| subscriber.resuming.as_deref()).is_some_and(is_live) {
+            self.announce(place);
+        }
+    }
+
+    /// Replays some of what is owed; `false`: there is nothing to do at present.
+    pub(super) fn replay(&mut self, matches: &mut Matches) -> bool {
+        if self.replays.is_idle() || matches!(self.phase, Phase::Waiting(..)) {
+            return false;
+        }
+        self.step_back();
+        self.admit_waiting();
+        let Some(mut pass) = self.replays.pass.take() else { return false };
+        let before = pass.cursor;
+        let at_end = self.replay_chunk(&mut pass, matches);
+        let mut moved = pass.cursor != before;
+        if at_end && self.position >= self.replays.silent_until {
+            let reached = self.reached();
+            let members = std::mem::take(&mut pass.members);
+            for channel in members {
+                let Some(place) = self.subscribers.place_of(channel) else { continue };
+                let resuming = self.subscribers.get(place).and_then(|subscriber| subscriber.resuming.as_ref());
+                if resuming.is_some_and(|resuming| resuming.newest() > reached) {
+                    pass.members.push(channel);
+                    continue;
+                }
+                moved = true;
+                self.go_live(place);
+            }
+        }
+        self.replays.pass = Some(pass).filter(|pass| !pass.members.is_empty());
+        self.replays.metrics.replaying.set(self.replaying());
+        moved
+    }
+
+    fn replaying(&self) -> i64 {
+        let Replays { waiting, pass, .. } = &self.replays;
+        (waiting.len() + pass.as_ref().map_or(0, |pass| pass.members.len())) as i64
+    }
+
+    /// Members whose outboxes are full leave the pass, and wait for their turn from where they are.
+    fn step_back(&mut self) {
+        let Some(mut pass) = self.replays.pass.take() else { return };
+        let sent = self.replays.ring.before(pass.cursor);
+        let members = std::mem::take(&mut pass.members);
+        for channel in members {
+            let Some(place) = self.subscribers.place_of(channel) else { continue };
+            let Some(subscriber) = self.subscribers.get_mut(place) else { continue };
+            let Some(resuming) = &mut subscriber.resuming else { continue };
+            if !subscriber.outbox.of_socket().is_full() {
+                pass.members.push(channel);
+                continue;
+            }
+            if let Some(sent) = sent {
+                // Those that did not ask as well: what they are owed since the join has been sent up to here.
+                resuming.joined_at = resuming.joined_at.max(sent);
+                resuming.owed.iter_mut().for_each(|(_, owed)| *owed = sent.max(*owed));
+            }
+            resuming.stage = Stage::Waiting;
+            self.rebind_resuming(place);
+            self.replays.waiting.push(channel);
+        }
+        self.replays.pass = Some(pass).filter(|pass| !pass.members.is_empty());
+    }
+
+    /// Whoever may join the pass does.
+    fn admit_waiting(&mut self) {
+        self.replays.retry_at = None;
+        let waiting = std::mem::take(&mut self.replays.waiting);
+        let mut cursor = self.replays.pass.as_ref().map(|pass| pass.cursor);
+        let mut admitted: Vec<(u64, ChannelId, usize)> = Vec::new();
+        for channel in waiting {
+            let Some(place) = self.subscribers.place_of(channel) else { continue };
+            let Some(subscriber) = self.subscribers.get_mut(place) else { continue };
+            let Some(resuming) = &mut subscriber.resuming else { continue };
+            let (floor, missing) = self.replays.ring.floor();
+            if resuming.oldest() < floor {
+                resuming.missing.get_or_insert(missing);
+            }
+            let start = self.replays.ring.seek(resuming.oldest());
+            if subscriber.outbox.of_socket().is_full() || cursor.is_some_and(|cursor| start < cursor) {
+                self.replays.waiting.push(channel);
+                continue;
+            }
+            admitted.push((start, channel, place));
+        }
+        for (_, _, place) in &admitted {
+            if let Some(resuming) = self.subscribers.get_mut(*place).and_then(|subscriber| subscriber.resuming.as_mut())
+            {
+                resuming.stage = Stage::Replaying;
+            }
+            self.rebind_resuming(*place);
+        }
+        admitted.retain(|(_, _, place)| {
+            let resuming = self.subscribers.get(*place).and_then(|subscriber| subscriber.resuming.as_ref());
+            resuming.is_some_and(|resuming| resuming.stage == Stage::Replaying)
+        });
+        if let Some(first) = admitted.iter().map(|(start, ..)| *start).min() {
+            let pass = self.replays.pass.get_or_insert_with(|| Pass { cursor: first, members: Vec::new() });
+            cursor = Some(pass.cursor);
+            pass.members.extend(admitted.into_iter().map(|(_, channel, _)| channel));
+        }
+        if cursor.is_none() && !self.replays.waiting.is_empty() {
+            self.replays.retry_at = Some(Instant::now() + RETRY);
+        }
+    }
+
+    /// Binds a channel as its stage says. What cannot be bound any more has nothing to wait for.
+    fn rebind_resuming(&mut self, place: usize) {
+        match self.subscribers.bind(place, &self.catalog) {
+            Bind::Ready(bound) => {
+                let stage =
+                    self.subscribers.get(place).and_then(|s| s.resuming.as_ref()).map(|resuming| resuming.stage);
+                // Live from the next change on: all that came before has been replayed, whatever its transaction.
+                let sequence = if stage == Some(Stage::Live) { 0 } else { self.assembler.next_sequence() };
+                self.subscribers.replace(place, bound, sequence, &self.catalog, &mut self.access);
+            }
+            Bind::NeedsCasts | Bind::Refused { .. } => self.give_up(place),
+        }
+    }
+
+    /// Its tables are not what they were: it is told of a gap, and bound like any other.
+    pub(super) fn give_up(&mut self, place: usize) {
+        let Some(resuming) = self.subscribers.get_mut(place).and_then(|subscriber| subscriber.resuming.as_mut()) else {
+            return;
+        };
+        if resuming.stage != Stage::Live {
+            resuming.stage = Stage::Live;
+            resuming.missing = Some(Missing::Altered);
+            self.announce(place);
+        }
+    }
+
+    /// `true`: there is nothing behind what was replayed.
+    fn replay_chunk(&mut self, pass: &mut Pass, matches: &mut Matches) -> bool {
+        // Nothing waits for it: the slot may be confirmed.
+        let ticket = Arc::new(Ticket);
+        let mut chunk = Chunk::default();
+        let mut known: Option<(Arc<StreamRelation>, Arc<Relation>, Arc<Layout>, ColumnSet)> = None;
+        let mut at_end = false;
+        for _ in 0..REPLAY_CHANGES {
+            let Some((number, kept)) = self.replays.ring.at_or_after(pass.cursor) else {
+                at_end = true;
+                break;
+            };
+            if number > pass.cursor {
+                overtaken(&mut self.subscribers, pass, self.replays.ring.floor().1);
+            }
+            pass.cursor = number + 1;
+            self.replays.metrics.changes_replayed.inc();
+            let id = kept.relation.id;
+            let Some(relation) = self.catalog.relation(id) else { continue };
+            if self.subscribers.audience(id).is_empty() || !is_published(relation, kept.operation) {
+                continue;
+            }
+            let is_known = known
+                .as_ref()
+                .is_some_and(|(stream, of, ..)| Arc::ptr_eq(stream, &kept.stream) && Arc::ptr_eq(of, &kept.relation));
+            if !is_known {
+                let layout = Arc::new(kept.layout(relation));
+                let asked = encode::columns_only_postgres_encodes(&self.catalog, relation, &layout);
+                known = Some((Arc::clone(&kept.stream), Arc::clone(&kept.relation), layout, asked));
+            }
+            let Some((_, _, layout, columns_asked)) = &known else { continue };
+            let context = Context {
+                catalog: &self.catalog,
+                config: &self.config,
+                subscribers: &self.subscribers,
+                budget: &self.budget,
+                columns_asked,
+                tables: self.tracking.tables(),
+                xid: kept.header.xid,
+                sequence: 0,
+                replayed: Some(kept.position()),
+            };
+            chunk.add(kept.change(layout), &ticket, matches, &mut self.access, None, &context);
+            if chunk.delivery_count() >= CHUNK_DELIVERIES_MAX || chunk.bytes >= CHUNK_BYTES_MAX {
+                break;
+            }
+        }
+        self.replays.metrics.events_replayed.inc_by(chunk.delivery_count() as u64);
+        // Full outboxes are seen to before the next chunk: the stream is not too fast because of them.
+        let pressure = std::mem::take(&mut self.pressure);
+        let paused_until = self.paused_until;
+        self.flush(chunk);
+        (self.pressure, self.paused_until) = (pressure, paused_until);
+        at_end
+    }
+
+    /// All that it is owed has been routed to it.
+    fn go_live(&mut self, place: usize) {
+        let Some(resuming) = self.subscribers.get_mut(place).and_then(|subscriber| subscriber.resuming.as_mut()) else {
+            return;
+        };
+        resuming.stage = Stage::Live;
+        self.rebind_resuming(place);
+        self.announce(place);
+    }
+
+    /// What became of resuming is told behind what is still being decided.
+    fn announce(&mut self, place: usize) {
+        let position = self.reached();
+        let origin = Arc::clone(&self.replays.origin);
+        let Some(subscriber) = self.subscribers.get_mut(place) else { return };
+        let Some(resuming) = &mut subscriber.resuming else { return };
+        let stamp = |position| origin.stamp(position).to_string();
+        let (from, position) = (resuming.from.map(stamp), stamp(position));
+        let resumption = Resumption {
+            from: from.as_deref(),
+            position: &position,
+            missing: resuming.missing.map(Missing::text),
+            refused: resuming.refused.as_deref(),
+        };
+        let frame = system::resumed(&subscriber.address, &resumption);
+        match (resuming.missing, resuming.from) {
+            (Some(_), _) => self.replays.metrics.gaps.inc(),
+            (None, Some(_)) => self.replays.metrics.resumed.inc(),
+            (None, None) => 0,
+        };
+        resuming.announcement = Some((subscriber.queue.len(), frame));
+        self.announce_if_due(place);
+    }
+
+    /// One of the channel's deliveries has been decided.
+    pub(super) fn count_down(&mut self, place: usize) {
+        let Some(resuming) = self.subscribers.get_mut(place).and_then(|subscriber| subscriber.resuming.as_mut()) else {
+            return;
+        };
+        let Some((left, _)) = &mut resuming.announcement else { return };
+        *left = left.saturating_sub(1);
+        if *left == 0 {
+            self.finish_run(place);
+            self.announce_if_due(place);
+        }
+    }
+
+    /// From here on what is sent can be acknowledged.
+    pub(super) fn announce_if_due(&mut self, place: usize) {
+        let Some(subscriber) = self.subscribers.get_mut(place).filter(|subscriber| subscriber.held.is_none()) else {
+            return;
+        };
+        let Some(resuming) = &mut subscriber.resuming else { return };
+        if let Some((_, frame)) = resuming.announcement.take_if(|(left, _)| *left == 0) {
+            subscriber.outbox.push(frame);
+            resuming.link.go_live();
+        }
+    }
+}
+
+/// Changes were let go before they could be replayed.
+fn overtaken(subscribers: &mut Subscribers, pass: &Pass, missing: Missing) {
+    for channel in &pass.members {
+        let place = subscribers.place_of(*channel);
+        let subscriber = place.and_then(|place| subscribers.get_mut(place));
+        if let Some(resuming) = subscriber.and_then(|subscriber| subscriber.resuming.as_mut()) {
+            resuming.missing.get_or_insert(missing);
+        }
+    }
+}
+
+/// How long ago a transaction was committed, by the database's clock.
+fn age(commit_timestamp: i64) -> Duration {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let committed = Duration::from_micros(commit_timestamp.saturating_add(POSTGRES_EPOCH).max(0) as u64);
+    now.saturating_sub(committed)
+}

@@ -1,0 +1,150 @@
+//! What a binding asks for.
+
+use aws_lc_rs::digest::{SHA256, digest};
+use serde_json::{Map, Value};
+
+use crate::wal::Stamp;
+
+/// Whose position is remembered: a client's key, as long as role, subject and binding are those that it was made for.
+/// Somebody else with the same key has another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ResumeKey(pub [u8; 32]);
+
+/// Longer ones are no keys but mistakes.
+const KEY_BYTES_MAX: usize = 128;
+
+/// Where the token names nobody, the key alone says who it is: 22 characters of base64 have 128 bits.
+const ANONYMOUS_BYTES_MIN: usize = 22;
+
+/// Why a key is not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum KeyRefused {
+    #[error("`resume` must be a string of 1 to {KEY_BYTES_MAX} bytes")]
+    NotAKey,
+    #[error(
+        "`resume` must have at least {ANONYMOUS_BYTES_MIN} characters where the token has no `sub`: whoever guesses it resumes in your place"
+    )]
+    Guessable,
+}
+
+impl ResumeKey {
+    /// `binding`: the binding's own parameters, in canonical form.
+    pub fn new(key: &str, role: &str, subject: Option<&str>, binding: &str) -> Result<ResumeKey, KeyRefused> {
+        if key.is_empty() || key.len() > KEY_BYTES_MAX {
+            return Err(KeyRefused::NotAKey);
+        }
+        if subject.is_none() && key.chars().count() < ANONYMOUS_BYTES_MIN {
+            return Err(KeyRefused::Guessable);
+        }
+        let mut text = Vec::new();
+        for part in [Some(key), Some(role), subject, Some(binding)] {
+            // Lengths in front, so that no two lists of parts are the same bytes.
+            let length = part.map_or(u64::MAX, |part| part.len() as u64);
+            text.extend_from_slice(&length.to_le_bytes());
+            text.extend_from_slice(part.unwrap_or_default().as_bytes());
+        }
+        let hash = digest(&SHA256, &text);
+        let mut bytes = [0; 32];
+        bytes.copy_from_slice(hash.as_ref());
+        Ok(ResumeKey(bytes))
+    }
+}
+
+/// The position that a client passes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Since {
+    Absent,
+    At(Stamp),
+    /// Not a position, so nobody knows what is missing.
+    Malformed,
+}
+
+/// What one binding asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ask {
+    /// The id that the client knows the binding by.
+    pub binding: u32,
+    pub key: Option<Result<ResumeKey, KeyRefused>>,
+    pub since: Since,
+}
+
+/// The keys of a binding that are about resuming, and not about what is sent.
+pub const OWN_KEYS: [&str; 3] = ["resume", "since", "positions"];
+
+impl Ask {
+    /// `None`: nothing is asked for. An empty or null `since` is a client's that has no position yet. `text`: writes a
+    /// binding's parameters in canonical form.
+    pub fn parse(
+        binding: u32,
+        params: &Map<String, Value>,
+        role: &str,
+        subject: Option<&str>,
+        text: impl FnOnce(Map<String, Value>) -> String,
+    ) -> Option<Ask> {
+        let key = params.get("resume").filter(|key| !key.is_null());
+        let since = match params.get("since") {
+            None | Some(Value::Null) => Since::Absent,
+            Some(Value::String(text)) if text.is_empty() => Since::Absent,
+            Some(Value::String(text)) => text.parse().map_or(Since::Malformed, Since::At),
+            Some(_) => Since::Malformed,
+        };
+        if key.is_none() && since == Since::Absent {
+            return None;
+        }
+        let key = key.map(|key| {
+            let key = key.as_str().ok_or(KeyRefused::NotAKey)?;
+            let rest = params.iter().filter(|(name, _)| !OWN_KEYS.contains(&name.as_str()));
+            let rest = rest.map(|(name, value)| (name.clone(), value.clone())).collect();
+            ResumeKey::new(key, role, subject, &text(rest))
+        });
+        Some(Ask { binding, key, since })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn ask(params: Value, subject: Option<&str>) -> Option<Ask> {
+        let text = |params| Value::Object(params).to_string();
+        Ask::parse(7, params.as_object().unwrap(), "authenticated", subject, text)
+    }
+
+    #[test]
+    fn a_binding_asks_by_its_keys() {
+        assert_eq!(ask(json!({"table": "t"}), Some("a")), None);
+        assert_eq!(ask(json!({"table": "t", "since": null, "resume": null}), Some("a")), None);
+        assert_eq!(ask(json!({"table": "t", "since": ""}), Some("a")), None);
+        let asked = ask(json!({"since": "1:1:0/10:2"}), None).unwrap();
+        assert_eq!((asked.binding, asked.key, asked.since), (7, None, Since::At("1:1:0/10:2".parse().unwrap())));
+        for wrong in [json!("yesterday"), json!(5), json!({})] {
+            assert_eq!(ask(json!({"since": wrong}), None).unwrap().since, Since::Malformed);
+        }
+    }
+
+    #[test]
+    fn a_key_is_bound_to_role_subject_and_binding() {
+        let key = |params: Value, subject| ask(params, subject).unwrap().key.unwrap();
+        let own = key(json!({"resume": "k", "table": "t"}), Some("a"));
+        assert!(own.is_ok());
+        assert_eq!(key(json!({"resume": "k", "table": "t", "since": "", "positions": true}), Some("a")), own);
+        assert_ne!(key(json!({"resume": "k", "table": "t"}), Some("b")), own);
+        assert_ne!(key(json!({"resume": "k", "table": "u"}), Some("a")), own);
+        assert_ne!(key(json!({"resume": "l", "table": "t"}), Some("a")), own);
+        let of_role = |role| ResumeKey::new("k", role, Some("a"), "{}").unwrap();
+        assert_ne!(of_role("anon"), of_role("authenticated"));
+    }
+
+    #[test]
+    fn what_is_no_key_or_could_be_guessed_is_refused() {
+        let key = |key: Value, subject| ask(json!({"resume": key}), subject).unwrap().key.unwrap();
+        for wrong in [json!(""), json!(5), json!("x".repeat(129))] {
+            assert_eq!(key(wrong, Some("a")), Err(KeyRefused::NotAKey));
+        }
+        assert_eq!(key(json!("x".repeat(21)), None), Err(KeyRefused::Guessable));
+        assert!(key(json!("x".repeat(22)), None).is_ok());
+        assert!(key(json!("x"), Some("a")).is_ok());
+    }
+}

@@ -1,0 +1,259 @@
+//! Clients that come back are sent what they missed.
+
+use serde_json::{Value, json};
+
+use crate::support::client::{Client, Message, topic};
+use crate::support::people::{Person, alice, anon};
+use crate::support::relay::Relay;
+use crate::support::scene::Scene;
+
+const NOTES: &str = "
+    create table notes (id int primary key, owner uuid, body text);
+    alter table notes enable row level security;
+    create policy own on notes for select to authenticated using (owner = auth.uid());
+    create policy open on notes for select to anon using (owner is null);
+    grant select on notes to anon, authenticated;
+    alter publication supabase_realtime add table notes;";
+
+const KEY: &str = "a-key-that-nobody-could-guess";
+
+fn binding(extra: &Value) -> Value {
+    let mut binding = json!({ "event": "*", "schema": "public", "table": "notes" });
+    binding.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+    json!([binding])
+}
+
+/// Joins; gives the ids of the notes that are replayed, and what is said of resuming after them.
+async fn join(relay: &Relay, person: &Person, extra: Value) -> (Client, Vec<i64>, Value) {
+    let mut client = Client::connect(relay, person).await;
+    client.subscribe("notes", binding(&extra)).await;
+    let (ids, said) = until_resumed(&mut client).await;
+    (client, ids, said)
+}
+
+async fn until_resumed(client: &mut Client) -> (Vec<i64>, Value) {
+    let mut ids = Vec::new();
+    loop {
+        let message = client.next().await;
+        match &*message.event {
+            "postgres_changes" => ids.push(id_of(&message)),
+            "system" if message.payload.get("resume").is_some() => {
+                assert_eq!(message.topic, topic("notes"));
+                return (ids, message.payload);
+            }
+            _ => client.fail(&format!("unexpected: {}", message.raw)),
+        }
+    }
+}
+
+fn id_of(message: &Message) -> i64 {
+    let data = &message.payload["data"];
+    let row = if data["type"] == "DELETE" { &data["old_record"] } else { &data["record"] };
+    row["id"].as_i64().unwrap_or_else(|| panic!("no id: {data}"))
+}
+
+async fn insert(scene: &Scene, ids: std::ops::RangeInclusive<i64>) {
+    for id in ids {
+        scene.execute(&format!("insert into notes values ({id}, null, 'note {id}')")).await;
+    }
+}
+
+/// A plain client, by whom is known how far the stream has come.
+async fn observer(relay: &Relay, person: &Person) -> Client {
+    let mut client = Client::connect(relay, person).await;
+    client.subscribe("observer", binding(&json!({}))).await;
+    client
+}
+
+async fn until_sent(client: &mut Client, last: i64) {
+    while client.next_change().await.record()["id"] != last {}
+}
+
+/// The ids of the next changes.
+async fn next_ids(client: &mut Client, count: usize) -> Vec<i64> {
+    let mut ids = Vec::new();
+    for _ in 0..count {
+        ids.push(client.next_change().await.record()["id"].as_i64().unwrap());
+    }
+    ids
+}
+
+/// What was queued before the first reply is acknowledged by the second heartbeat, which has been taken when it is
+/// answered.
+async fn acknowledge(scene: &Scene, client: &mut Client) {
+    let before = scene.relay.metric("acknowledgements").await;
+    // What was dispatched is known to be handed over a moment later.
+    while scene.relay.metric("acknowledgements").await == before {
+        client.heartbeat().await;
+    }
+}
+
+#[tokio::test]
+async fn a_key_is_enough() {
+    let scene = Scene::new(NOTES).await;
+    let key = || json!({ "resume": KEY });
+    let (mut client, replayed, said) = join(&scene.relay, &anon(), key()).await;
+    assert_eq!((replayed, &said["resume"]["state"]), (vec![], &json!("started")));
+    insert(&scene, 1..=3).await;
+    assert_eq!(next_ids(&mut client, 3).await, [1, 2, 3]);
+    acknowledge(&scene, &mut client).await;
+    insert(&scene, 4..=5).await;
+    assert_eq!(next_ids(&mut client, 2).await, [4, 5]);
+    drop(client);
+    let mut observer = observer(&scene.relay, &anon()).await;
+    insert(&scene, 6..=8).await;
+    until_sent(&mut observer, 8).await;
+
+    let (mut client, replayed, said) = join(&scene.relay, &anon(), key()).await;
+    assert_eq!(replayed, [4, 5, 6, 7, 8], "what was not acknowledged comes again, and all that was missed");
+    assert_eq!((&said["resume"]["state"], &said["status"]), (&json!("complete"), &json!("ok")));
+    insert(&scene, 9..=9).await;
+    assert_eq!(next_ids(&mut client, 1).await, [9]);
+    acknowledge(&scene, &mut client).await;
+    drop(client);
+
+    // Another binding, or another person, is not the same key.
+    let (_client, replayed, said) = join(&scene.relay, &anon(), json!({ "resume": KEY, "filter": "id=gt.0" })).await;
+    assert_eq!((replayed, &said["resume"]["state"]), (vec![], &json!("started")));
+    let (_client, replayed, said) = join(&scene.relay, &alice(), key()).await;
+    assert_eq!((replayed, &said["resume"]["state"]), (vec![], &json!("started")));
+    let (_client, replayed, said) = join(&scene.relay, &anon(), key()).await;
+    assert_eq!((replayed, &said["resume"]["state"]), (vec![], &json!("complete")));
+}
+
+#[tokio::test]
+async fn a_position_of_ones_own_is_exact() {
+    let scene = Scene::new(NOTES).await;
+    let (mut client, _, said) = join(&scene.relay, &anon(), json!({ "resume": KEY, "positions": true })).await;
+    let mut since = said["resume"]["position"].clone();
+    let mut seen = Vec::new();
+    for round in 0..4 {
+        // Of a transaction with several rows some, and then the connection is gone.
+        scene
+            .execute(&format!(
+                "insert into notes select n, null, '' from generate_series({0} * 5, {0} * 5 + 4) n",
+                round
+            ))
+            .await;
+        for _ in 0..3 {
+            let change = client.next_change().await;
+            seen.push(change.record()["id"].as_i64().unwrap());
+            since = change.record()["walcast_position"].clone();
+        }
+        drop(client);
+        let again = json!({ "since": since, "positions": true });
+        let (next, replayed, said) = join(&scene.relay, &anon(), again).await;
+        assert_eq!(said["resume"]["state"], "complete", "{said}");
+        assert_eq!(said["resume"]["from"], since);
+        assert_eq!(replayed.len(), 2, "{replayed:?}");
+        seen.extend(replayed);
+        since = said["resume"]["position"].clone();
+        client = next;
+    }
+    assert_eq!(seen, (0..20).collect::<Vec<i64>>());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restart_and_a_kill_lose_nothing() {
+    let mut scene = Scene::new(NOTES).await;
+    let key = || json!({ "resume": KEY });
+    let (mut client, ..) = join(&scene.relay, &anon(), key()).await;
+    let (mut plain, ..) = (Client::connect(&scene.relay, &anon()).await, ());
+    plain.subscribe("notes", binding(&json!({}))).await;
+    let mut next = 1;
+    for way in ["-TERM", "-KILL", "-TERM", "-KILL"] {
+        insert(&scene, next..=next + 2).await;
+        assert_eq!(next_ids(&mut client, 3).await, [next, next + 1, next + 2]);
+        acknowledge(&scene, &mut client).await;
+        // Written down.
+        let written = scene.relay.metric("positions_written").await;
+        insert(&scene, next + 3..=next + 3).await;
+        assert_eq!(next_ids(&mut client, 1).await, [next + 3]);
+        acknowledge(&scene, &mut client).await;
+        scene.relay.until_metric("positions_written", |value| value > written).await;
+        insert(&scene, next + 4..=next + 4).await;
+        assert_eq!(next_ids(&mut client, 1).await, [next + 4]);
+        match way {
+            "-TERM" => {
+                scene.relay.terminate();
+                scene.relay.exit().await;
+            }
+            _ => scene.relay.kill().await,
+        }
+        insert(&scene, next + 5..=next + 6).await;
+        scene.relay.restart().await;
+        // Whoever is new is not sent what was sent before, though it is read again.
+        let mut plain = Client::connect(&scene.relay, &anon()).await;
+        plain.subscribe("notes", binding(&json!({}))).await;
+        let (again, replayed, said) = join(&scene.relay, &anon(), key()).await;
+        client = again;
+        assert_eq!(said["resume"]["state"], "complete", "{way}: {said}\n{}", scene.relay.log());
+        let needed: Vec<i64> = (next + 4..=next + 6).collect();
+        assert!(replayed.ends_with(&needed), "{way}: {replayed:?} instead of {needed:?}");
+        assert!(replayed[0] >= next && replayed.is_sorted(), "{way}: {replayed:?}");
+        insert(&scene, next + 7..=next + 7).await;
+        assert_eq!(next_ids(&mut client, 1).await, [next + 7]);
+        loop {
+            let id = next_ids(&mut plain, 1).await[0];
+            // What it was told while nobody knew that it had been: at most what a kill leaves unwritten.
+            assert!(id >= next + 3, "{way}: {id} was sent again to somebody new");
+            if id == next + 7 {
+                break;
+            }
+        }
+        next += 8;
+    }
+}
+
+#[tokio::test]
+async fn policies_hold_as_of_the_return() {
+    let scene = Scene::new(NOTES).await;
+    let key = || json!({ "resume": "k" });
+    let (client, ..) = join(&scene.relay, &alice(), key()).await;
+    drop(client);
+    let mut observer = observer(&scene.relay, &alice()).await;
+    let alice_id = crate::support::people::ALICE;
+    scene
+        .execute_each(&[
+            &format!("insert into notes values (1, '{alice_id}', 'hers')"),
+            "insert into notes values (2, null, 'nobody''s')",
+            &format!("insert into notes values (3, '{alice_id}', 'hers, then hidden')"),
+            "alter policy own on notes using (owner = auth.uid() and body not like '%hidden')",
+            &format!("insert into notes values (4, '{alice_id}', 'hers')"),
+        ])
+        .await;
+    until_sent(&mut observer, 4).await;
+    let (_client, replayed, said) = join(&scene.relay, &alice(), key()).await;
+    assert_eq!((replayed, &said["resume"]["state"]), (vec![1, 4], &json!("complete")));
+}
+
+#[tokio::test]
+async fn what_is_not_kept_is_announced() {
+    let scene = Scene::with_flags(NOTES, &["--resume-memory-max", "20kB"]).await;
+    let (mut client, ..) = join(&scene.relay, &anon(), json!({ "resume": KEY })).await;
+    insert(&scene, 1..=1).await;
+    assert_eq!(next_ids(&mut client, 1).await, [1]);
+    acknowledge(&scene, &mut client).await;
+    drop(client);
+    let mut observer = observer(&scene.relay, &anon()).await;
+    scene.execute("insert into notes select n, null, repeat('x', 200) from generate_series(2, 500) n").await;
+    until_sent(&mut observer, 500).await;
+    let (mut client, replayed, said) = join(&scene.relay, &anon(), json!({ "resume": KEY })).await;
+    assert_eq!((&said["resume"]["state"], &said["status"]), (&json!("gap"), &json!("error")), "{said}");
+    assert!(said["resume"]["reason"].as_str().unwrap().contains("--resume-memory-max"), "{said}");
+    let kept: Vec<i64> = (501 - replayed.len() as i64..=500).collect();
+    assert!(!replayed.is_empty() && replayed == kept, "what is left comes all the same: {replayed:?}");
+    insert(&scene, 501..=501).await;
+    assert_eq!(next_ids(&mut client, 1).await, [501]);
+    for (since, reason) in [
+        (json!("last tuesday"), "not a position"),
+        (json!("1:1:0/16B3748:3"), "another database"),
+        (json!(said["resume"]["position"].as_str().unwrap().replace(":0/", ":FF/")), "another database"),
+    ] {
+        let (_client, replayed, said) = join(&scene.relay, &anon(), json!({ "since": since })).await;
+        assert_eq!((replayed, &said["resume"]["state"]), (vec![], &json!("gap")), "{said}");
+        assert!(said["resume"]["reason"].as_str().unwrap().contains(reason), "{said}");
+    }
+    let (_client, replayed, said) = join(&scene.relay, &anon(), json!({ "resume": "guessable" })).await;
+    assert_eq!((replayed, &said["resume"]["state"]), (vec![], &json!("refused")), "{said}");
+}
