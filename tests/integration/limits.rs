@@ -84,6 +84,12 @@ const FLAGS: &[(&str, &str, &str)] = &[
         "tests/integration/limits.rs a_slot_that_holds_back_more_than_it_may_is_warned_of",
     ),
     (
+        "slot-xmin-age-max",
+        "slot_catalog_xmin_age",
+        "src/wal/budget.rs what_trails_on_purpose_is_let_go_before_the_budget_is_used_up",
+    ),
+    ("resume-memory-max", "kept_bytes", "tests/integration/resume.rs what_is_not_kept_is_announced"),
+    (
         "wal-frame-max",
         "wal_frames_skipped",
         "tests/integration/replication.rs a_frame_above_the_limit_is_reported_and_what_follows_arrives",
