@@ -309,6 +309,9 @@ pub struct ServeArgs {
     /// Delay before the error reply of a refused join (Supabase: 5s). Only the reply waits.
     #[arg(long, env = "WALCAST_JOIN_ERROR_BACKOFF", default_value = "0s", value_parser = duration, value_name = "TIME")]
     pub join_error_backoff: Duration,
+    /// At SIGTERM, over how long a time clients are told to leave, a millisecond for each at most: they all come back.
+    #[arg(long, env = "WALCAST_DRAIN_SPREAD", default_value = "2s", value_parser = duration, value_name = "TIME")]
+    pub drain_spread: Duration,
     /// How long clients are given to leave at SIGTERM.
     #[arg(long, env = "WALCAST_DRAIN_TIMEOUT", default_value = "5s", value_parser = duration, value_name = "TIME")]
     pub drain_timeout: Duration,

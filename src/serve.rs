@@ -192,6 +192,7 @@ pub fn relay_config(args: &ServeArgs, conninfo: Conninfo) -> Result<relay::Confi
         handshakes_max: args.handshakes_max,
         inbound_bytes_max: args.inbound_max as usize,
         drain_timeout: args.drain_timeout,
+        drain_spread: args.drain_spread.min(args.drain_timeout / 2),
         metrics_token: args.metrics_token.clone(),
         metrics_tokens,
         admin_tokens,
