@@ -83,7 +83,9 @@ impl Checker<'_> {
             return course.begin_at(joined_at);
         }
         for notice in &stint.notices {
-            self.notice(diary, number, notice, report);
+            if notice.state != "refused" {
+                self.notice(diary, number, notice, report);
+            }
             match notice.state.as_str() {
                 "complete" => course.counts.resumed += 1,
                 "gap" => self.gap(diary, number, notice, course, report),
