@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use super::replay::LIMIT_MAX;
 use crate::authz::Claims;
-use crate::resume::Ask;
+use crate::resume::{Ask, OWN_KEYS};
 use crate::routing::{Binding, BindingError};
 
 /// What a join asks for.
@@ -208,11 +208,8 @@ impl Wanted {
             if !["\"resume\"", "\"since\""].iter().any(|key| item.params.contains(key)) {
                 return None;
             }
-            Ask::parse(item.id, &item.params(), &claims.role, claims.sub.as_deref(), |params| {
-                let mut text = String::new();
-                write_canonical(&Value::Object(params), &mut text);
-                text
-            })
+            let text = |params| canonical_text(&Value::Object(params));
+            Ask::parse(item.id, &item.params(), &claims.role, claims.sub.as_deref(), text)
         };
         items.iter().filter_map(ask).collect()
     }
@@ -239,14 +236,18 @@ impl Wanted {
 const ID_MASK: u32 = (1 << 27) - 1;
 
 impl WantedItem {
-    /// Equal objects have equal ids, in every join of every process; different objects of one join have different ones.
+    /// Equal objects have equal ids in every join of every process, whatever they say of resuming; different objects of
+    /// one join have different ones.
     /// A key `id` of the client's is dropped: as a second key it would win over ours in `JSON.parse`.
     fn new(mut params: Map<String, Value>, ids: &mut HashMap<u32, Box<str>>) -> WantedItem {
         params.remove("id");
-        let mut text = String::new();
-        write_canonical(&Value::Object(params), &mut text);
+        let text = canonical_text(&Value::Object(params.clone()));
+        let mut id = hash(&text);
+        if OWN_KEYS.iter().any(|key| params.contains_key(*key)) {
+            OWN_KEYS.iter().for_each(|key| drop(params.remove(*key)));
+            id = hash(&canonical_text(&Value::Object(params)));
+        }
         let params = text.into_boxed_str();
-        let mut id = hash(&params);
         // Never 0: realtime-js takes an id for absent if it is falsy.
         while id == 0 || ids.get(&id).is_some_and(|other| *other != params) {
             id = (id + 1) & ID_MASK;
@@ -266,6 +267,12 @@ fn hash(text: &str) -> u32 {
         .bytes()
         .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
     (hash ^ hash >> 32) as u32 & ID_MASK
+}
+
+fn canonical_text(value: &Value) -> String {
+    let mut text = String::new();
+    write_canonical(value, &mut text);
+    text
 }
 
 /// JSON with sorted keys and no spaces, as the original writes it back.

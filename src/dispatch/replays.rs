@@ -1,25 +1,33 @@
 //! Who is owed what was missed, and how far they have got.
 //!
 //! ```text
-//!   join ──► Waiting ──► Replaying ──► Live
-//!               ▲            │
-//!               └────────────┘  (its outbox is full)
+//!   join ──► Waiting ──► Replaying ──► Live ──► parked, its socket being gone
+//!     │         ▲            │          ▲          │
+//!     │         └────────────┘          │          │
+//!     │      (its outbox is full)       │          │
+//!     └── with the keys of a channel that is known ◄
 //! ```
+//!
+//! A channel that is parked goes on being decided for, as of each change's commit, and whoever comes back with its keys is
+//! sent what was decided. Everybody else, after a restart or with a position alone, is judged by what holds at the return.
 //!
 //! Those who replay do so together: one pass over the kept changes, routed by an index of their own, so that a storm of
 //! reconnects costs what is delivered. What is committed meanwhile is kept, too, and reached by the pass: whoever has
 //! come to the end has missed nothing, and is live from the next change on.
 
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use foldhash::fast::RandomState;
 use smallvec::SmallVec;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::ring::{Missing, Ring};
+use super::sent::SentLog;
 use crate::channels::subscribe::ChannelId;
-use crate::resume::{Config, Ledger, Link, ResumeMetrics};
+use crate::resume::{Config, Ledger, Link, ResumeKey, ResumeMetrics};
 use crate::wal::budget::{Rung, SlotPressure};
 use crate::wal::history::History;
 use crate::wal::{Lsn, Origin, Position};
@@ -46,9 +54,37 @@ pub struct Resuming {
     pub refused: Option<Box<str>>,
     /// What the client is told when so many more of its deliveries have been decided.
     pub announcement: Option<(usize, Bytes)>,
+    /// The keys of its bindings, if each has one: whoever comes back with the same is the same channel.
+    pub keys: Option<Arc<[ResumeKey]>>,
+    /// What was decided for it since it was live.
+    pub log: Option<SentLog>,
+    /// The log became too long while it was being sent: the rest is replayed from here.
+    pub fall_back_from: Option<Position>,
+    /// What is decided is sent at once: nothing of the log waits before it.
+    pub is_direct: bool,
+    /// Its socket is gone.
+    pub is_parked: bool,
 }
 
 impl Resuming {
+    pub fn new(link: Arc<Link>, joined_at: Position) -> Resuming {
+        Resuming {
+            link,
+            stage: Stage::Live,
+            owed: SmallVec::new(),
+            joined_at,
+            from: None,
+            missing: None,
+            refused: None,
+            announcement: None,
+            keys: None,
+            log: None,
+            fall_back_from: None,
+            is_direct: true,
+            is_parked: false,
+        }
+    }
+
     pub fn owed_after(&self, binding: u32) -> Position {
         let owed = self.owed.iter().find(|(id, _)| *id == binding);
         owed.map_or(self.joined_at, |(_, position)| *position)
@@ -79,6 +115,12 @@ pub struct Replays {
     pub ledger: Arc<Ledger>,
     pub metrics: ResumeMetrics,
     pub waiting: Vec<ChannelId>,
+    /// Whose logs are being sent.
+    pub draining: Vec<ChannelId>,
+    /// By their keys: who has what was decided for them.
+    pub holders: HashMap<Arc<[ResumeKey]>, usize, RandomState>,
+    /// Channels whose sockets are gone, oldest first: since when, and their places.
+    pub parked: VecDeque<(Instant, usize, ChannelId)>,
     pub pass: Option<Pass>,
     /// Outboxes are full: they are looked at again then.
     pub retry_at: Option<Instant>,
@@ -97,7 +139,7 @@ pub struct Replays {
     /// How far the database was when the stream began.
     pub wal_end: Lsn,
     /// Ends of transactions with kept changes that are not handed over yet, oldest first.
-    pub unsettled: std::collections::VecDeque<Lsn>,
+    pub unsettled: VecDeque<Lsn>,
 }
 
 impl Replays {
@@ -108,6 +150,9 @@ impl Replays {
             ledger,
             metrics,
             waiting: Vec::new(),
+            draining: Vec::new(),
+            holders: HashMap::default(),
+            parked: VecDeque::new(),
             pass: None,
             retry_at: None,
             unused_since: Instant::now(),
@@ -118,7 +163,7 @@ impl Replays {
             before_start: None,
             worked: Position::START,
             wal_end: Lsn::ZERO,
-            unsettled: Default::default(),
+            unsettled: VecDeque::new(),
         }
     }
 
@@ -139,13 +184,14 @@ impl Replays {
     }
 
     pub fn is_idle(&self) -> bool {
-        self.waiting.is_empty() && self.pass.is_none()
+        self.waiting.is_empty() && self.draining.is_empty() && self.pass.is_none()
     }
 
     /// When there is something to do although nothing comes.
     pub fn next_deadline(&self) -> Option<Instant> {
         let expires = self.ring.expires_at();
+        let parked = self.parked.front().map(|(since, ..)| *since + self.config.retention);
         let unused = self.ring.is_on().then(|| self.unused_since + self.config.retention);
-        [self.retry_at, expires, unused].into_iter().flatten().min()
+        [self.retry_at, expires, parked, unused].into_iter().flatten().min()
     }
 }

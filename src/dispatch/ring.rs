@@ -96,6 +96,8 @@ pub enum Missing {
     OtherHistory,
     /// What the client passed is no position.
     NoPosition,
+    /// A policy could not be evaluated while nobody could be told.
+    Undecided,
 }
 
 impl Missing {
@@ -108,6 +110,7 @@ impl Missing {
             Missing::SlotLost => "the replication slot lost it",
             Missing::Altered => "a table was altered meanwhile, or left the publication",
             Missing::OtherHistory => "the position is of another database, or of a history that it has left",
+            Missing::Undecided => "row-level security could not be evaluated for you meanwhile",
             Missing::NoPosition => "what was passed as `since` is not a position",
         }
     }
@@ -240,6 +243,12 @@ impl Ring {
     /// The number behind the last entry.
     pub fn end(&self) -> u64 {
         self.first + self.entries.len() as u64
+    }
+
+    /// What stands at a position.
+    pub fn get(&self, position: Position) -> Option<&Kept> {
+        let place = self.entries.partition_point(|entry| entry.kept.position() < position);
+        self.entries.get(place).map(|entry| &entry.kept).filter(|kept| kept.position() == position)
     }
 
     /// The number of the first entry behind a position.

@@ -55,6 +55,11 @@ pub struct Subscriber {
 }
 
 impl Subscriber {
+    /// What is decided for it is noted, whether or not it can be sent.
+    pub fn is_noted(&self) -> bool {
+        self.resuming.as_ref().is_some_and(|resuming| resuming.log.is_some())
+    }
+
     /// What a table's program knows of the identity; `None`: the bindings were made for another plan, or identity.
     pub fn slots(&self, plan: &Arc<CompiledPlan>) -> Option<&Arc<Slots>> {
         self.slots.iter().find(|(known, _)| Arc::ptr_eq(known, plan)).map(|(_, slots)| slots)
@@ -301,6 +306,27 @@ impl Subscribers {
             let removed = self.channels.remove(place);
             self.resumable -= usize::from(removed.resuming.is_some());
         }
+    }
+
+    /// The channel's socket is gone; it stays subscribed.
+    pub fn park(&mut self, channel: ChannelId) {
+        self.by_channel.remove(&channel);
+    }
+
+    /// Takes a parked channel away.
+    pub fn remove_parked(&mut self, place: usize) {
+        self.unbind(place);
+        let removed = self.channels.remove(place);
+        self.resumable -= usize::from(removed.resuming.is_some());
+    }
+
+    pub fn entries(&self, place: usize) -> impl Iterator<Item = &Entry> {
+        self.channels[place].entries.iter().map(|entry| &self.entries[*entry])
+    }
+
+    /// The ids that the client knows the bindings by.
+    pub fn binding_ids(&self, place: usize) -> impl Iterator<Item = u32> {
+        self.channels[place].bindings.iter().map(|(id, _)| *id)
     }
 
     /// The channel is owed what it missed.

@@ -9,6 +9,7 @@
 mod broadcasting;
 mod catalogs;
 mod delivering;
+mod noting;
 mod resuming;
 mod subscribing;
 mod tracked;
@@ -39,6 +40,7 @@ use super::pending::{Ticket, Tickets};
 use super::pressure::Pressure;
 use super::questions::Questions;
 use super::replays::Replays;
+use super::ring::Missing;
 use super::run::Run;
 use super::subscribers::Subscribers;
 use super::topics::Topics;
@@ -444,6 +446,7 @@ impl Dispatch {
     /// Where something had to be given up, people are told (DESIGN, promise 4).
     fn announce_gap(&mut self, places: Vec<usize>, message: &str) {
         for place in places {
+            self.note_missing(place, Missing::SlotLost);
             self.send_to(place, |s| system::postgres_changes_error(&s.address, message, Some(READ_AGAIN)));
         }
     }

@@ -1,10 +1,10 @@
 //! What a session and dispatch share about one channel that can be resumed.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock};
 
 use super::{Ask, Claim};
-use crate::wal::Position;
+use crate::wal::{Lsn, Position};
 
 /// Made by the session at the join; dispatch says when the channel has been sent all that it was owed.
 #[derive(Debug)]
@@ -15,6 +15,8 @@ pub struct Link {
     claims: OnceLock<Vec<Claim>>,
     /// Where the reply to the last heartbeat was written, if the channel was live then.
     replied_at: Mutex<Option<Position>>,
+    /// What has been acknowledged, by its LSN: all of that transaction.
+    acknowledged: AtomicU64,
     /// The token is somebody else's by now: the keys are not theirs.
     is_revoked: AtomicBool,
 }
@@ -26,6 +28,7 @@ impl Link {
             is_live: AtomicBool::new(false),
             claims: OnceLock::new(),
             replied_at: Mutex::default(),
+            acknowledged: AtomicU64::new(0),
             is_revoked: AtomicBool::new(false),
         }
     }
@@ -60,11 +63,17 @@ impl Link {
         *replied_at = is_live.then_some(handed_over);
     }
 
-    /// Everything up to a position has been handled.
+    /// Up to where everything has been handled.
+    pub fn acknowledged(&self) -> Position {
+        Position::end_of(Lsn(self.acknowledged.load(Ordering::Acquire)))
+    }
+
+    /// Everything up to the end of a transaction has been handled.
     pub fn acknowledge(&self, position: Position) {
         if self.is_revoked.load(Ordering::Relaxed) {
             return;
         }
+        self.acknowledged.fetch_max(position.lsn.0, Ordering::AcqRel);
         self.claims.get().into_iter().flatten().for_each(|claim| claim.acknowledge(position));
     }
 }

@@ -19,6 +19,8 @@ pub struct ResumeMetrics {
     pub replaying: Gauge,
     pub kept_changes: Gauge,
     pub kept_bytes: Gauge,
+    pub noted_bytes: Gauge,
+    pub parked: Gauge,
 }
 
 impl ResumeMetrics {
@@ -45,6 +47,8 @@ impl ResumeMetrics {
             ("resume_keys", "Resume keys whose positions are remembered", &metrics.keys),
             ("replaying_channels", "Channels that are being sent what they had missed", &metrics.replaying),
             ("kept_changes", "Changes kept for those who come back", &metrics.kept_changes),
+            ("noted_bytes", "Bytes of what was decided for channels that can be resumed", &metrics.noted_bytes),
+            ("parked_channels", "Channels without a socket that are still decided for", &metrics.parked),
             ("kept_bytes", "Bytes of changes kept for those who come back", &metrics.kept_bytes),
         ];
         for (name, help, gauge) in gauges {

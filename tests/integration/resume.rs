@@ -2,10 +2,10 @@
 
 use serde_json::{Value, json};
 
-use crate::support::client::{Client, Message, topic};
+use crate::support::client::{Client, Message, all_of, topic};
 use crate::support::people::{Person, alice, anon};
 use crate::support::relay::Relay;
-use crate::support::scene::Scene;
+use crate::support::scene::{ROOMS, Scene};
 
 const NOTES: &str = "
     create table notes (id int primary key, owner uuid, body text);
@@ -188,6 +188,11 @@ async fn a_restart_and_a_kill_lose_nothing() {
         let (again, replayed, said) = join(&scene.relay, &anon(), key()).await;
         client = again;
         assert_eq!(said["resume"]["state"], "complete", "{way}: {said}\n{}", scene.relay.log());
+        // What has not been read again yet comes as it is read.
+        let mut replayed = replayed;
+        while replayed.last() != Some(&(next + 6)) {
+            replayed.extend(next_ids(&mut client, 1).await);
+        }
         let needed: Vec<i64> = (next + 4..=next + 6).collect();
         assert!(replayed.ends_with(&needed), "{way}: {replayed:?} instead of {needed:?}");
         assert!(replayed[0] >= next && replayed.is_sorted(), "{way}: {replayed:?}");
@@ -205,11 +210,89 @@ async fn a_restart_and_a_kill_lose_nothing() {
     }
 }
 
+/// While the relay runs, what was decided at each commit holds.
+#[tokio::test]
+async fn memberships_hold_as_of_each_commit() {
+    let scene = Scene::new(ROOMS).await;
+    let alice_id = crate::support::people::ALICE;
+    let bindings = json!([{ "event": "*", "schema": "public", "table": "posts", "resume": "k" }]);
+    let mut client = Client::connect(&scene.relay, &alice()).await;
+    client.subscribe("notes", bindings.clone()).await;
+    assert_eq!(until_resumed(&mut client).await.1["resume"]["state"], "started");
+    drop(client);
+    let mut observer = Client::connect(&scene.relay, &alice()).await;
+    observer.subscribe("observer", json!([all_of("posts")])).await;
+    scene.relay.until_metric("tracked_serving", |serving| serving == 1.0).await;
+    scene
+        .execute_each(&[
+            "insert into posts values (1, 1)",
+            &format!("insert into members values (1, '{alice_id}')"),
+            "insert into posts values (2, 1)",
+            "delete from members",
+            "insert into posts values (3, 1)",
+            &format!("insert into members values (2, '{alice_id}')"),
+            "insert into posts values (4, 2)",
+        ])
+        .await;
+    until_sent(&mut observer, 4).await;
+    let mut client = Client::connect(&scene.relay, &alice()).await;
+    client.subscribe("notes", bindings).await;
+    let (replayed, said) = until_resumed(&mut client).await;
+    assert_eq!((replayed, &said["resume"]["state"]), (vec![2, 4], &json!("complete")));
+}
+
+/// The server may learn of the old socket's end long after the client has come back.
+#[tokio::test]
+async fn a_client_may_come_back_before_it_was_missed() {
+    let scene = Scene::new(NOTES).await;
+    let key = || json!({ "resume": KEY });
+    let (old, ..) = join(&scene.relay, &anon(), key()).await;
+    let mut observer = observer(&scene.relay, &anon()).await;
+    insert(&scene, 1..=3).await;
+    until_sent(&mut observer, 3).await;
+    let (mut new, replayed, said) = join(&scene.relay, &anon(), key()).await;
+    assert_eq!((replayed, &said["resume"]["state"]), (vec![1, 2, 3], &json!("complete")));
+    insert(&scene, 4..=5).await;
+    assert_eq!(next_ids(&mut new, 2).await, [4, 5]);
+    // Its end is not the end of the key.
+    drop(old);
+    acknowledge(&scene, &mut new).await;
+    drop(new);
+    insert(&scene, 6..=6).await;
+    until_sent(&mut observer, 6).await;
+    let (_client, replayed, _) = join(&scene.relay, &anon(), key()).await;
+    assert_eq!(replayed, [6]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn much_that_was_missed_comes_at_the_clients_pace() {
+    let scene = Scene::with_flags(NOTES, &["--outbox-max", "64KiB", "--outbox-spill-max", "1MiB"]).await;
+    let (one, ..) = join(&scene.relay, &anon(), json!({ "resume": KEY })).await;
+    let (two, _, said) =
+        join(&scene.relay, &anon(), json!({ "resume": KEY, "event": "INSERT", "positions": true })).await;
+    let since = said["resume"]["position"].clone();
+    drop((one, two));
+    let mut observer = observer(&scene.relay, &anon()).await;
+    let rows = 20_000;
+    scene
+        .execute(&format!("insert into notes select n, null, repeat('x', 300) from generate_series(1, {rows}) n"))
+        .await;
+    until_sent(&mut observer, rows).await;
+    let all: Vec<i64> = (1..=rows).collect();
+    // From what was noted, and from what was kept.
+    for extra in [json!({ "resume": KEY }), json!({ "since": since })] {
+        let (_client, replayed, said) = join(&scene.relay, &anon(), extra).await;
+        assert_eq!(said["resume"]["state"], "complete", "{said}");
+        assert!(replayed == all, "{} of {rows}", replayed.len());
+    }
+}
+
+/// Whom nothing is known of but a position is judged by what holds at the return.
 #[tokio::test]
 async fn policies_hold_as_of_the_return() {
     let scene = Scene::new(NOTES).await;
-    let key = || json!({ "resume": "k" });
-    let (client, ..) = join(&scene.relay, &alice(), key()).await;
+    let (client, _, said) = join(&scene.relay, &alice(), json!({ "resume": "k" })).await;
+    let since = said["resume"]["position"].clone();
     drop(client);
     let mut observer = observer(&scene.relay, &alice()).await;
     let alice_id = crate::support::people::ALICE;
@@ -223,7 +306,7 @@ async fn policies_hold_as_of_the_return() {
         ])
         .await;
     until_sent(&mut observer, 4).await;
-    let (_client, replayed, said) = join(&scene.relay, &alice(), key()).await;
+    let (_client, replayed, said) = join(&scene.relay, &alice(), json!({ "since": since })).await;
     assert_eq!((replayed, &said["resume"]["state"]), (vec![1, 4], &json!("complete")));
 }
 

@@ -190,6 +190,9 @@ impl Dispatch {
             Bind::NeedsCasts => {
                 let (again, number) = self.subscribers.subscribe_again(place);
                 let was_refused = self.subscribers.get(place).is_some_and(|subscriber| subscriber.refused.is_some());
+                if self.forget_parked(place) {
+                    return;
+                }
                 self.subscribers.unbind(place);
                 self.give_up(place);
                 if !was_refused {
@@ -200,6 +203,9 @@ impl Dispatch {
                 self.handle.subscribe_as(again, number);
             }
             Bind::Refused { message, unmatched } => {
+                if self.forget_parked(place) {
+                    return;
+                }
                 self.give_up(place);
                 if self.subscribers.refuse(place, &message) {
                     let hint = unmatched.and_then(|binding| hint::not_published(&binding, &self.config));

@@ -78,9 +78,18 @@ impl Dispatch {
         let mut repeated = 0;
         for member in &audience.members {
             let Some(subscriber) = self.subscribers.get_mut(member.place) else { continue };
-            if !subscriber.outbox.is_open() {
+            if !subscriber.outbox.is_open() && !subscriber.is_noted() {
                 // Its unsubscribe is on the way.
                 subscriber.queue.clear();
+                continue;
+            }
+            if subscriber.resuming.is_some() {
+                // What it is sent is noted, each by itself.
+                for shared in &audience.changes {
+                    self.offer(member.place, &mut Some(member.delivery(shared)));
+                }
+                self.finish_run(member.place);
+                kept = None;
                 continue;
             }
             if subscriber.held.is_some() || !subscriber.queue.is_empty() {
@@ -116,7 +125,7 @@ impl Dispatch {
     fn offer(&mut self, place: usize, offered: &mut Option<Delivery>) {
         let Some(delivery) = offered else { return };
         let Some(subscriber) = self.subscribers.get_mut(place) else { return };
-        if !subscriber.outbox.is_open() {
+        if !subscriber.outbox.is_open() && !subscriber.is_noted() {
             // Its unsubscribe is on the way.
             return subscriber.queue.clear();
         }
@@ -177,11 +186,16 @@ impl Dispatch {
                 self.metrics.events_undecided.inc();
                 // What came before it goes before it.
                 self.finish_run(place);
+                self.note_undecided(place);
                 self.tell(place, relation, NotShown::Undecided);
                 return;
             }
             Outcome::Deliver { ids, whole_old } => (ids, whole_old),
         };
+        let is_error = matches!(delivery.content, Content::Error(_));
+        if !self.note(place, delivery.change.change.position(), &ids, (whole_old, is_error)) {
+            return;
+        }
         let source = match &delivery.content {
             Content::Error(data) => Source::Error(data),
             Content::Row { shape, .. } => Source::Row(shape),
@@ -190,7 +204,7 @@ impl Dispatch {
     }
 
     /// Puts a frame into the channel's run.
-    fn put(
+    pub(super) fn put(
         &mut self,
         place: usize,
         change: &Arc<PendingChange>,

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::noting::RETRY;
 use super::{CHUNK_BYTES_MAX, CHUNK_DELIVERIES_MAX, Dispatch, Phase, Work, is_published};
 use crate::catalog::{ColumnSet, Relation};
 use crate::change::{Layout, Operation, Row};
@@ -15,6 +16,7 @@ use crate::dispatch::delivery::{Chunk, Context};
 use crate::dispatch::pending::Ticket;
 use crate::dispatch::replays::{Pass, Replays, Resuming, Stage};
 use crate::dispatch::ring::{Kept, Missing};
+use crate::dispatch::sent::SentLog;
 use crate::dispatch::subscribers::{Bind, Subscribers};
 use crate::encode;
 use crate::resume::store::Restored;
@@ -27,8 +29,6 @@ use crate::wal::{Lsn, Origin, Position, Stamp};
 
 /// Kept changes that are looked at before the stream has its turn again.
 const REPLAY_CHANGES: usize = 512;
-/// How soon full outboxes are looked at again.
-const RETRY: Duration = Duration::from_millis(10);
 /// Between 1970 and 2000, in microseconds.
 const POSTGRES_EPOCH: i64 = 946_684_800_000_000;
 
@@ -161,8 +161,9 @@ impl Dispatch {
             return;
         }
         let now = Instant::now();
+        self.replays.ring.expire(now);
+        self.expire_parked(now);
         let replays = &mut self.replays;
-        replays.ring.expire(now);
         if self.subscribers.resumable() > 0 {
             replays.unused_since = now;
         } else if now.duration_since(replays.unused_since) > replays.config.retention {
@@ -184,16 +185,7 @@ impl Dispatch {
             self.keep_changes();
         }
         let joined_at = self.joined_at();
-        let mut resuming = Resuming {
-            link: Arc::clone(&link),
-            stage: Stage::Live,
-            owed: Default::default(),
-            joined_at,
-            from: None,
-            missing: None,
-            refused: None,
-            announcement: None,
-        };
+        let mut resuming = Resuming::new(Arc::clone(&link), joined_at);
         let mut claims = Vec::new();
         if !self.replays.is_enabled() {
             resuming.refused = Some("this server keeps no changes: --resume-retention is 0".into());
@@ -222,12 +214,16 @@ impl Dispatch {
             }
         }
         link.set_claims(claims);
+        resuming.keys = self.keys_of(place, &link);
         if !resuming.owed.is_empty() {
             resuming.from = Some(resuming.oldest());
+        }
+        if !self.adopt(place, &mut resuming)
+            && !resuming.owed.is_empty()
+            && let Some(subscriber) = self.subscribers.get(place)
+        {
             resuming.stage = Stage::Waiting;
-            if let Some(subscriber) = self.subscribers.get(place) {
-                self.replays.waiting.push(subscriber.channel);
-            }
+            self.replays.waiting.push(subscriber.channel);
         }
         self.subscribers.resume(place, resuming);
     }
@@ -243,10 +239,19 @@ impl Dispatch {
         position <= Position::through(self.replays.wal_end.max(self.position).max(self.progress.received()))
     }
 
+    /// From which transaction on a channel that is being bound is live. One that goes on from another's log is at once.
+    pub(super) fn active_from(&self, place: usize) -> u64 {
+        let resuming = self.subscribers.get(place).and_then(|subscriber| subscriber.resuming.as_ref());
+        match resuming {
+            Some(resuming) if resuming.log.is_some() => 0,
+            _ => self.assembler.next_sequence(),
+        }
+    }
+
     /// The channel is bound and its join answered. Whoever is owed nothing is told so.
     pub(super) fn resume_bound(&mut self, place: usize) {
         let subscriber = self.subscribers.get(place);
-        let is_live = |resuming: &Resuming| resuming.stage == Stage::Live;
+        let is_live = |resuming: &Resuming| resuming.stage == Stage::Live && resuming.is_direct;
         if subscriber.and_then(|subscriber| subscriber.resuming.as_deref()).is_some_and(is_live) {
             self.announce(place);
         }
@@ -257,8 +262,14 @@ impl Dispatch {
         if self.replays.is_idle() || matches!(self.phase, Phase::Waiting(..)) {
             return false;
         }
+        let drained = self.drain_logs();
         self.step_back();
         self.admit_waiting();
+        drained | self.replay_pass(matches)
+    }
+
+    /// Some of what the pass has before it; `false`: it could not move.
+    fn replay_pass(&mut self, matches: &mut Matches) -> bool {
         let Some(mut pass) = self.replays.pass.take() else { return false };
         let before = pass.cursor;
         let at_end = self.replay_chunk(&mut pass, matches);
@@ -284,8 +295,8 @@ impl Dispatch {
     }
 
     fn replaying(&self) -> i64 {
-        let Replays { waiting, pass, .. } = &self.replays;
-        (waiting.len() + pass.as_ref().map_or(0, |pass| pass.members.len())) as i64
+        let Replays { waiting, draining, pass, .. } = &self.replays;
+        (waiting.len() + draining.len() + pass.as_ref().map_or(0, |pass| pass.members.len())) as i64
     }
 
     /// Members whose outboxes are full leave the pass, and wait for their turn from where they are.
@@ -315,7 +326,6 @@ impl Dispatch {
 
     /// Whoever may join the pass does.
     fn admit_waiting(&mut self) {
-        self.replays.retry_at = None;
         let waiting = std::mem::take(&mut self.replays.waiting);
         let mut cursor = self.replays.pass.as_ref().map(|pass| pass.cursor);
         let mut admitted: Vec<(u64, ChannelId, usize)> = Vec::new();
@@ -356,7 +366,7 @@ impl Dispatch {
     }
 
     /// Binds a channel as its stage says. What cannot be bound any more has nothing to wait for.
-    fn rebind_resuming(&mut self, place: usize) {
+    pub(super) fn rebind_resuming(&mut self, place: usize) {
         match self.subscribers.bind(place, &self.catalog) {
             Bind::Ready(bound) => {
                 let stage =
@@ -374,8 +384,9 @@ impl Dispatch {
         let Some(resuming) = self.subscribers.get_mut(place).and_then(|subscriber| subscriber.resuming.as_mut()) else {
             return;
         };
-        if resuming.stage != Stage::Live {
-            resuming.stage = Stage::Live;
+        let was_live = resuming.stage == Stage::Live && resuming.is_direct;
+        (resuming.stage, resuming.is_direct, resuming.log) = (Stage::Live, true, None);
+        if !was_live {
             resuming.missing = Some(Missing::Altered);
             self.announce(place);
         }
@@ -448,11 +459,19 @@ impl Dispatch {
     }
 
     /// What became of resuming is told behind what is still being decided.
-    fn announce(&mut self, place: usize) {
-        let position = self.reached();
+    pub(super) fn announce(&mut self, place: usize) {
+        let reached = self.reached();
         let origin = Arc::clone(&self.replays.origin);
+        let log = self.new_log(place);
         let Some(subscriber) = self.subscribers.get_mut(place) else { return };
         let Some(resuming) = &mut subscriber.resuming else { return };
+        let position = if resuming.from.is_some() { reached } else { resuming.joined_at };
+        if resuming.log.is_none() && resuming.keys.is_some() {
+            resuming.log = log.and_then(|ids| SentLog::new(position, ids, &self.replays.metrics.noted_bytes));
+        }
+        if let Some(keys) = resuming.keys.as_ref().filter(|_| resuming.log.is_some()) {
+            self.replays.holders.insert(Arc::clone(keys), place);
+        }
         let stamp = |position| origin.stamp(position).to_string();
         let (from, position) = (resuming.from.map(stamp), stamp(position));
         let resumption = Resumption {

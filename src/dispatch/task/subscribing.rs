@@ -33,7 +33,7 @@ impl Dispatch {
     pub(super) fn command(&mut self, command: Command) {
         match command {
             Command::Subscribe { subscribe, casts, number } => self.subscribe(*subscribe, casts, number),
-            Command::Unsubscribe(channel) => self.subscribers.remove(channel),
+            Command::Unsubscribe(channel) => self.unsubscribe(channel),
             Command::Topic { question, reply } => return self.topic(*question, reply),
         }
         self.metrics.subscribers.set(self.subscribers.channels() as i64);
@@ -94,7 +94,7 @@ impl Dispatch {
                     let access = &mut self.access;
                     hint = hint::not_delivered(&bound, role, name, &self.config, &self.catalog, access);
                 }
-                let sequence = self.assembler.next_sequence();
+                let sequence = self.active_from(place);
                 self.subscribers.replace(place, bound, sequence, &self.catalog, &mut self.access);
                 None
             }
