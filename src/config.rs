@@ -238,6 +238,9 @@ pub struct ServeArgs {
     /// Sockets at once.
     #[arg(long, env = "WALCAST_CONNECTIONS_MAX", default_value_t = 100_000, value_name = "N")]
     pub connections_max: usize,
+    /// Connections that are no WebSocket, or not yet: handshakes, and requests to the API. Those above it are closed unanswered.
+    #[arg(long, env = "WALCAST_HANDSHAKES_MAX", default_value_t = 10_000, value_name = "N")]
+    pub handshakes_max: usize,
     /// Sockets of one address (of one /64 of IPv6); without it, no limit. Behind a proxy, name it with --trusted-proxy.
     #[arg(long, env = "WALCAST_CONNECTIONS_PER_ADDRESS_MAX", value_parser = clap::value_parser!(u32).range(1..), value_name = "N")]
     pub connections_per_address_max: Option<u32>,
@@ -280,6 +283,9 @@ pub struct ServeArgs {
     /// A client's frame above this size closes its socket (1009).
     #[arg(long, env = "WALCAST_FRAME_MAX", default_value = "5000000", value_parser = bytes, value_name = "BYTES")]
     pub frame_max: u64,
+    /// Bytes held of clients' large messages (above 16 KiB) that are still arriving, of all sockets together. Above it those that want more are closed (1013).
+    #[arg(long, env = "WALCAST_INBOUND_MAX", default_value = "256MiB", value_parser = bytes, value_name = "BYTES")]
+    pub inbound_max: u64,
     /// A socket without inbound bytes is closed after this time.
     #[arg(long, env = "WALCAST_IDLE_TIMEOUT", default_value = "60s", value_parser = duration, value_name = "TIME")]
     pub idle_timeout: Duration,
@@ -368,8 +374,13 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         "d" => value * 86400.0,
         _ => return Err(format!("not a unit of time: {unit:?} (ms, s, m, h, d)")),
     };
-    Duration::try_from_secs_f64(seconds).map_err(|_| format!("not a time: {text:?}"))
+    let time = Duration::try_from_secs_f64(seconds).map_err(|_| format!("not a time: {text:?}"))?;
+    if time > DURATION_MAX { Err(format!("too long: {text:?} (at most 365000d)")) } else { Ok(time) }
 }
+
+/// A thousand years. Clocks and timestamps can be that far in the future or the past; some centuries of centuries later they
+/// overflow.
+const DURATION_MAX: Duration = Duration::from_secs(365_000 * 86_400);
 
 /// `64MiB`, `1kB`, `5000000`.
 pub fn bytes(text: &str) -> Result<u64, String> {
@@ -395,6 +406,8 @@ fn split_unit(text: &str) -> (&str, &str) {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::*;
 
     #[test]
@@ -405,6 +418,12 @@ mod tests {
         assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
         assert!(bytes("many").is_err() && bytes("1 parsec").is_err() && bytes("99999999999GiB").is_err());
         assert!(duration("-1s").is_err() && duration("soon").is_err());
+        assert_eq!(duration("365000d").map(|longest| Instant::now().checked_add(longest).is_some()), Ok(true));
+        for endless in ["365001d", "18446744073709551615s", "10000000000000000000h"] {
+            assert!(
+                duration(endless).is_err_and(|error| error.starts_with("too long") || error.starts_with("not a time"))
+            );
+        }
     }
 
     #[test]

@@ -85,6 +85,27 @@ fn application_name() -> String {
     format!("walcast {host}:{}", std::process::id())
 }
 
+/// The tasks that are connected to the database besides the oracle's sessions, some of them twice while they reconnect.
+const DATABASE_CONNECTIONS: usize = 16;
+
+/// As many connections as there may be WebSockets and handshakes, if there are descriptors for them.
+fn sockets_max(args: &ServeArgs, is_tls: bool) -> usize {
+    let wanted = args.connections_max.saturating_mul(2).saturating_add(args.handshakes_max);
+    let descriptors = server::descriptors::raise_limit();
+    // Private channels are judged by as many sessions again.
+    let database_connections = args.oracle_connections.saturating_mul(2).saturating_add(DATABASE_CONNECTIONS);
+    let room = server::descriptors::sockets_within(descriptors, database_connections, is_tls);
+    if room < args.connections_max {
+        let (open_files, wanted) = (descriptors.unwrap_or(u64::MAX), args.connections_max);
+        tracing::warn!(
+            open_files,
+            "there is room for {room} connections, not for the {wanted} of --connections-max: the limit of open files \
+             (ulimit -n, LimitNOFILE) is too low"
+        );
+    }
+    wanted.min(room)
+}
+
 /// Zero is no limit.
 fn limit(max: u32) -> Option<u32> {
     Some(max).filter(|max| *max > 0)
@@ -168,6 +189,9 @@ pub fn relay_config(args: &ServeArgs, conninfo: Conninfo) -> Result<relay::Confi
         idle_timeout: args.idle_timeout,
         frame_bytes_max: args.frame_max as usize,
         connections_max: args.connections_max.saturating_mul(2),
+        sockets_max: sockets_max(args, tls.is_some()),
+        handshakes_max: args.handshakes_max,
+        inbound_bytes_max: args.inbound_max as usize,
         drain_timeout: args.drain_timeout,
         metrics_token: args.metrics_token.clone(),
         metrics_tokens,

@@ -113,6 +113,39 @@ async fn each_ailment_is_named_and_its_statement_heals_it() {
 }
 
 #[tokio::test]
+async fn secrets_that_an_earlier_version_left_open_are_named_and_setup_hides_them() {
+    let mut patient = Patient::healthy().await;
+    let reader = connect(&patient.cluster.url("postgres", &patient.database.name)).await;
+    let as_reader =
+        "create role reader nologin in role pg_read_all_data; grant usage on schema walcast to reader; set role reader";
+    reader.batch_execute(as_reader).await.unwrap();
+    let tables = ["broadcast_key", "oracle_login"];
+    let rows = async |table: &str| reader.query(&format!("table walcast.{table}"), &[]).await.unwrap().len();
+    for table in tables {
+        assert_eq!(rows(table).await, 0, "{table}");
+        patient
+            .sql(&format!(
+                "alter table walcast.{table} disable row level security; drop policy stream on walcast.{table}"
+            ))
+            .await;
+        assert_eq!(rows(table).await, 1, "{table}");
+    }
+    let report = patient.check().await;
+    let open = find(&report, Level::Warn, "walcast.broadcast_key and walcast.oracle_login");
+    assert_eq!(open.statement.as_deref(), Some("walcast setup"));
+
+    setup::run(&mut patient.database.client, &setup::Config::default()).await.unwrap();
+    for table in tables {
+        assert_eq!(rows(table).await, 0, "{table}");
+    }
+    // Not by BYPASSRLS alone, which not every server gives.
+    patient.sql("alter role walcast nobypassrls").await;
+    let stream = connect(&patient.url).await;
+    assert!(setup::oracle_login(&stream).await.unwrap().is_some());
+    assert!(!patient.check().await.findings.iter().any(|finding| finding.detail.contains("pg_read_all_data")));
+}
+
+#[tokio::test]
 async fn tables_that_cannot_be_followed_are_named() {
     let patient = Patient::healthy().await;
     patient
