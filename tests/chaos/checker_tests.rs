@@ -119,15 +119,15 @@ fn what_was_acknowledged_must_not_come_again() {
         vec![beating(resumed(9, "started", 9, 10..20), replies), resumed(29, "complete", again - 1, again..40)]
     };
     // Two replies: what came well before the first of them is acknowledged.
-    assert_eq!(wrongs(Kind::Key, stints(&[7, 9], 15)), []);
-    assert_eq!(wrongs(Kind::Key, stints(&[7, 9], 14)), [Wrong::Repeated]);
-    assert_eq!(wrongs(Kind::Key, stints(&[7], 10)), []);
+    assert_eq!(wrongs(Kind::Key, stints(&[9, 10], 15)), []);
+    assert_eq!(wrongs(Kind::Key, stints(&[9, 10], 14)), [Wrong::Repeated]);
+    assert_eq!(wrongs(Kind::Key, stints(&[9], 10)), []);
     // A killed relay may have forgotten what it had not yet written down, and no more.
     let killed = |at| Log { kills: vec![at], ..Log::default() };
-    assert_eq!(wrongs_with(Kind::Key, stints(&[7, 9], 10), killed(19 * SECOND)), []);
-    assert_eq!(wrongs_with(Kind::Key, stints(&[7, 9], 14), killed(25 * SECOND)), [Wrong::Repeated]);
-    let dark = Log { dark: vec![(18 * SECOND, 25 * SECOND)], ..killed(25 * SECOND) };
-    assert_eq!(wrongs_with(Kind::Key, stints(&[7, 9], 14), dark), []);
+    assert_eq!(wrongs_with(Kind::Key, stints(&[9, 10], 10), killed(20 * SECOND)), []);
+    assert_eq!(wrongs_with(Kind::Key, stints(&[9, 10], 14), killed(29 * SECOND)), [Wrong::Repeated]);
+    let dark = Log { dark: vec![(18 * SECOND, 29 * SECOND)], ..killed(29 * SECOND) };
+    assert_eq!(wrongs_with(Kind::Key, stints(&[9, 10], 14), dark), []);
 }
 
 #[test]

@@ -286,10 +286,12 @@ impl Client {
     fn take(&mut self, event: super::socket::Event, stint: &mut Stint, ids: &[u64]) {
         let mut bindings = 0;
         for id in &event.ids {
-            match ids.iter().position(|mine| mine == id) {
-                Some(place) => bindings |= 1 << place,
-                None => self.complain(format!("{:?} for the binding {id}, of {ids:?}", event.change)),
+            // Bindings that ask for the same have the same id.
+            let mine = (0..ids.len()).filter(|place| ids[*place] == *id).fold(0, |bits, place| bits | 1 << place);
+            if mine == 0 {
+                self.complain(format!("{:?} for the binding {id}, of {ids:?}", event.change));
             }
+            bindings |= mine;
         }
         let position = event.position.as_deref().map(Position::parse);
         if self.wants_positions && self.shared.plan.relay_resumes && position.is_none_or(|position| position.is_none())

@@ -16,7 +16,7 @@ use crate::dispatch::run::Source;
 use crate::dispatch::sent::{BINDINGS_MAX, Sent, SentLog};
 use crate::encode::{self, ErrorRow, RecordShape};
 use crate::resume::{Link, ResumeKey};
-use crate::wal::Position;
+use crate::wal::{Lsn, Position};
 
 /// Notes that are sent to one channel before the next one, and the stream, have their turn.
 const DRAINED_MAX: usize = 256;
@@ -245,6 +245,10 @@ impl Dispatch {
         let is_holder = held_by == Some(&place);
         if is_holder && answered && resuming.stage == Stage::Live && resuming.log.is_some() {
             (resuming.is_parked, resuming.announcement) = (true, None);
+            // Nothing is acknowledged before the client was told what was missing when it came.
+            if resuming.link.acknowledged() > Position::end_of(Lsn::ZERO) {
+                resuming.missing = None;
+            }
             self.subscribers.park(channel);
             self.replays.parked.push_back((Instant::now(), place, channel));
         } else {

@@ -68,7 +68,8 @@ impl Dispatch {
     /// Where a channel stands that joins now: what is committed later is for it.
     fn joined_at(&self) -> Position {
         let before = Position::through(self.replays.silent_until);
-        self.replays.worked.max(Position::end_of(self.last_commit)).max(before)
+        // As far as the slot may be confirmed: after a restart that is where what is kept begins.
+        self.reached().max(Position::end_of(self.last_commit)).max(before)
     }
 
     /// How far everything has been routed.
