@@ -59,4 +59,4 @@ lint:
 	$(CARGO) clippy --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps
 	@if command -v cargo-deny >/dev/null; then cargo deny check licenses bans sources; \
-	else echo "cargo-deny is not installed: deny.toml not checked."; fi
+	else echo "cargo-deny is not installed: the tests check licences, bans and sources; nobody checks advisories."; fi

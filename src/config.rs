@@ -12,6 +12,7 @@ use clap::{Args, ValueEnum};
 use crate::authz::{ApiKeyError, ApiKeys, SignedTokens};
 use crate::dispatch::{Deletes, TableName};
 use crate::server::Cidr;
+use crate::wal::Budget;
 
 /// How logs are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -29,6 +30,23 @@ pub enum SlotMode {
     Permanent,
     /// As Supabase has it: a restart loses changes, a crash leaves nothing behind.
     Temporary,
+}
+
+/// What the slot may cost the database.
+#[derive(Args, Clone)]
+pub struct SlotBudgetArgs {
+    /// The slot's budget: WAL that it may hold back on the server's disk. Half of it is warned of, at three quarters promises of resume are given up, at all of it --slot-over-budget decides.
+    #[arg(long, env = "WALCAST_SLOT_LAG_MAX", default_value = "4GiB", value_parser = bytes, value_name = "BYTES")]
+    pub slot_lag_max: u64,
+    /// The slot's other budget, in the same steps: transactions whose dead rows of system catalogs it may keep from vacuum.
+    #[arg(long, env = "WALCAST_SLOT_XMIN_AGE_MAX", default_value_t = 10_000_000, value_parser = clap::value_parser!(u64).range(1..), value_name = "N")]
+    pub slot_xmin_age_max: u64,
+}
+
+impl SlotBudgetArgs {
+    pub fn budget(&self) -> Budget {
+        Budget { retained_bytes_max: self.slot_lag_max, catalog_xmin_age_max: self.slot_xmin_age_max }
+    }
 }
 
 /// What is done with a slot that holds back more than its budget.
@@ -134,9 +152,8 @@ pub struct ServeArgs {
     /// Make the slot a failover slot (Postgres 17 and newer).
     #[arg(long, env = "WALCAST_SLOT_FAILOVER")]
     pub slot_failover: bool,
-    /// The slot's budget: WAL that it may hold back on the server's disk. Half of it is warned of, at three quarters promises of resume are given up, at all of it --slot-over-budget decides.
-    #[arg(long, env = "WALCAST_SLOT_LAG_MAX", default_value = "4GiB", value_parser = bytes, value_name = "BYTES")]
-    pub slot_lag_max: u64,
+    #[command(flatten)]
+    pub slot_budget: SlotBudgetArgs,
     /// How long changes are kept for clients that resume (bindings with `resume` or `since`); 0 turns it off. The slot holds back the WAL
     /// and the catalog's dead rows of that time, while anybody uses it.
     #[arg(long, env = "WALCAST_RESUME_RETENTION", default_value = "5m", value_parser = duration, value_name = "TIME")]
@@ -147,9 +164,6 @@ pub struct ServeArgs {
     /// How often what clients have is written to the database. After a kill, what was not written is sent again.
     #[arg(long, env = "WALCAST_RESUME_WRITE_INTERVAL", default_value = "1s", value_parser = duration, value_name = "TIME")]
     pub resume_write_interval: Duration,
-    /// The slot's other budget, in the same steps: transactions whose dead rows of system catalogs it may keep from vacuum.
-    #[arg(long, env = "WALCAST_SLOT_XMIN_AGE_MAX", default_value_t = 10_000_000, value_parser = clap::value_parser!(u64).range(1..), value_name = "N")]
-    pub slot_xmin_age_max: u64,
     /// What happens to a slot above its budget: read on, which frees WAL as it goes, or begin anew and tell clients of the gap.
     #[arg(long, env = "WALCAST_SLOT_OVER_BUDGET", value_enum, default_value_t, value_name = "WHAT")]
     pub slot_over_budget: OverBudget,
@@ -238,6 +252,9 @@ pub struct ServeArgs {
     /// Sockets at once.
     #[arg(long, env = "WALCAST_CONNECTIONS_MAX", default_value_t = 100_000, value_name = "N")]
     pub connections_max: usize,
+    /// Connections that are no WebSocket, or not yet: handshakes, and requests to the API. Those above it are closed unanswered.
+    #[arg(long, env = "WALCAST_HANDSHAKES_MAX", default_value_t = 10_000, value_name = "N")]
+    pub handshakes_max: usize,
     /// Sockets of one address (of one /64 of IPv6); without it, no limit. Behind a proxy, name it with --trusted-proxy.
     #[arg(long, env = "WALCAST_CONNECTIONS_PER_ADDRESS_MAX", value_parser = clap::value_parser!(u32).range(1..), value_name = "N")]
     pub connections_per_address_max: Option<u32>,
@@ -280,6 +297,9 @@ pub struct ServeArgs {
     /// A client's frame above this size closes its socket (1009).
     #[arg(long, env = "WALCAST_FRAME_MAX", default_value = "5000000", value_parser = bytes, value_name = "BYTES")]
     pub frame_max: u64,
+    /// Bytes held of clients' large messages (above 16 KiB) that are still arriving, of all sockets together. Above it those that want more are closed (1013).
+    #[arg(long, env = "WALCAST_INBOUND_MAX", default_value = "256MiB", value_parser = bytes, value_name = "BYTES")]
+    pub inbound_max: u64,
     /// A socket without inbound bytes is closed after this time.
     #[arg(long, env = "WALCAST_IDLE_TIMEOUT", default_value = "60s", value_parser = duration, value_name = "TIME")]
     pub idle_timeout: Duration,
@@ -289,6 +309,9 @@ pub struct ServeArgs {
     /// Delay before the error reply of a refused join (Supabase: 5s). Only the reply waits.
     #[arg(long, env = "WALCAST_JOIN_ERROR_BACKOFF", default_value = "0s", value_parser = duration, value_name = "TIME")]
     pub join_error_backoff: Duration,
+    /// At SIGTERM, over how long a time clients are told to leave, a millisecond for each at most: they all come back.
+    #[arg(long, env = "WALCAST_DRAIN_SPREAD", default_value = "2s", value_parser = duration, value_name = "TIME")]
+    pub drain_spread: Duration,
     /// How long clients are given to leave at SIGTERM.
     #[arg(long, env = "WALCAST_DRAIN_TIMEOUT", default_value = "5s", value_parser = duration, value_name = "TIME")]
     pub drain_timeout: Duration,
@@ -368,8 +391,13 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         "d" => value * 86400.0,
         _ => return Err(format!("not a unit of time: {unit:?} (ms, s, m, h, d)")),
     };
-    Duration::try_from_secs_f64(seconds).map_err(|_| format!("not a time: {text:?}"))
+    let time = Duration::try_from_secs_f64(seconds).map_err(|_| format!("not a time: {text:?}"))?;
+    if time > DURATION_MAX { Err(format!("too long: {text:?} (at most 365000d)")) } else { Ok(time) }
 }
+
+/// A thousand years. Clocks and timestamps can be that far in the future or the past; some centuries of centuries later they
+/// overflow.
+const DURATION_MAX: Duration = Duration::from_secs(365_000 * 86_400);
 
 /// `64MiB`, `1kB`, `5000000`.
 pub fn bytes(text: &str) -> Result<u64, String> {
@@ -395,6 +423,8 @@ fn split_unit(text: &str) -> (&str, &str) {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::*;
 
     #[test]
@@ -405,6 +435,12 @@ mod tests {
         assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
         assert!(bytes("many").is_err() && bytes("1 parsec").is_err() && bytes("99999999999GiB").is_err());
         assert!(duration("-1s").is_err() && duration("soon").is_err());
+        assert_eq!(duration("365000d").map(|longest| Instant::now().checked_add(longest).is_some()), Ok(true));
+        for endless in ["365001d", "18446744073709551615s", "10000000000000000000h"] {
+            assert!(
+                duration(endless).is_err_and(|error| error.starts_with("too long") || error.starts_with("not a time"))
+            );
+        }
     }
 
     #[test]

@@ -80,9 +80,30 @@ async fn wait_for_database(conninfo: &Conninfo) -> Result<(), wal::Error> {
 fn application_name() -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let host = Some(host.trim()).filter(|host| !host.is_empty()).unwrap_or("?");
-    // Postgres cuts at 63 bytes: the process must still be in it.
+    // Postgres cuts at 63 bytes, and the process is to be seen.
     let host: String = host.chars().filter(char::is_ascii_graphic).take(40).collect();
     format!("walcast {host}:{}", std::process::id())
+}
+
+/// The tasks that are connected to the database besides the oracle's sessions, some of them twice while they reconnect.
+const DATABASE_CONNECTIONS: usize = 16;
+
+/// As many connections as there may be WebSockets and handshakes, if there are descriptors for them.
+fn sockets_max(args: &ServeArgs, is_tls: bool) -> usize {
+    let wanted = args.connections_max.saturating_mul(2).saturating_add(args.handshakes_max);
+    let descriptors = server::descriptors::raise_limit();
+    // Private channels are judged by as many sessions again.
+    let database_connections = args.oracle_connections.saturating_mul(2).saturating_add(DATABASE_CONNECTIONS);
+    let room = server::descriptors::sockets_within(descriptors, database_connections, is_tls);
+    if room < args.connections_max {
+        let (open_files, wanted) = (descriptors.unwrap_or(u64::MAX), args.connections_max);
+        tracing::warn!(
+            open_files,
+            "there is room for {room} connections, not for the {wanted} of --connections-max: the limit of open files \
+             (ulimit -n, LimitNOFILE) is too low"
+        );
+    }
+    wanted.min(room)
 }
 
 /// Zero is no limit.
@@ -111,8 +132,7 @@ pub fn relay_config(args: &ServeArgs, conninfo: Conninfo) -> Result<relay::Confi
         SlotMode::Permanent => wal::SlotMode::Permanent,
         SlotMode::Temporary => wal::SlotMode::Temporary,
     };
-    wal.slot.budget =
-        wal::Budget { retained_bytes_max: args.slot_lag_max, catalog_xmin_age_max: args.slot_xmin_age_max };
+    wal.slot.budget = args.slot_budget.budget();
     wal.slot.drops_over_budget = args.slot_over_budget == OverBudget::Drop;
     wal.slot.recreates_lost = args.slot_lost == LostSlot::Recreate;
     wal.slot.takes_over = args.slot_takeover;
@@ -168,7 +188,11 @@ pub fn relay_config(args: &ServeArgs, conninfo: Conninfo) -> Result<relay::Confi
         idle_timeout: args.idle_timeout,
         frame_bytes_max: args.frame_max as usize,
         connections_max: args.connections_max.saturating_mul(2),
+        sockets_max: sockets_max(args, tls.is_some()),
+        handshakes_max: args.handshakes_max,
+        inbound_bytes_max: args.inbound_max as usize,
         drain_timeout: args.drain_timeout,
+        drain_spread: args.drain_spread.min(args.drain_timeout / 2),
         metrics_token: args.metrics_token.clone(),
         metrics_tokens,
         admin_tokens,

@@ -6,5 +6,6 @@ mod chaos;
 mod conformance;
 mod differential;
 mod fault;
+mod fuzz;
 mod integration;
 mod support;

@@ -150,6 +150,8 @@ impl Session {
     }
 
     async fn read(&mut self, catalog: &Catalog) -> Result<(SessionReading, bool), SessionFactsError> {
+        // First: what changes while the bodies are read makes it another.
+        let fingerprint = loader::fingerprint(&mut self.client).await?;
         let Bodies { trees, roles, elsewhere, try_again } = function_bodies::read(&mut self.client, catalog).await?;
         let lsn = loader::flushed_past_everything_seen(&self.client).await?;
         let Settings([time_zone, date_style, interval_style, encoding, _]) = self.settings.clone();
@@ -162,7 +164,7 @@ impl Session {
             interval_style,
             is_utf8: encoding == "UTF8",
         };
-        Ok((SessionReading { version: catalog.version, lsn, facts: Arc::new(facts) }, try_again))
+        Ok((SessionReading { version: catalog.version, lsn, fingerprint, facts: Arc::new(facts) }, try_again))
     }
 }
 

@@ -8,6 +8,7 @@ use tokio_postgres::{Client, IsolationLevel, Transaction};
 
 use super::snapshot::ParseSnapshotError;
 use super::state::{STATE_SQL, State, StateError};
+use super::watcher::FINGERPRINT_SQL;
 use super::{Catalog, Roles, Snapshot, role};
 use crate::wal::Lsn;
 
@@ -132,6 +133,15 @@ async fn pin(transaction: &Transaction<'_>) -> Result<(), tokio_postgres::Error>
         LOCK_TIMEOUT.as_millis()
     );
     transaction.batch_execute(&settings).await
+}
+
+/// The number that changes when anything does that a reading depends on, as the watcher compares it.
+pub(crate) async fn fingerprint(client: &mut Client) -> Result<Arc<str>, LoadError> {
+    let transaction = client.build_transaction().read_only(true).start().await?;
+    pin(&transaction).await?;
+    let row = transaction.query_one(FINGERPRINT_SQL, &[]).await?;
+    transaction.rollback().await?;
+    Ok(row.try_get::<_, &str>(0)?.into())
 }
 
 /// What this session can see now.

@@ -122,6 +122,19 @@ impl Catalog {
         }
     }
 
+    /// Whether another reading says all that this one does, and nothing else; what sessions say apart.
+    pub fn says_the_same_as(&self, other: &Catalog) -> bool {
+        self.server_version == other.server_version
+            && self.complete == other.complete
+            && self.relations == other.relations
+            && self.referenced == other.referenced
+            && self.types == other.types
+            && self.functions == other.functions
+            && self.schemas == other.schemas
+            && self.messages == other.messages
+            && self.roles == other.roles
+    }
+
     /// Where a lock was in the way of a table's texts, those of before are good as long as nothing else has changed: what
     /// they name has the same names. Without a text nothing can be asked, and rows would be hidden for it.
     fn take_texts_of(&mut self, earlier: &Catalog) {

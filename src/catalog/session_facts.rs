@@ -46,5 +46,8 @@ pub struct SessionReading {
     /// Everything that the reading saw was committed before: once the stream is here and has told of no change, nothing
     /// lies between the catalog and what names meant at the reading.
     pub lsn: Lsn,
+    /// The [fingerprint](super::watcher::FINGERPRINT_SQL) of the catalogs when the reading began: a poll that finds the same
+    /// one has found nothing that this reading does not know.
+    pub fingerprint: Arc<str>,
     pub facts: Arc<SessionFacts>,
 }

@@ -5,6 +5,7 @@
 //! without a state.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
@@ -41,11 +42,14 @@ pub struct CatalogUpdate {
     /// What the reading could see.
     pub snapshot: Snapshot,
     pub flush_lsn: Lsn,
+    /// Of the catalogs just before the reading; `None`: it was not looked for.
+    pub fingerprint: Option<Arc<str>>,
 }
 
-impl From<Loaded> for CatalogUpdate {
-    fn from(loaded: Loaded) -> Self {
-        CatalogUpdate { catalog: loaded.catalog, snapshot: loaded.snapshot, flush_lsn: loaded.flush_lsn }
+impl CatalogUpdate {
+    fn new(loaded: Loaded, fingerprint: Option<Arc<str>>) -> Self {
+        let Loaded { catalog, snapshot, flush_lsn, .. } = loaded;
+        CatalogUpdate { catalog, snapshot, flush_lsn, fingerprint }
     }
 }
 
@@ -119,7 +123,7 @@ pub struct Watcher {
     unanswered: Option<Request>,
     updates: mpsc::Sender<CatalogUpdate>,
     on_server_stopping: Box<dyn Fn() + Send>,
-    fingerprint: Option<String>,
+    fingerprint: Option<Arc<str>>,
     /// Something has changed, or may have, that no update has been sent for.
     stale: bool,
 }
@@ -276,7 +280,7 @@ impl Watcher {
                 Ok(loaded) => {
                     // An expression that a lock was in the way of is followed up.
                     self.stale |= !loaded.catalog.complete;
-                    drop(answer.send(loaded.into()));
+                    drop(answer.send(CatalogUpdate::new(loaded, None)));
                 }
                 Err(left) => {
                     self.unanswered = Some(Request::Load { must_see, answer });
@@ -292,10 +296,10 @@ impl Watcher {
         let started = Instant::now();
         let row = answered(client.query_one(statement, &[])).await?;
         let took = started.elapsed();
-        let fingerprint: String = row.try_get(0)?;
+        let fingerprint: Arc<str> = row.try_get::<_, &str>(0)?.into();
         // Taken before the load: what changes in between is found by the next comparison.
         self.stale |= self.fingerprint.as_deref() != Some(&fingerprint);
-        self.fingerprint = Some(fingerprint);
+        self.fingerprint = Some(Arc::clone(&fingerprint));
         if !self.stale {
             return Ok(took);
         }
@@ -303,7 +307,7 @@ impl Watcher {
         let Ok(permit) = self.updates.clone().try_reserve_owned() else { return Ok(took) };
         let loaded = load(client, &self.publications, None).await?;
         self.stale = !loaded.catalog.complete;
-        permit.send(loaded.into());
+        permit.send(CatalogUpdate::new(loaded, Some(fingerprint)));
         Ok(took)
     }
 }

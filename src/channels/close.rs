@@ -12,6 +12,10 @@ pub enum CloseReason {
     Shutdown,
     /// The client read too slowly for too long; what was queued is lost, and it is told so.
     SlowConsumer,
+    /// Too much is held of large messages that are still arriving, of all clients together.
+    Overloaded,
+    /// A large message did not arrive in time.
+    SlowMessage,
     /// Joins per second were exceeded.
     JoinRate,
     /// A frame above the limit.
@@ -30,17 +34,20 @@ impl CloseReason {
             CloseReason::JoinRate => 1001,
             CloseReason::Protocol => 1002,
             CloseReason::NotUtf8 => 1007,
+            CloseReason::SlowMessage => 1008,
             CloseReason::TooLarge => 1009,
             CloseReason::Shutdown => 1012,
             // "Try again later": the client is to rejoin, and what it missed it must read again.
-            CloseReason::SlowConsumer => 1013,
+            CloseReason::SlowConsumer | CloseReason::Overloaded => 1013,
         }
     }
 
-    /// The reason in the close frame. The original gives none, so only our own code has one.
+    /// The reason in the close frame. The original gives none, so only our own codes have one.
     pub fn text(self) -> &'static str {
         match self {
             CloseReason::SlowConsumer => "SlowConsumer: Messages were not read fast enough",
+            CloseReason::Overloaded => "Overloaded: Too many large messages are being received",
+            CloseReason::SlowMessage => "SlowMessage: The message did not arrive in time",
             _ => "",
         }
     }

@@ -167,10 +167,13 @@ fn replay_options(replay: &Value) -> ReplayOptions {
     ReplayOptions { since: replay.get("since").and_then(Value::as_i64), limit: limit.clamp(1, LIMIT_MAX.into()) as u32 }
 }
 
+/// More than any join may have, and so few that ids which were made to collide are found quickly.
+const ITEMS_READ_MAX: usize = 1000;
+
 fn parse_items(items: Value) -> Result<Box<[WantedItem]>, ConfigError> {
     let Value::Array(items) = items else { return Ok(Box::default()) };
     let mut ids = HashMap::new();
-    let items = items.into_iter().filter(|item| !item.is_null()).map(|item| match item {
+    let items = items.into_iter().filter(|item| !item.is_null()).take(ITEMS_READ_MAX).map(|item| match item {
         Value::Object(params) => Ok(WantedItem::new(params, &mut ids)),
         other => Err(ConfigError::ItemNotAMap(inspect(&other))),
     });

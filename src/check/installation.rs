@@ -61,6 +61,7 @@ pub(super) async fn look(
         report.warn("setup", detail, Some(SETUP.into()));
     }
     where_it_was_done(client, config, report).await?;
+    secrets(client, report).await?;
     oracle(client, conninfo, report).await
 }
 
@@ -123,6 +124,24 @@ async fn where_it_was_done(client: &Client, config: &Config, report: &mut Report
         );
     } else {
         report.pass("setup", format!("walcast {} was set up here", row.get::<_, String>(3)));
+    }
+    Ok(())
+}
+
+/// Who is given pg_read_all_data, for reports or backups, is not given the right to sign or to log in.
+async fn secrets(client: &Client, report: &mut Report) -> Result<(), Error> {
+    let sql = "select relname::text from pg_class
+        where relnamespace = 'walcast'::regnamespace and relname in ('broadcast_key', 'oracle_login') and not relrowsecurity
+        order by relname";
+    let open: Vec<String> =
+        client.query(sql, &[]).await?.iter().map(|row| format!("walcast.{}", row.get::<_, &str>(0))).collect();
+    if !open.is_empty() {
+        let detail = format!(
+            "was run by an earlier version: members of pg_read_all_data can read {}. A password that somebody has read is \
+             changed by --new-passwords",
+            open.join(" and ")
+        );
+        report.warn("setup", detail, Some(SETUP.into()));
     }
     Ok(())
 }

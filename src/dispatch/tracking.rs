@@ -13,33 +13,31 @@
 
 mod deletes;
 mod entry;
+mod look;
 pub mod metrics;
+mod reading;
 #[cfg(test)]
 mod tests;
+mod transaction;
 
 use std::collections::HashMap;
-use std::sync::Arc;
-use std::time::Duration;
 
 use foldhash::fast::RandomState;
 use tokio::time::{Instant, sleep_until};
 
 pub use deletes::{KeptRow, KeptText, OldRow, TableName};
-use entry::{Entry, Gathering, Serving};
+use entry::Entry;
+use look::Look;
 pub use metrics::{ReasonLabel, TrackingMetrics};
+pub use reading::Since;
 
 use crate::authz::policy::Need;
-use crate::authz::tracked::load::{LoadError, ReadTable, Reading, Storage};
-use crate::authz::tracked::loader::{LoaderHandle, Report, Request};
-use crate::authz::tracked::{Broken, Moment, Refused, Shape, Tables};
+use crate::authz::tracked::load::Reading;
+use crate::authz::tracked::loader::{LoaderHandle, Report};
+use crate::authz::tracked::{Broken, Refused, Tables};
 use crate::catalog::{Catalog, ColumnSet};
-use crate::causes::with_causes;
-use crate::change::{TrackedChange, TrackedLog, TransactionHeader};
 use crate::wal::Started;
-use crate::wal::pgoutput::{RelationId, StreamRelation, Tuple};
-
-/// How often is looked whether a table was rewritten, for what no event trigger sees.
-const STORAGE_INTERVAL: Duration = Duration::from_secs(1);
+use crate::wal::pgoutput::RelationId;
 
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -57,28 +55,12 @@ impl Default for Config {
     }
 }
 
-/// Where the stream stands when a reading is asked for.
-#[derive(Clone, Debug, Default)]
-pub struct Since {
-    /// The next transaction to begin: its changes are gathered from there on.
-    pub sequence: u64,
-    /// Those before it that other sessions may not see yet, the one that is half read among them.
-    pub must_see: Vec<u32>,
-}
-
 /// What [`Tracking::next`] waits for.
 #[derive(Debug)]
 pub enum Event {
     Reported(Report),
     /// A reading is due, or a look at where tables lie.
     Due,
-}
-
-/// A look at where tables lie.
-struct Look {
-    number: u64,
-    relations: Vec<RelationId>,
-    must_see: Vec<u32>,
 }
 
 /// The one owner of tracked tables.
@@ -223,141 +205,6 @@ impl Tracking {
         self.catalog_changed(catalog, now);
     }
 
-    /// A transaction with DDL: it may have rewritten tables, and then nothing of that is in the stream. Until somebody
-    /// has looked nothing is decided by them.
-    pub fn ddl(&mut self, xid: u32) {
-        if self.entries.is_empty() {
-            return;
-        }
-        for (id, entry) in &mut self.entries {
-            if let Some(serving) = &mut entry.serving {
-                serving.suspended = true;
-                self.tables.hide(*id, true);
-            }
-            if let Some(reading) = &mut entry.reading {
-                reading.ddl.push(xid);
-            }
-        }
-        self.look(&[xid]);
-    }
-
-    fn look(&mut self, must_see: &[u32]) {
-        let Some(loader) = &self.loader else { return };
-        // Also where nothing is left to look at: what stays due keeps dispatch from everything else.
-        self.next_look = None;
-        let serving = self.entries.iter().filter(|(_, entry)| entry.serving.is_some());
-        let relations: Vec<_> = serving.map(|(id, _)| *id).collect();
-        self.next_look = None;
-        if relations.is_empty() {
-            self.look = None;
-            // Left due, it would keep dispatch from ever reading the stream again.
-            self.next_look = None;
-            return;
-        }
-        // The one that is under way may not see this, and what it had to see this one has to see, too.
-        let mut all = self.look.take().map(|look| look.must_see).unwrap_or_default();
-        all.extend(must_see);
-        self.number += 1;
-        let number = self.number;
-        loader.ask(Request::Storage { number, relations: relations.clone(), must_see: all.clone() });
-        self.look = Some(Look { number, relations, must_see: all });
-    }
-
-    /// At a Commit, when its catalog is in force, and before anything of it is judged.
-    pub fn apply(&mut self, header: &TransactionHeader, sequence: u64, log: &TrackedLog, now: Instant) {
-        if self.entries.is_empty() {
-            return;
-        }
-        self.in_work = true;
-        self.settle(header.commit_lsn);
-        if log.is_empty() {
-            return;
-        }
-        let missed = self.members.iter().filter(|(member, _)| log.all_missed || log.missed.contains(member));
-        let mut missed: Vec<_> = missed.map(|(_, id)| *id).collect();
-        missed.sort_unstable();
-        missed.dedup();
-        for id in missed {
-            let why = if log.all_missed { Broken::Unread } else { Broken::TooManyChanges };
-            self.missed(id, header.xid, sequence, &why, now);
-        }
-        for change in &log.changes {
-            for relation in change.relations() {
-                if let Some(id) = self.members.get(relation).copied() {
-                    self.apply_to(id, *relation, header.xid, sequence, change, now);
-                }
-            }
-        }
-        self.bound();
-    }
-
-    /// Shows the tables whose reading the stream has come up with: everything committed before `position` has been
-    /// applied, and nothing at or after it. Private channels are asked about on a quiet database too.
-    pub fn settle(&mut self, position: crate::wal::Lsn) {
-        for (id, entry) in &mut self.entries {
-            if let Some(serving) = &mut entry.serving
-                && serving.settling.as_ref().is_some_and(|(_, exact_from)| *exact_from <= position)
-            {
-                serving.settling = None;
-                self.tables.hide(*id, serving.is_hidden());
-            }
-        }
-    }
-
-    fn missed(&mut self, id: RelationId, xid: u32, sequence: u64, why: &Broken, now: Instant) {
-        let Some(entry) = self.entries.get_mut(&id) else { return };
-        if let Some(reading) = &mut entry.reading
-            && sequence >= reading.since
-        {
-            reading.missed.push(xid);
-        }
-        if entry.serving.as_ref().is_some_and(|serving| !serving.has_seen(xid)) {
-            self.broken(id, why, now);
-        }
-    }
-
-    fn apply_to(
-        &mut self,
-        id: RelationId,
-        relation: RelationId,
-        xid: u32,
-        sequence: u64,
-        change: &TrackedChange,
-        now: Instant,
-    ) {
-        let Some(entry) = self.entries.get_mut(&id) else { return };
-        if let Some(reading) = &mut entry.reading
-            && sequence >= reading.since
-        {
-            reading.gather(xid, relation, change);
-        }
-        let Some(serving) = entry.serving.as_mut().filter(|serving| !serving.has_seen(xid)) else { return };
-        let Some(table) = self.tables.get_mut(id) else { return };
-        if !self.touched.contains(&id) {
-            self.touched.push(id);
-        }
-        if let Err(why) = serving.apply(table, relation, change) {
-            self.broken(id, &why, now);
-        }
-    }
-
-    /// The last change of the transaction has been judged.
-    pub fn finish_transaction(&mut self, now: Instant) {
-        if !self.in_work {
-            return;
-        }
-        self.in_work = false;
-        for id in std::mem::take(&mut self.touched) {
-            if let Some(table) = self.tables.get_mut(id) {
-                table.finish();
-                self.metrics.set(table.shape().sql_name(), table.rows(), table.memory_bytes());
-            }
-        }
-        for (number, reading) in std::mem::take(&mut self.arrived) {
-            self.install(number, reading, now);
-        }
-    }
-
     /// What is to be done next; pending while there is nothing. Safe to cancel.
     pub async fn next(&mut self) -> Event {
         let due = self.due();
@@ -370,159 +217,6 @@ impl Tracking {
                 None => std::future::pending().await,
             },
             () = until(due) => Event::Due,
-        }
-    }
-
-    fn due(&self) -> Option<Instant> {
-        // Before there is a stream nobody knows where it begins: what was committed between a reading and that point
-        // would be in neither.
-        self.stream.as_ref()?;
-        let readings = self.entries.values().filter_map(|entry| entry.due).min();
-        [readings, self.next_look].into_iter().flatten().min()
-    }
-
-    /// Whether [`Tracking::start`] has something to start.
-    pub fn is_due(&self, now: Instant) -> bool {
-        self.due().is_some_and(|due| due <= now)
-    }
-
-    /// Starts what is due. What is read together is read in one snapshot.
-    pub fn start(&mut self, since: Since, now: Instant) {
-        if self.next_look.is_some_and(|due| due <= now) {
-            self.look(&[]);
-        }
-        let Some(loader) = self.loader.as_ref().filter(|_| self.stream.is_some()) else { return };
-        self.number += 1;
-        let mut shapes = Vec::new();
-        for entry in self.entries.values_mut().filter(|entry| entry.due.is_some_and(|due| due <= now)) {
-            entry.due = None;
-            let Ok(shape) = &entry.wanted else { continue };
-            shapes.push(Arc::clone(shape));
-            entry.reading = Some(Gathering {
-                number: self.number,
-                shape: Arc::clone(shape),
-                needs: entry.needs.clone(),
-                since: since.sequence,
-                changes: Vec::new(),
-                bytes: 0,
-                missed: Vec::new(),
-                ddl: Vec::new(),
-            });
-        }
-        if !shapes.is_empty() {
-            // What serves until then is dropped for it.
-            let is_replaced = |id: &RelationId| shapes.iter().any(|shape| shape.members().next() == Some(*id));
-            let others = self.tables.iter().filter(|(id, _)| !is_replaced(id));
-            let taken: usize = others.map(|(_, table)| table.memory_bytes()).sum();
-            let room = self.config.memory_bytes_max.saturating_sub(taken);
-            loader.ask(Request::Read { number: self.number, shapes, must_see: since.must_see, room });
-        }
-    }
-
-    /// Takes what the loader says.
-    pub fn reported(&mut self, report: Report, now: Instant) {
-        match report {
-            // A reading in the middle of a transaction would not know what was before it.
-            Report::Read { number, reading: Ok(reading) } if self.in_work => self.arrived.push((number, reading)),
-            Report::Read { number, reading: Ok(reading) } => self.install(number, reading, now),
-            Report::Read { number, reading: Err(error) } => {
-                tracing::warn!(error = %with_causes(&error), "tables that policies read could not be read; trying again");
-                let is_it = |entry: &&mut Entry| entry.reading.as_ref().is_some_and(|r| r.number == number);
-                self.entries.values_mut().filter(is_it).for_each(|entry| entry.read_again(now));
-            }
-            Report::Storage { number, storage } => self.looked(number, storage, now),
-        }
-    }
-
-    fn install(&mut self, number: u64, reading: Reading, now: Instant) {
-        let Reading { snapshot, exact_from, tables } = reading;
-        for (shape, result) in tables {
-            let Some(id) = shape.members().next() else { continue };
-            let Some(entry) = self.entries.get_mut(&id) else { continue };
-            let Some(gathered) = entry.reading.take_if(|reading| reading.number == number) else { continue };
-            let read = match result {
-                Ok(read) => read,
-                Err(error) => {
-                    self.not_read(id, &shape, &error, now);
-                    continue;
-                }
-            };
-            if gathered.missed.iter().any(|xid| !snapshot.sees(*xid)) {
-                entry.read_again(now);
-                continue;
-            }
-            let ddl: Vec<_> = gathered.ddl.iter().copied().filter(|xid| !snapshot.sees(*xid)).collect();
-            let settling = (snapshot.clone(), exact_from);
-            let ReadTable { mut table, storage } = read;
-            let mut serving = Serving::new(shape, gathered.needs, storage, settling);
-            serving.suspended = !ddl.is_empty();
-            let mut applied = Ok(());
-            for transaction in gathered.changes.chunk_by(|(a, ..), (b, ..)| a == b) {
-                if snapshot.sees(transaction[0].0) {
-                    continue;
-                }
-                let mut changes = transaction.iter();
-                applied = changes.try_for_each(|(_, relation, change)| serving.apply(&mut table, *relation, change));
-                table.finish();
-                if applied.is_err() {
-                    break;
-                }
-            }
-            if let Err(why) = applied {
-                self.broken(id, &why, now);
-                continue;
-            }
-            self.metrics.loads.inc();
-            self.metrics.set(serving.shape.sql_name(), table.rows(), table.memory_bytes());
-            tracing::info!(relation = serving.shape.sql_name(), rows = table.rows(), "tracked");
-            self.tables.insert(id, table);
-            self.tables.hide(id, true);
-            entry.serve(serving, now);
-            if ddl.is_empty() {
-                self.next_look.get_or_insert(now + STORAGE_INTERVAL);
-            } else {
-                self.look(&ddl);
-            }
-        }
-        self.bound();
-    }
-
-    fn not_read(&mut self, id: RelationId, shape: &Shape, error: &LoadError, now: Instant) {
-        if matches!(error, LoadError::Refused(Refused::TooLarge)) {
-            return self.too_large(id);
-        }
-        let (relation, error) = (shape.sql_name(), with_causes(error));
-        tracing::warn!(relation, error, "a table that policies read could not be read; trying again");
-        if let Some(entry) = self.entries.get_mut(&id) {
-            entry.read_again(now);
-        }
-    }
-
-    fn looked(&mut self, number: u64, storage: Result<HashMap<RelationId, Storage>, LoadError>, now: Instant) {
-        let Some(look) = self.look.take_if(|look| look.number == number) else {
-            return; // A later one is under way.
-        };
-        self.next_look = Some(now + STORAGE_INTERVAL);
-        let storage = match storage {
-            Ok(storage) => storage,
-            Err(error) => {
-                tracing::warn!(error = %with_causes(&error), "nobody knows whether tracked tables were rewritten; looking again");
-                self.look = Some(look); // What it had to see the next one has to see.
-                return;
-            }
-        };
-        let mut rewritten = Vec::new();
-        for (id, entry) in &mut self.entries {
-            let Some(serving) = entry.serving.as_mut().filter(|_| look.relations.contains(id)) else { continue };
-            if storage.get(id) == Some(&serving.storage) {
-                serving.suspended = false;
-                self.tables.hide(*id, serving.is_hidden());
-            } else {
-                rewritten.push(*id);
-            }
-        }
-        for id in rewritten {
-            self.broken(id, &Broken::Rewritten, now);
         }
     }
 
@@ -577,29 +271,6 @@ impl Tracking {
             entry.serving = None;
         }
         true
-    }
-
-    /// The text of what is kept of the row with this key, as it was before the transaction in work.
-    pub fn kept_row(&self, stream: &Arc<StreamRelation>, key: &Tuple) -> Option<KeptText> {
-        match self.old_row(stream, key) {
-            OldRow::Row(table, row) => Some(KeptText::of(table, row)),
-            OldRow::Unknown | OldRow::Absent => None,
-        }
-    }
-
-    /// The row that a DELETE or an UPDATE of the transaction in work is about, as it was before that transaction.
-    /// `named`: the old tuple, or, where an UPDATE has none, the new one: the key is the same.
-    pub fn old_row(&self, stream: &Arc<StreamRelation>, named: &Tuple) -> OldRow<'_> {
-        let table = self.members.get(&stream.id).and_then(|id| self.tables.get(*id));
-        let Some(table) = table.filter(|table| table.shape().has_unique_key()) else { return OldRow::Unknown };
-        let shape = table.shape();
-        let Ok(key) = shape.layout(stream).and_then(|layout| shape.key_of(&layout, named)) else {
-            return OldRow::Unknown;
-        };
-        match table.row_with_key(stream.id, &key, Moment::Before) {
-            Some(row) => OldRow::Row(table, row),
-            None => OldRow::Absent,
-        }
     }
 }
 

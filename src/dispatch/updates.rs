@@ -32,7 +32,7 @@ pub struct Updates {
 #[derive(Debug)]
 pub enum Due {
     Nothing,
-    Apply(Box<Catalog>),
+    Apply(Box<CatalogUpdate>),
     /// There was a state, but it is older than what the stream has told: another must be read.
     Outdated,
 }
@@ -76,17 +76,16 @@ impl Updates {
             // The stream may tell older states before it comes so far; then this one holds again.
             self.wait(update.clone());
         }
-        Some(self.take(update))
+        Some(self.take(update).catalog)
     }
 
-    fn take(&mut self, update: CatalogUpdate) -> Catalog {
+    fn take(&mut self, mut update: CatalogUpdate) -> CatalogUpdate {
         self.applied = self.applied.max(update.flush_lsn);
-        let mut catalog = update.catalog;
         if let Some((_, roles)) = &self.roles {
             // This state may have waited while roles lost privileges.
-            catalog.roles = Arc::clone(roles);
+            update.catalog.roles = Arc::clone(roles);
         }
-        catalog
+        update
     }
 
     fn newest_roles(&mut self, update: &CatalogUpdate) -> Arc<Roles> {
@@ -125,6 +124,7 @@ mod tests {
             catalog: Catalog { server_version: flush_lsn as u32, roles: Arc::new(roles), ..Catalog::default() },
             snapshot: format!("{xmax}:{xmax}:").parse().unwrap(),
             flush_lsn: Lsn(flush_lsn),
+            fingerprint: None,
         }
     }
 
@@ -134,7 +134,7 @@ mod tests {
 
     fn applied(due: Due) -> Option<(u32, String)> {
         match due {
-            Due::Apply(catalog) => Some((which(&catalog).0, which(&catalog).1.to_owned())),
+            Due::Apply(update) => Some((which(&update.catalog).0, which(&update.catalog).1.to_owned())),
             Due::Nothing => None,
             Due::Outdated => panic!("outdated"),
         }

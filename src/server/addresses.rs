@@ -12,7 +12,8 @@ pub struct Addresses {
     sockets: Mutex<HashMap<IpAddr, usize>>,
 }
 
-/// One socket's place, given back when dropped.
+/// One socket's place, given back when dropped. The default is nobody's.
+#[derive(Default)]
 pub struct Place(Option<(Arc<Addresses>, IpAddr)>);
 
 impl Addresses {

@@ -32,6 +32,7 @@ use super::Server;
 use super::addresses::Place;
 use super::client_stream::ClientStream;
 use super::connections::Entry;
+use super::inbound::Unfinished;
 use super::pipe::Pipe;
 use crate::channels::{
     Action, CloseReason, Input, LogLevel, Now, Outbox, OutboxReader, Question, Serializer, Session, frame,
@@ -100,7 +101,9 @@ impl Connection {
             .max_write_buffer_size(2 * WRITE_BUFFER_BYTES)
             .max_frame_size(Some(server.config.frame_bytes_max))
             .max_message_size(Some(server.config.frame_bytes_max));
-        let pipe = Pipe::new(stream, outbox.clone());
+        let mut unfinished = Unfinished::new(server.inbound.clone());
+        unfinished.add(read.len());
+        let pipe = Pipe::new(stream, outbox.clone(), unfinished);
         let socket = WebSocketStream::from_partially_read(pipe, read, Role::Server, Some(config)).await;
         let session = Session::new(lobby, serializer, outbox.clone(), token, headers).with_log_level(log_level);
         let timer = Box::pin(tokio::time::sleep(server.config.idle_timeout));
@@ -176,7 +179,12 @@ impl Connection {
             self.give(Input::Answered(answer));
             return Poll::Ready(Step::Again);
         }
-        match ready!(self.poll_read(context)) {
+        let read = self.poll_read(context);
+        if !self.has_room(&read) {
+            self.reader.outbox().close(CloseReason::Overloaded);
+            return Poll::Ready(Step::Again);
+        }
+        match ready!(read) {
             Some(Ok(Message::Text(text))) => self.give(Input::Text(&text)),
             Some(Ok(Message::Binary(bytes))) => self.give(Input::Binary(&bytes)),
             // Tungstenite answers pings and closes itself, with its next read.
@@ -203,6 +211,18 @@ impl Connection {
         let polled = Pin::new(&mut self.socket).poll_next(context);
         self.read_dry = polled.is_pending();
         polled
+    }
+
+    /// Counts what is held of an unfinished message; `false`: there is too much of that, here and elsewhere.
+    fn has_room(&mut self, read: &Poll<Option<Result<Message, Error>>>) -> bool {
+        let unfinished = &mut self.socket.get_mut().unfinished;
+        match read {
+            Poll::Ready(Some(Ok(Message::Text(_) | Message::Binary(_)))) => unfinished.finish(),
+            Poll::Ready(Some(Ok(Message::Ping(payload) | Message::Pong(payload)))) => unfinished.control(payload.len()),
+            Poll::Ready(_) => {}
+            Poll::Pending => return unfinished.settle(Instant::now).is_ok(),
+        }
+        true
     }
 
     fn poll_closing(&mut self, reason: CloseReason, context: &mut Context<'_>) -> Poll<Step> {
@@ -300,6 +320,9 @@ impl Connection {
         if self.grace_ends_at().is_some_and(|at| at <= now) {
             self.reader.outbox().close(CloseReason::SlowConsumer);
         }
+        if self.message_due_at().is_some_and(|at| at <= now) {
+            self.reader.outbox().close(CloseReason::SlowMessage);
+        }
         self.give(Input::Tick);
         // Something in the future, or the loop would ring for what has just been done.
         self.timer.as_mut().reset(now + self.server.config.idle_timeout);
@@ -311,13 +334,20 @@ impl Connection {
             Phase::Closing(_, deadline) | Phase::Lingering(_, deadline) => deadline,
             Phase::Open => {
                 let session = self.session.next_deadline().map(Instant::from_std);
-                [session, self.grace_ends_at()].into_iter().flatten().fold(self.idle_at(), Instant::min)
+                [session, self.grace_ends_at(), self.message_due_at()]
+                    .into_iter()
+                    .flatten()
+                    .fold(self.idle_at(), Instant::min)
             }
         }
     }
 
     fn idle_at(&self) -> Instant {
         self.socket.get_ref().last_inbound + self.server.config.idle_timeout
+    }
+
+    fn message_due_at(&self) -> Option<Instant> {
+        self.socket.get_ref().unfinished.since().map(|since| since + self.server.config.body_timeout)
     }
 
     fn grace_ends_at(&self) -> Option<Instant> {

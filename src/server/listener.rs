@@ -1,7 +1,8 @@
 //! The accept loop, and the end of everything that it began.
 
+use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -9,8 +10,10 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio_util::sync::CancellationToken;
 
-use super::client_stream::ClientStream;
-use super::proxies::Peer;
+use super::client_stream::{ClientStream, Transport};
+use super::doors::{Seat, Visit};
+use super::metrics::Failed;
+use super::proxies::{self, Peer};
 use super::tls::{self, Tls};
 use super::{Server, routes};
 use crate::channels::CloseReason;
@@ -33,6 +36,8 @@ impl Server {
             };
             match accepted {
                 Ok((stream, address)) => {
+                    let is_proxy = proxies::is_trusted(address.ip().to_canonical(), &self.config.trusted_proxies);
+                    let Some((seat, visit)) = self.doors.enter((!is_proxy).then(|| address.ip())) else { continue };
                     // Frames are batched by the outbox; Nagle's delay would come on top.
                     if let Err(error) = stream.set_nodelay(true) {
                         tracing::debug!(%error, "TCP_NODELAY was refused");
@@ -40,26 +45,51 @@ impl Server {
                     let (server, shutdown) = (self.clone(), shutdown.clone());
                     let peer = Peer { address, is_secure: self.config.tls.is_some() };
                     match self.config.tls.clone() {
-                        None => self.tasks.spawn(server.serve_http(ClientStream::Tcp(stream), peer, shutdown)),
-                        Some(tls) => self.tasks.spawn(server.serve_tls(tls, stream, peer, shutdown)),
+                        None => {
+                            let stream = self.client_stream(Transport::Tcp(stream), seat);
+                            self.tasks.spawn(server.serve_http(stream, peer, visit, shutdown))
+                        }
+                        Some(tls) => self.tasks.spawn(server.serve_tls(tls, stream, peer, (seat, visit), shutdown)),
                     };
                 }
-                Err(error) => {
-                    tracing::warn!(%error, "A connection could not be accepted");
-                    tokio::time::sleep(ACCEPT_RETRY).await;
-                }
+                Err(error) => self.could_not_accept(&error).await,
             }
         }
         drop(listener);
-        self.connections.close_all(CloseReason::Shutdown);
+        self.connections.close_all(CloseReason::Shutdown, self.config.drain_spread).await;
         self.tasks.close();
         if tokio::time::timeout(self.config.drain_timeout, self.tasks.wait()).await.is_err() {
             tracing::warn!(connections = self.connections.len(), "Some sockets did not close in time and were cut");
         }
     }
 
+    /// A client that is gone already says nothing of the next one. Anything else does: without descriptors or memory,
+    /// those who are here go on, and those who come wait in the kernel's queue.
+    async fn could_not_accept(&self, error: &io::Error) {
+        if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) {
+            return;
+        }
+        self.services.metrics.accept_failures.inc();
+        if let Some(times) = self.doors.accept_failures.count(Instant::now()) {
+            let sockets = self.services.metrics.sockets.get();
+            tracing::warn!(%error, times, sockets, "Connections cannot be accepted");
+        }
+        tokio::time::sleep(ACCEPT_RETRY).await;
+    }
+
+    fn client_stream(&self, transport: Transport, seat: Seat) -> ClientStream {
+        ClientStream::new(transport, self.config.body_timeout, seat)
+    }
+
     /// After the handshake, which may take as long as a request's head, TLS is another task's.
-    async fn serve_tls(self: Arc<Self>, tls: Tls, stream: TcpStream, peer: Peer, shutdown: CancellationToken) {
+    async fn serve_tls(
+        self: Arc<Self>,
+        tls: Tls,
+        stream: TcpStream,
+        peer: Peer,
+        (seat, visit): (Seat, Visit),
+        shutdown: CancellationToken,
+    ) {
         let accepting = Box::pin(tls.accept(stream));
         let accepted = tokio::select! {
             accepted = tokio::time::timeout(self.config.header_timeout, accepting) => accepted,
@@ -67,20 +97,27 @@ impl Server {
         };
         let outer = match accepted {
             Ok(Ok(outer)) => Box::new(outer),
-            Ok(Err(error)) => return tracing::debug!(%error, address = %peer.address, "A TLS handshake failed"),
-            Err(_) => return tracing::debug!(address = %peer.address, "A TLS handshake took too long"),
+            Ok(Err(error)) => {
+                self.services.metrics.count_failed(Failed::Tls);
+                return tracing::debug!(%error, address = %peer.address, "A TLS handshake failed");
+            }
+            Err(_) => {
+                self.services.metrics.count_failed(Failed::Timeout);
+                return tracing::debug!(address = %peer.address, "A TLS handshake took too long");
+            }
         };
         let (near, far) = match UnixStream::pair() {
             Ok(pair) => pair,
-            Err(error) => return tracing::warn!(%error, "A connection could not be accepted"),
+            Err(error) => return self.could_not_accept(&error).await,
         };
         let gone = CancellationToken::new();
         self.tasks.spawn(tls::carry(outer, far, gone.clone(), self.config.close_timeout));
-        let stream = ClientStream::Local { near, _gone: gone.drop_guard() };
-        self.serve_http(stream, peer, shutdown).await;
+        let stream = self.client_stream(Transport::Local { near, _gone: gone.drop_guard() }, seat);
+        self.serve_http(stream, peer, visit, shutdown).await;
     }
 
-    async fn serve_http(self: Arc<Self>, stream: ClientStream, peer: Peer, shutdown: CancellationToken) {
+    /// Until the connection ends or has become a WebSocket; then the visit is over.
+    async fn serve_http(self: Arc<Self>, stream: ClientStream, peer: Peer, _visit: Visit, shutdown: CancellationToken) {
         let service = service_fn(|mut request| {
             request.extensions_mut().insert(peer);
             routes::answer(self.clone(), request)
@@ -100,7 +137,24 @@ impl Server {
             }
         };
         if let Err(error) = ended {
-            tracing::debug!(%error, "An HTTP connection ended early");
+            if let Some(reason) = failed_by(&error) {
+                self.services.metrics.count_failed(reason);
+            }
+            tracing::debug!(%error, address = %peer.address, "An HTTP connection ended early");
         }
+    }
+}
+
+/// What a client did wrong; `None`: it went away.
+fn failed_by(error: &hyper::Error) -> Option<Failed> {
+    let is_stalled = || {
+        let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<io::Error>());
+        cause.is_some_and(|cause| cause.kind() == io::ErrorKind::TimedOut)
+    };
+    match error {
+        error if error.is_timeout() || is_stalled() => Some(Failed::Timeout),
+        error if error.is_parse_too_large() => Some(Failed::HeadTooLarge),
+        error if error.is_parse() => Some(Failed::Malformed),
+        _ => None,
     }
 }

@@ -18,7 +18,10 @@ mod client_stream;
 mod connection;
 mod connections;
 mod cors;
+pub mod descriptors;
+mod doors;
 pub mod health;
+mod inbound;
 mod listener;
 pub mod metrics;
 pub mod metrics_endpoint;
@@ -50,6 +53,8 @@ use crate::channels::{Lobby, SubscriptionSink};
 use addresses::Addresses;
 use broadcast_api::Budget;
 use connections::Connections;
+use doors::Doors;
+use inbound::Inbound;
 use rate::Rate;
 
 #[derive(Clone, Debug)]
@@ -64,18 +69,27 @@ pub struct Config {
     pub header_timeout: Duration,
     /// Of one frame from a client, and of all fragments of a message.
     pub frame_bytes_max: usize,
+    /// Of messages that are still arriving, over all sockets, where they are large: a frame's header is a promise that
+    /// costs nothing.
+    pub inbound_bytes_max: usize,
     /// Open sockets, joined to something or not.
     pub connections_max: usize,
+    /// Accepted connections, WebSockets or not: as many as there are descriptors for.
+    pub sockets_max: usize,
+    /// Of these, those that are no WebSocket, or not yet.
+    pub handshakes_max: usize,
     /// Requests to the API, all clients together, on an average of a minute.
     pub requests_per_second_max: u32,
     /// Of one request's body; the original's own.
     pub body_bytes_max: usize,
     /// Of all bodies that are held at once. Requests above it wait, as long as their body may take.
     pub bodies_bytes_max: usize,
-    /// How long a body may take to arrive.
+    /// How long a body, or a large message, may take to arrive; and how long an answer may lie unread.
     pub body_timeout: Duration,
     /// How long a stopping server waits for its sockets.
     pub drain_timeout: Duration,
+    /// At a stop, over how long a time sockets are told to go: they all come back.
+    pub drain_spread: Duration,
     /// Who knows it may read `/metrics` on the public listener; without one, nobody may.
     pub metrics_token: Option<String>,
     /// Likewise, who has a token that is signed for it.
@@ -101,13 +115,18 @@ impl Default for Config {
             close_timeout: Duration::from_secs(5),
             header_timeout: Duration::from_secs(10),
             frame_bytes_max: 5_000_000,
+            inbound_bytes_max: 256 << 20,
             connections_max: 200_000,
+            sockets_max: 210_000,
+            // A second's worth of handshakes, and a few seconds' of clients with slow networks.
+            handshakes_max: 10_000,
             // As many as there may be joins.
             requests_per_second_max: 10_000,
             body_bytes_max: 8_000_000,
             bodies_bytes_max: 256 << 20,
             body_timeout: Duration::from_secs(30),
             drain_timeout: Duration::from_secs(10),
+            drain_spread: Duration::from_secs(2),
             metrics_token: None,
             metrics_tokens: None,
             admin_tokens: None,
@@ -136,6 +155,8 @@ pub struct Server {
     services: Services,
     connections: Arc<Connections>,
     addresses: Arc<Addresses>,
+    doors: Arc<Doors>,
+    inbound: Arc<Inbound>,
     rate: Rate,
     bodies: Budget,
     /// Of every task that serves a client.
@@ -147,7 +168,9 @@ impl Server {
         let rate = Rate::new(config.requests_per_second_max);
         let bodies = Budget::new(config.bodies_bytes_max);
         let addresses = Addresses::new(config.connections_per_address_max);
+        let doors = Doors::new(&config, Arc::clone(&services.metrics));
+        let inbound = Inbound::new(config.inbound_bytes_max, Arc::clone(&services.metrics));
         let (connections, tasks) = (Arc::default(), TaskTracker::new());
-        Arc::new(Server { config, services, connections, addresses, rate, bodies, tasks })
+        Arc::new(Server { config, services, connections, addresses, doors, inbound, rate, bodies, tasks })
     }
 }

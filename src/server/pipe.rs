@@ -12,18 +12,21 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use super::client_stream::ClientStream;
+use super::inbound::Unfinished;
 use crate::channels::Outbox;
 
 pub struct Pipe {
     pub stream: ClientStream,
     /// When bytes last came in; any count against being idle.
     pub last_inbound: Instant,
+    /// The message that is being read.
+    pub unfinished: Unfinished,
     outbox: Outbox,
 }
 
 impl Pipe {
-    pub fn new(stream: ClientStream, outbox: Outbox) -> Pipe {
-        Pipe { stream, last_inbound: Instant::now(), outbox }
+    pub fn new(stream: ClientStream, outbox: Outbox, unfinished: Unfinished) -> Pipe {
+        Pipe { stream, last_inbound: Instant::now(), unfinished, outbox }
     }
 }
 
@@ -34,6 +37,7 @@ impl AsyncRead for Pipe {
         let polled = Pin::new(&mut pipe.stream).poll_read(context, buffer);
         if buffer.filled().len() > before {
             pipe.last_inbound = Instant::now();
+            pipe.unfinished.add(buffer.filled().len() - before);
         }
         polled
     }

@@ -34,24 +34,31 @@ pub struct Client {
     pub is_secure: bool,
 }
 
+/// Whether an address is a proxy's.
+pub fn is_trusted(address: IpAddr, trusted: &[Cidr]) -> bool {
+    trusted.iter().any(|network| network.has(address))
+}
+
 impl Client {
     /// Of the addresses that were passed on, the last that is not a proxy's: those before it anybody may have written.
     pub fn of(peer: Peer, headers: &HeaderMap, trusted: &[Cidr]) -> Client {
-        let is_trusted = |address: IpAddr| trusted.iter().any(|network| network.has(address));
+        let is_trusted = |address| is_trusted(address, trusted);
         let mut client = Client { address: peer.address.ip().to_canonical(), is_secure: peer.is_secure };
         if !is_trusted(client.address) {
             return client;
         }
-        let text = |name: &HeaderName| -> Vec<&str> {
-            let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
-            values.flat_map(|value| value.split(',')).map(str::trim).collect()
+        // Each part by itself: a client that writes what is no text before what the proxy adds would hide that, too.
+        let parts = |name: &HeaderName| -> Vec<Option<&str>> {
+            let parts = headers.get_all(name).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+            parts.map(|part| std::str::from_utf8(part).ok().map(str::trim)).collect()
         };
-        if let Some(proto) = text(&FORWARDED_PROTO).last() {
-            client.is_secure = proto.eq_ignore_ascii_case("https") || proto.eq_ignore_ascii_case("wss");
+        if let Some(proto) = parts(&FORWARDED_PROTO).last() {
+            client.is_secure =
+                proto.is_some_and(|proto| ["https", "wss"].iter().any(|tls| proto.eq_ignore_ascii_case(tls)));
         }
-        for hop in text(&FORWARDED_FOR).into_iter().rev() {
+        for hop in parts(&FORWARDED_FOR).into_iter().rev() {
             // What cannot be read came from beyond the proxy that we know.
-            let Some(address) = address(hop) else { break };
+            let Some(address) = hop.and_then(address) else { break };
             client.address = address;
             if !is_trusted(address) {
                 break;
@@ -105,13 +112,17 @@ mod tests {
 
     use super::*;
 
-    fn client(peer: &str, forwarded: &[&'static str]) -> String {
+    fn client(peer: &str, forwarded: &[&str]) -> String {
+        client_of_bytes(peer, &forwarded.iter().map(|line| line.as_bytes()).collect::<Vec<_>>(), b"https")
+    }
+
+    fn client_of_bytes(peer: &str, forwarded: &[&[u8]], proto: &[u8]) -> String {
         let peer = Peer { address: SocketAddr::new(peer.parse().unwrap(), 1), is_secure: false };
         let mut headers = HeaderMap::new();
         for value in forwarded {
-            headers.append(FORWARDED_FOR, HeaderValue::from_static(value));
+            headers.append(FORWARDED_FOR, HeaderValue::from_bytes(value).unwrap());
         }
-        headers.insert(FORWARDED_PROTO, HeaderValue::from_static("https"));
+        headers.insert(FORWARDED_PROTO, HeaderValue::from_bytes(proto).unwrap());
         let trusted = ["10.0.0.0/8", "fd00::/8", "192.0.2.7"].map(|network| network.parse().unwrap());
         let client = Client::of(peer, &headers, &trusted);
         format!("{}{}", client.address, if client.is_secure { " tls" } else { "" })
@@ -128,6 +139,23 @@ mod tests {
         assert_eq!(client("10.1.2.3", &["1.1.1.1, 198.51.100.1", "192.0.2.7"]), "198.51.100.1 tls");
         assert_eq!(client("10.1.2.3", &["198.51.100.1, unknown, 10.9.9.9"]), "10.9.9.9 tls");
         assert_eq!(client("10.1.2.3", &["10.0.0.9, 10.0.0.8"]), "10.0.0.9 tls");
+    }
+
+    #[test]
+    fn what_is_no_text_hides_neither_the_client_nor_what_a_proxy_has_added() {
+        let peer = "10.1.2.3";
+        for unreadable in ["é", "1.1.1.1é", "\u{a0}"] {
+            let same_line = format!("{unreadable}, 198.51.100.1");
+            assert_eq!(client(peer, &[&same_line]), "198.51.100.1 tls");
+            assert_eq!(client(peer, &[unreadable, "198.51.100.1, 10.0.0.9"]), "198.51.100.1 tls");
+            // Who a proxy does not name is the proxy: not whom an earlier line names.
+            assert_eq!(client(peer, &["1.1.1.1", unreadable]), "10.1.2.3 tls");
+            assert_eq!(client(peer, &["1.1.1.1", unreadable, "10.0.0.9"]), "10.0.0.9 tls");
+        }
+        assert_eq!(client_of_bytes(peer, &[b"\xff\xfe, 198.51.100.1"], b"https"), "198.51.100.1 tls");
+        assert_eq!(client_of_bytes(peer, &[b"1.1.1.1", b"\xff\xfe"], b"https"), "10.1.2.3 tls");
+        assert_eq!(client_of_bytes(peer, &[b"198.51.100.1"], b"https, \xff"), "198.51.100.1");
+        assert_eq!(client_of_bytes(peer, &[b"198.51.100.1"], b"\xff, https"), "198.51.100.1 tls");
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use postgres_protocol::escape::escape_identifier;
 
 use super::plan::{AUTH_ROLES, created, literal};
-use super::{Config, Facts, OWN_PUBLICATION, Step};
+use super::{Attempt, Config, Facts, OWN_PUBLICATION, Otherwise, Step};
 
 const MESSAGES: &str = include_str!("../../sql/migrations/0005_realtime_messages.sql");
 const FUNCTIONS: &str = include_str!("../../sql/migrations/0006_realtime_functions.sql");
@@ -14,6 +14,7 @@ const CLOSED: &str = include_str!("../../sql/migrations/0009_closed.sql");
 
 /// What `created` calls them.
 const MADE_SCHEMA: &str = "schema realtime";
+/// Followed by the table's OID once there is one: another table may take its name. Without one it is of an earlier version.
 const MADE_MESSAGES: &str = "realtime.messages";
 
 const FUNCTION_NAMES: [&str; 4] = [
@@ -65,9 +66,15 @@ fn messages(facts: &Facts, config: &Config, roles: &[String], steps: &mut Vec<St
         steps.push(Step::optional(title, sql, note));
         return;
     }
-    if created(facts, config).iter().any(|made| made == MADE_MESSAGES) {
+    if created(facts, config).iter().any(|made| is_messages(made)) {
         let title = "realtime.messages, realtime.send, send_binary, broadcast_changes and topic.";
-        let mut sql = format!("{MESSAGES}\n{FUNCTIONS}");
+        let mut sql = format!("{MESSAGES}\n{FUNCTIONS}\n");
+        if facts.messages.is_none() {
+            sql.push_str(&format!(
+                "update walcast.installation set created = array_append(array_remove(created, '{MADE_MESSAGES}'),\n    \
+                 format('{MADE_MESSAGES} %s', 'realtime.messages'::regclass::oid));\n"
+            ));
+        }
         for role in roles {
             let role = escape_identifier(role);
             sql.push_str(&format!(
@@ -90,6 +97,24 @@ fn messages(facts: &Facts, config: &Config, roles: &[String], steps: &mut Vec<St
     let sql = format!("grant usage on schema realtime to {login};\ngrant select on realtime.messages to {login}");
     let note = "Nothing is replayed.";
     steps.push(Step::optional("The stream's login may read it, for replay.", sql, note));
+}
+
+fn is_messages(made: &str) -> bool {
+    made.strip_prefix(MADE_MESSAGES).is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
+}
+
+fn is_own_messages(facts: &Facts) -> impl Fn(&str) -> bool {
+    let own = facts.messages.map(|oid| format!("{MADE_MESSAGES} {oid}"));
+    move |made| own.as_deref() == Some(made)
+}
+
+/// Whether this run makes the table, or an earlier one has made the one that is there.
+pub(super) fn note_messages(facts: &Facts, created: &mut Vec<String>) {
+    let is_own = is_own_messages(facts);
+    created.retain(|made| made == MADE_MESSAGES || !is_messages(made) || is_own(made));
+    if facts.messages.is_none() && !created.iter().any(|made| made == MADE_MESSAGES) {
+        created.push(MADE_MESSAGES.to_owned());
+    }
 }
 
 /// A table in both publications would change what the user's means.
@@ -121,12 +146,25 @@ fn api_roles(facts: &Facts, config: &Config) -> Vec<String> {
 /// What setup made, and not what Supabase did.
 pub(super) fn removal(facts: &Facts, steps: &mut Vec<Step>) {
     let made = |what: &str| facts.created.iter().any(|made| made == what);
-    if made(MADE_MESSAGES) {
-        steps.push(Step::optional(
-            "realtime.messages, with its policies and messages, and the functions that write there.",
-            format!("drop table if exists realtime.messages;\ndrop function if exists {}", FUNCTION_NAMES.join(", ")),
-            "Other things depend on them: they stay.",
-        ));
+    if facts.created.iter().any(|made| is_messages(made)) {
+        let is_own = is_own_messages(facts);
+        let functions = format!("drop function if exists {}", FUNCTION_NAMES.join(", "));
+        let note = "Other things depend on them: they stay.";
+        steps.push(match facts.messages {
+            None => Step::optional("The functions that wrote to realtime.messages.", functions, note),
+            Some(_) if facts.created.iter().any(|made| is_own(made)) => Step::optional(
+                "realtime.messages, with its policies and messages, and the functions that write there.",
+                format!("drop table realtime.messages;\n{functions}"),
+                note,
+            ),
+            Some(_) => {
+                let title = "realtime.messages and the functions that write there stay.";
+                let note = "It is not the table that setup made, as far as is known. If it is yours to drop: \
+                    drop table realtime.messages;";
+                let attempts = vec![Attempt::plain("-- Nothing is dropped").noting(note)];
+                Step { title: title.into(), attempts, otherwise: Otherwise::Note(note.into()) }
+            }
+        });
     }
     if made(MADE_SCHEMA) {
         let note = "It has other things: it stays.";

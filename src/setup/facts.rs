@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use tokio_postgres::Client;
 
 use super::{Config, OWN_PUBLICATION};
+use crate::catalog::Oid;
 use crate::wal::publication::Own;
 
 /// What the plan depends on.
@@ -34,8 +35,8 @@ pub struct Facts {
     pub created: Vec<String>,
     pub auth_functions: bool,
     pub realtime_schema: bool,
-    /// There is a `realtime.messages`, Supabase's or setup's own.
-    pub messages: bool,
+    /// `realtime.messages`, Supabase's or setup's own.
+    pub messages: Option<Oid>,
     /// The schema `realtime` and what broadcasts come from, as far as it belongs to somebody whom nobody has made
     /// responsible for this database.
     pub realtime_strangers: Option<String>,
@@ -93,7 +94,7 @@ impl Facts {
                     to_regprocedure('auth.uid()') is not null and to_regprocedure('auth.jwt()') is not null
                         and to_regprocedure('auth.role()') is not null and to_regprocedure('auth.email()') is not null,
                     current_user::text,
-                    to_regnamespace('realtime') is not null, to_regclass('realtime.messages') is not null",
+                    to_regnamespace('realtime') is not null, to_regclass('realtime.messages')::oid",
                 &[],
             )
             .await?;

@@ -11,7 +11,7 @@ use crate::catalog::state::STATE_SQL;
 const SCHEMA: &str = include_str!("../../sql/migrations/0001_schema.sql");
 const DDL_LOG: &str = include_str!("../../sql/migrations/0002_ddl_log.sql");
 const EVENT_TRIGGER: &str = include_str!("../../sql/migrations/0003_event_trigger.sql");
-const RESUME: &str = include_str!("../../sql/migrations/0011_resume.sql");
+const RESUME: &str = include_str!("../../sql/migrations/0010_resume.sql");
 const AUTH: &str = include_str!("../../sql/migrations/0004_auth.sql");
 
 /// Passwords for logins that have none yet.
@@ -89,7 +89,7 @@ pub(super) fn created(facts: &Facts, config: &Config) -> Vec<String> {
     }
     if facts.realtime_strangers.is_none() {
         note(!facts.realtime_schema, "schema realtime".into());
-        note(!facts.messages, "realtime.messages".into());
+        broadcasts::note_messages(facts, &mut created);
     }
     created
 }
@@ -216,6 +216,8 @@ fn stream_login(facts: &Facts, config: &Config, secrets: &Secrets, steps: &mut V
             "grant usage on schema walcast to {login};\n\
              grant select on walcast.ddl_log, walcast.installation, walcast.oracle_login to {login};\n\
              grant select, insert, update, delete on walcast.resume_keys, walcast.resume_state to {login};\n\
+             drop policy if exists stream on walcast.oracle_login;\n\
+             create policy stream on walcast.oracle_login for select to {login} using (true);\n\
              grant execute on function walcast.prune_ddl_log(bigint) to {login};\n{}",
             grant_connect(&config.stream_login),
         ),

@@ -42,6 +42,8 @@ pub struct SlotPressure {
     pub rung: Rung,
     /// WAL on disk because of the slot.
     pub retained_bytes: u64,
+    /// What of it the budget allows.
+    pub retained_bytes_max: u64,
     /// The part of it that is behind our confirmed position.
     pub lag_bytes: u64,
     /// In transactions.
@@ -56,16 +58,25 @@ impl SlotPressure {
     pub fn of(slot: &SlotInfo, pins: &[Pin], budget: &Budget) -> SlotPressure {
         let (retained_bytes, lag_bytes) = (slot.held_bytes(), slot.lag_bytes());
         let catalog_xmin_age = slot.catalog_xmin_age;
-        let bytes_max = budget.bytes_max(slot.keep_bytes_max);
-        // Confirming moves what lies behind the confirmed position. Of the rest some is always there: the server writes
-        // down every 15 seconds what may be forgotten.
-        let trails = lag_bytes >= retained_bytes.div_ceil(2);
-        let rung = rung(retained_bytes, bytes_max, trails).max(rung(
+        let retained_bytes_max = budget.bytes_max(slot.keep_bytes_max);
+        let culprit = Pin::name_all(pins);
+        let mut pressure = SlotPressure {
+            rung: Rung::Within,
+            retained_bytes,
+            retained_bytes_max,
+            lag_bytes,
             catalog_xmin_age,
-            budget.catalog_xmin_age_max,
-            pins.is_empty(),
-        ));
-        SlotPressure { rung, retained_bytes, lag_bytes, catalog_xmin_age, culprit: Pin::name_all(pins) }
+            culprit,
+        };
+        let of_wal = rung(retained_bytes, retained_bytes_max, pressure.trails());
+        pressure.rung = of_wal.max(rung(catalog_xmin_age, budget.catalog_xmin_age_max, pins.is_empty()));
+        pressure
+    }
+
+    /// Whether confirming would free most of the WAL. Some is always held: the server writes down every 15 seconds what
+    /// may be forgotten.
+    pub fn trails(&self) -> bool {
+        self.lag_bytes >= self.retained_bytes.div_ceil(2)
     }
 }
 

@@ -3,7 +3,7 @@
 use walcast::check::{self, Finding, Kind, Level, Report};
 use walcast::demo::postgres::{Cluster, ClusterOptions};
 use walcast::setup;
-use walcast::wal::Conninfo;
+use walcast::wal::{Budget, Conninfo};
 
 use crate::support::database::{Database, connect};
 
@@ -113,6 +113,39 @@ async fn each_ailment_is_named_and_its_statement_heals_it() {
 }
 
 #[tokio::test]
+async fn secrets_that_an_earlier_version_left_open_are_named_and_setup_hides_them() {
+    let mut patient = Patient::healthy().await;
+    let reader = connect(&patient.cluster.url("postgres", &patient.database.name)).await;
+    let as_reader =
+        "create role reader nologin in role pg_read_all_data; grant usage on schema walcast to reader; set role reader";
+    reader.batch_execute(as_reader).await.unwrap();
+    let tables = ["broadcast_key", "oracle_login"];
+    let rows = async |table: &str| reader.query(&format!("table walcast.{table}"), &[]).await.unwrap().len();
+    for table in tables {
+        assert_eq!(rows(table).await, 0, "{table}");
+        patient
+            .sql(&format!(
+                "alter table walcast.{table} disable row level security; drop policy stream on walcast.{table}"
+            ))
+            .await;
+        assert_eq!(rows(table).await, 1, "{table}");
+    }
+    let report = patient.check().await;
+    let open = find(&report, Level::Warn, "walcast.broadcast_key and walcast.oracle_login");
+    assert_eq!(open.statement.as_deref(), Some("walcast setup"));
+
+    setup::run(&mut patient.database.client, &setup::Config::default()).await.unwrap();
+    for table in tables {
+        assert_eq!(rows(table).await, 0, "{table}");
+    }
+    // Not by BYPASSRLS alone, which not every server gives.
+    patient.sql("alter role walcast nobypassrls").await;
+    let stream = connect(&patient.url).await;
+    assert!(setup::oracle_login(&stream).await.unwrap().is_some());
+    assert!(!patient.check().await.findings.iter().any(|finding| finding.detail.contains("pg_read_all_data")));
+}
+
+#[tokio::test]
 async fn tables_that_cannot_be_followed_are_named() {
     let patient = Patient::healthy().await;
     patient
@@ -152,7 +185,7 @@ async fn column_lists_that_kill_the_stream_or_the_application_are_named() {
         )
         .await;
     let config =
-        check::Config { publications: vec!["supabase_realtime".into(), "second".into()], slot: "walcast".into() };
+        check::Config { publications: vec!["supabase_realtime".into(), "second".into()], ..check::Config::default() };
     let report = check::run(&Conninfo::parse(&patient.url).unwrap(), &config).await;
     find(&report, Level::Fail, "different column lists");
     find(&report, Level::Fail, "without its replica identity's columns");
@@ -194,6 +227,35 @@ async fn what_the_slot_would_wait_for_is_named_by_its_process() {
 
     patient.sql("select pg_create_logical_replication_slot('walcast', 'pgoutput')").await;
     find(&patient.check().await, Level::Pass, "MB of WAL are held");
+}
+
+#[tokio::test]
+async fn who_pins_the_slot_and_slots_that_nobody_reads_are_named() {
+    let patient = Patient::healthy().await;
+    patient.sql("select pg_create_logical_replication_slot('walcast', 'pgoutput')").await;
+    patient.sql("select pg_create_logical_replication_slot('walcast_old', 'pgoutput')").await;
+    let other = connect(&patient.database.url).await;
+    let pid: i32 = other.query_one("select pg_backend_pid()", &[]).await.unwrap().get(0);
+    other.batch_execute("begin; select pg_current_xact_id()").await.unwrap();
+    for _ in 0..3 {
+        patient.sql("create table filler (a int); drop table filler; select pg_switch_wal()").await;
+    }
+    patient.sql("checkpoint").await;
+    // The slot that is read is at the open transaction; to it the budget is small.
+    patient.sql("select pg_replication_slot_advance('walcast', pg_current_wal_lsn())").await;
+    let slot_budget = Budget { catalog_xmin_age_max: 1, ..Budget::default() };
+    let config = check::Config { slot_budget, ..check::Config::default() };
+    let report = check::run(&Conninfo::parse(&patient.url).unwrap(), &config).await;
+    let pin = find(&report, Level::Warn, &format!("process {pid} "));
+    assert!(pin.detail.contains("keeps the slot where it is"), "{}", pin.detail);
+    assert!(pin.statement.as_deref().unwrap().starts_with(&format!("select pg_terminate_backend({pid});")));
+    let slot = find(&report, Level::Warn, "walcast is not in use");
+    assert!(slot.statement.as_deref().unwrap().contains("open transactions"));
+
+    let orphan = find(&report, Level::Warn, "nobody reads walcast_old");
+    patient.sql(orphan.statement.as_deref().unwrap()).await;
+    let report = patient.check().await;
+    assert!(!report.to_string().contains("walcast_old"), "{report}");
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use walcast::authz::{Answer, Asked, Identity, OracleConfig, OracleError, Questio
 use walcast::catalog::Column;
 
 use crate::support::database::connect;
-use crate::support::policies::{Ground, Table, identity};
+use crate::support::policies::{Ground, Table, identity, own_cluster};
 
 use Verdict::{Allowed, Denied, Failed};
 
@@ -144,7 +144,8 @@ async fn questions_that_misfit_together_are_answered_each() {
 async fn columns_that_are_not_visible_yet_are_waited_for() {
     let long = Duration::from_secs(60);
     let config = OracleConfig { sessions: 1, slow_sessions: 1, slow_after: long, timeout: long, ..Default::default() };
-    let ground = Ground::with(NOTES, config).await;
+    let cluster = own_cluster();
+    let ground = Ground::in_cluster(&cluster, NOTES, config).await;
     let table = ground.table("notes").await;
     // The session has read the row type; it would wait for the lock of ALTER TABLE to do so now.
     assert_eq!(ask(&ground, question(&table)).await, verdicts([Allowed, Denied, Denied]));

@@ -96,6 +96,42 @@ async fn remove_leaves_what_others_use() {
 }
 
 #[tokio::test]
+async fn remove_leaves_a_table_that_has_taken_the_name_of_what_setup_made() {
+    let cluster = cluster();
+    let mut database = Database::create_in(&cluster).await;
+    let config = config(&cluster);
+    let created = "select created from walcast.installation";
+    let made = async |client: &Client| {
+        let created: Vec<String> = client.query_one(created, &[]).await.unwrap().get(0);
+        created.into_iter().filter(|what| what.starts_with("realtime.messages")).collect::<Vec<_>>()
+    };
+    set_up(&mut database, &config).await;
+    let once = made(&database.client).await;
+    set_up(&mut database, &config).await;
+    assert_eq!((made(&database.client).await, once.len()), (once, 1));
+
+    // Made again by setup, it is setup's; made by somebody else, it is not, whatever setup does with it later.
+    database.client.batch_execute("drop table realtime.messages").await.unwrap();
+    set_up(&mut database, &config).await;
+    let theirs = "drop table realtime.messages; create table realtime.messages (topic text, extension text, payload jsonb,
+        event text, private boolean, inserted_at timestamp default now(), id uuid primary key default gen_random_uuid());
+        insert into realtime.messages (topic) values ('theirs')";
+    database.client.batch_execute(theirs).await.unwrap();
+    let row_security = "select relrowsecurity from pg_class where oid = 'realtime.messages'::regclass";
+    for removes_at_once in [true, false] {
+        if !removes_at_once {
+            set_up(&mut database, &config).await;
+            assert_eq!(made(&database.client).await, Vec::<String>::new());
+            assert!(!database.client.query_one(row_security, &[]).await.unwrap().get::<_, bool>(0));
+        }
+        let report = setup::remove(&mut database.client, &config).await.unwrap();
+        let stays = report.notes().any(|note| note.contains("drop table realtime.messages;"));
+        assert_eq!(stays, removes_at_once, "{report}");
+        assert_eq!(database.client.query("table realtime.messages", &[]).await.unwrap().len(), 1);
+    }
+}
+
+#[tokio::test]
 async fn the_dry_run_is_a_script_that_does_the_same_and_shows_no_password() {
     let cluster = cluster();
     let database = Database::create_in(&cluster).await;

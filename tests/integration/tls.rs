@@ -9,11 +9,13 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use walcast::channels::frame;
 use walcast::server::Tls;
+use walcast::server::metrics::Failed;
 
 use crate::support::socket::{Relay, Socket, exchange, token};
 
@@ -101,6 +103,24 @@ async fn requests_are_answered_over_tls_and_only_over_tls() {
     let _ = tokio::io::AsyncReadExt::read_to_end(&mut plain, &mut got).await;
     assert!(!got.starts_with(b"HTTP"));
     assert!(connect(&relay, &files.certificate()).await.is_ok());
+}
+
+#[tokio::test]
+async fn whoever_begins_no_handshake_is_not_waited_for() {
+    let tls = Files::new().load();
+    let relay = Relay::with(|_, server| {
+        server.tls = Some(tls);
+        server.header_timeout = Duration::from_millis(200);
+    })
+    .await;
+    let mut stream = TcpStream::connect(relay.address).await.unwrap();
+    assert_eq!(stream.read(&mut [0; 1]).await.unwrap(), 0, "it is closed");
+    assert_eq!(relay.failed(Failed::Timeout), 1);
+    let mut stream = TcpStream::connect(relay.address).await.unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+    // An alert, and the end.
+    stream.read_to_end(&mut Vec::new()).await.unwrap();
+    assert_eq!(relay.failed(Failed::Tls), 1);
 }
 
 #[tokio::test]

@@ -2,15 +2,19 @@
 //! and every decision on the way is right.
 
 use serde_json::json;
+use walcast::demo::postgres::{Cluster, ClusterOptions};
 
 use crate::support::client::{Client, all_of};
 use crate::support::people::{ALICE, alice};
 use crate::support::relay::set_up;
-use crate::support::scene::{ROOMS, Scene};
+use crate::support::scene::{ROOMS, Scene, until};
 
 /// Decided in-process; decided by Postgres because the policies are not compiled.
 const HERE: &str = "walcast_decisions_total";
 const BY_POSTGRES: &str = "walcast_decisions_not_compiled_total";
+/// Tables are read again each time that plans have stopped to need them.
+const LOADS: &str = "walcast_tracked_loads_total";
+const ROLES: &str = "walcast_roles_version";
 
 struct Room {
     scene: Scene,
@@ -40,6 +44,25 @@ impl Room {
             }
         }
         panic!("{metric} stays at {before}; the relay's log:\n{}", self.scene.relay.log());
+    }
+
+    /// Until the poll has looked twice: what it has found at first it has told by then.
+    async fn is_polled(&self) {
+        let client = &self.scene.database.client;
+        for _ in 0..2 {
+            let now: String = client.query_one("select clock_timestamp()::text", &[]).await.unwrap().get(0);
+            let polls = format!(
+                "select exists (select from pg_stat_activity where datname = current_database() and usename = user
+                   and query like '-- A number that changes%' and query_start > '{now}')"
+            );
+            until(client, &polls).await;
+        }
+    }
+
+    async fn roles_are_found(&self, sql: &str) {
+        let before = self.scene.relay.metric(ROLES).await;
+        self.scene.execute(sql).await;
+        self.scene.relay.until_metric(ROLES, |version| version > before).await;
     }
 
     async fn is_followed(&self) -> bool {
@@ -94,4 +117,28 @@ async fn a_table_that_setup_adds_or_takes_out_changes_the_plan_of_a_running_rela
         .await;
     set_up(&url).await;
     room.post_until_counted(HERE).await;
+}
+
+/// The stream tells of DDL at once and the poll finds it a second later, roles are found by the poll alone; each makes
+/// sessions read the bodies of functions again. In a cluster of its own: roles belong to all of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_of_the_catalog_stops_decisions_once() {
+    let cluster = Cluster::start(&ClusterOptions::default()).expect("a cluster");
+    let scene = Scene::in_cluster(&cluster, &format!("{ROOMS} insert into members values (1, '{ALICE}');")).await;
+    set_up(&scene.database.url).await;
+    let mut client = Client::connect(&scene.relay, &alice()).await;
+    client.subscribe("posts", json!([all_of("posts")])).await;
+    let mut room = Room { scene, client, posts: 1 };
+    room.roles_are_found("create role passer_by").await;
+    room.post_until_counted(HERE).await;
+    let loads = room.scene.relay.metric(LOADS).await;
+
+    room.scene.execute("create table unrelated (id int)").await;
+    room.post_until_counted(HERE).await;
+    room.is_polled().await;
+    room.post().await;
+    assert_eq!(room.scene.relay.metric(LOADS).await, loads + 1.0);
+    room.roles_are_found("create role bystander").await;
+    room.post_until_counted(HERE).await;
+    assert_eq!(room.scene.relay.metric(LOADS).await, loads + 2.0);
 }

@@ -43,17 +43,21 @@ create function auth.jwt() returns jsonb language sql stable as
 
 pub fn cluster() -> &'static Cluster {
     static CLUSTER: OnceLock<Cluster> = OnceLock::new();
-    CLUSTER.get_or_init(|| {
-        let cluster = Cluster::start(&ClusterOptions::default()).expect("a throw-away Postgres");
-        let url = cluster.url("postgres", "postgres");
-        // Tests come to this from their own runtimes.
-        let made = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-            runtime.block_on(async { connect(&url).await.batch_execute(ROLES).await.expect("roles") });
-        });
-        made.join().expect("roles are made");
-        cluster
-    })
+    CLUSTER.get_or_init(own_cluster)
+}
+
+/// The same for one test alone. What one database's DDL makes a session forget goes through a queue that the whole cluster
+/// has in common; where it overflows, sessions forget everything, and wait for locks that they would not have needed.
+pub fn own_cluster() -> Cluster {
+    let cluster = Cluster::start(&ClusterOptions::default()).expect("a throw-away Postgres");
+    let url = cluster.url("postgres", "postgres");
+    // Tests come to this from their own runtimes.
+    let made = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async { connect(&url).await.batch_execute(ROLES).await.expect("roles") });
+    });
+    made.join().expect("roles are made");
+    cluster
 }
 
 pub struct Ground {
@@ -71,17 +75,32 @@ impl Ground {
 
     pub async fn with(sql: &str, config: OracleConfig) -> Ground {
         let ground = Ground::bare(config).await;
-        ground.execute(AUTH).await;
-        ground.execute("create publication p for all tables").await;
-        ground.execute(sql).await;
-        ground.execute("grant select on all tables in schema public to anon, authenticated, owner").await;
+        ground.furnish(sql).await;
         ground
+    }
+
+    /// The same in an [`own_cluster`].
+    pub async fn in_cluster(cluster: &Cluster, sql: &str, config: OracleConfig) -> Ground {
+        let ground = Ground::bare_in(cluster, config).await;
+        ground.furnish(sql).await;
+        ground
+    }
+
+    async fn furnish(&self, sql: &str) {
+        self.execute(AUTH).await;
+        self.execute("create publication p for all tables").await;
+        self.execute(sql).await;
+        self.execute("grant select on all tables in schema public to anon, authenticated, owner").await;
     }
 
     /// An empty database; what the oracle is asked about comes later, and the publication must be `p`.
     pub async fn bare(config: OracleConfig) -> Ground {
-        let database = Database::create_in(cluster()).await;
-        let (oracle, metrics, guard) = oracle_of(&database.name, "oracle", config);
+        Ground::bare_in(cluster(), config).await
+    }
+
+    async fn bare_in(cluster: &Cluster, config: OracleConfig) -> Ground {
+        let database = Database::create_in(cluster).await;
+        let (oracle, metrics, guard) = oracle_by(plainly_in(cluster, &database.name, "oracle"), config);
         Ground { database, oracle, metrics, _sessions: guard }
     }
 
@@ -127,7 +146,11 @@ pub fn oracle_of(database: &str, login: &str, config: OracleConfig) -> (Oracle, 
 }
 
 pub fn plainly(database: &str, login: &str) -> Arc<PlainConnect> {
-    Arc::new(PlainConnect(cluster().url(login, database).parse().expect("a conninfo")))
+    plainly_in(cluster(), database, login)
+}
+
+fn plainly_in(cluster: &Cluster, database: &str, login: &str) -> Arc<PlainConnect> {
+    Arc::new(PlainConnect(cluster.url(login, database).parse().expect("a conninfo")))
 }
 
 /// An oracle that reaches Postgres as the test says.

@@ -15,7 +15,11 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{Message, protocol::CloseFrame};
 use tokio_util::sync::CancellationToken;
 use walcast::authz::{Claims, TokenError};
-use walcast::channels::{self, ChannelId, Hub, Lobby, Outbox, Subscribe, SubscriptionSink, TokenVerifier, system};
+use walcast::channels::metrics::CloseLabels;
+use walcast::channels::{
+    self, ChannelId, CloseReason, Hub, Lobby, Outbox, Subscribe, SubscriptionSink, TokenVerifier, system,
+};
+use walcast::server::metrics::{Failed, FailureLabels, RefusalLabels, Refused};
 use walcast::server::{self, Readiness, Server, Services};
 
 /// Nothing in these tests takes so long; what is missing fails here instead of hanging.
@@ -107,6 +111,7 @@ pub struct Relay {
     pub dispatch: Arc<Dispatch>,
     pub readiness: Arc<Readiness>,
     pub metrics: Arc<channels::Metrics>,
+    pub server_metrics: Arc<server::Metrics>,
     pub shutdown: CancellationToken,
     pub served: JoinHandle<()>,
 }
@@ -135,18 +140,19 @@ impl Relay {
         serve_with(&mut services);
         let lobby = Lobby::new(channels_config, hub, services, metrics.clone());
         let (dispatch, readiness) = (Arc::new(Dispatch::default()), Arc::new(Readiness::default()));
+        let server_metrics = server::Metrics::register(&mut registry);
         let services = Services {
             lobby,
             sink: dispatch.clone(),
             readiness: readiness.clone(),
-            metrics: server::Metrics::register(&mut registry),
+            metrics: server_metrics.clone(),
             registry: Arc::new(registry),
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();
         let served = tokio::spawn(Server::new(config, services).serve(listener, shutdown.clone()));
-        Relay { address, dispatch, readiness, metrics, shutdown, served }
+        Relay { address, dispatch, readiness, metrics, server_metrics, shutdown, served }
     }
 
     pub async fn connect(&self) -> Socket {
@@ -200,6 +206,21 @@ impl Relay {
     /// `GET`, and then the end of the connection.
     pub async fn get(&self, path: &str) -> Answer {
         self.http("GET", path, "connection: close\r\n").await
+    }
+
+    /// Connections that came to nothing for this reason.
+    pub fn failed(&self, reason: Failed) -> u64 {
+        self.server_metrics.handshakes_failed.get_or_create(&FailureLabels { reason }).get()
+    }
+
+    /// Connections that were closed when they were accepted, for this reason.
+    pub fn refused(&self, reason: Refused) -> u64 {
+        self.server_metrics.sockets_refused.get_or_create(&RefusalLabels { reason }).get()
+    }
+
+    /// Sockets that ended for this reason.
+    pub fn closes(&self, reason: CloseReason) -> u64 {
+        self.metrics.closes.get_or_create(&CloseLabels { reason }).get()
     }
 
     pub async fn stop(self) {

@@ -4,15 +4,19 @@
 //! it, and every later question of the same table and role, goes to the slow lane, where tables take turns and have
 //! sessions of their own. So a policy that sleeps hurts its own table's subscribers and nobody else's.
 //!
-//! In the fast lane questions that ask alike ([`GroupKey`]) form a group. A session that has nothing to do takes what is
+//! In the fast lane questions that ask alike ([`GroupKey`](super::group::GroupKey)) form a group. A session that has nothing to do takes what is
 //! there at once: nothing is held back while somebody could ask it. A session that is busy may ask more behind what it has
 //! in flight, but not of a group that has questions in flight already: these gather, and go out as one with the first
 //! session that becomes idle, or when their group's last flight lands. So the more there is to do the less each costs.
 //! Only what fills a merged question does not wait. Nothing is merged in the slow lane: there the deadline would hit many
 //! for the slowness of all their rows together.
 
+mod batch;
+mod later;
+mod state;
+mod ticket;
+
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -20,8 +24,12 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+pub(super) use batch::{Batch, Hold};
+use later::Later;
+use state::{MERGED_ROWS_MAX, Slowness, State};
+pub(super) use ticket::Ticket;
+
 use super::error::OracleError;
-use super::group::GroupKey;
 use super::job::{Job, LaneKey};
 use super::meanings::Meanings;
 
@@ -36,11 +44,9 @@ const PAUSE_MIN: Duration = Duration::from_millis(1);
 /// Ordinarily milliseconds are enough; a standby that takes long is asked about twenty times a second.
 const PAUSE_MAX: Duration = Duration::from_millis(50);
 
-/// Rows of a merged question: as many as dispatch puts into one of its own. The statement's fixed cost is that of some
-/// ten rows, so that more would gain nothing.
-const MERGED_ROWS_MAX: usize = 128;
-/// And their bytes, as there.
-const MERGED_BYTES_MAX: usize = 1 << 20;
+/// A policy that sleeps for some people only must not be back in the fast lane after each of the others.
+const QUICK_ANSWERS_MIN: u32 = 32;
+
 /// So many rows are merged whatever they take: less would multiply the statements of a database that is short of CPU.
 const MERGED_ROWS_MIN: usize = 8;
 
@@ -57,132 +63,6 @@ pub(super) struct Queue {
     bytes_max: usize,
     /// Of what is asked from now on.
     pub(super) meanings: Meanings,
-}
-
-#[derive(Default)]
-struct State {
-    /// Groups with questions, in the order of their turns: each once.
-    fast: VecDeque<GroupKey>,
-    groups: HashMap<GroupKey, Group>,
-    /// How many rows are merged where that is less than the maximum, for the time that they took.
-    merged_rows: HashMap<LaneKey, usize>,
-    /// Tables of the slow lane, in the order of their turns.
-    turns: VecDeque<LaneKey>,
-    slow: HashMap<LaneKey, VecDeque<Job>>,
-    /// Whose questions go to the slow lane.
-    known_slow: HashMap<LaneKey, Slowness>,
-    /// Waiting for their transaction to become visible.
-    later: BinaryHeap<Reverse<Later>>,
-    idle: usize,
-    sequence: u64,
-    /// Why nothing more is taken.
-    closed: Option<OracleError>,
-}
-
-/// Questions of the fast lane that ask alike.
-#[derive(Default)]
-struct Group {
-    jobs: VecDeque<Job>,
-    /// What these are worth together: rows and bytes.
-    share: (usize, usize),
-    in_flight: usize,
-    /// Its key is among the turns.
-    has_turn: bool,
-}
-
-impl Group {
-    fn put(&mut self, job: Job, front: bool) {
-        let (rows, bytes) = job.share();
-        self.share = (self.share.0 + rows, self.share.1 + bytes);
-        put(&mut self.jobs, job, front);
-    }
-
-    fn pop(&mut self) -> Option<Job> {
-        let job = self.jobs.pop_front()?;
-        let (rows, bytes) = job.share();
-        self.share = (self.share.0 - rows, self.share.1 - bytes);
-        Some(job)
-    }
-
-    fn take_all(&mut self) -> VecDeque<Job> {
-        self.share = (0, 0);
-        std::mem::take(&mut self.jobs)
-    }
-}
-
-/// Questions that go out as one. The first are the oldest.
-pub(super) struct Batch {
-    pub(super) jobs: Vec<Job>,
-    /// Kept while they are in flight.
-    hold: Option<Hold>,
-}
-
-/// Counts a group's batch in flight, whatever becomes of it.
-pub(super) struct Hold {
-    queue: Arc<Queue>,
-    key: GroupKey,
-}
-
-impl Drop for Hold {
-    fn drop(&mut self) {
-        let mut state = self.queue.state();
-        if state.landed(&self.key) {
-            self.queue.wake_fast(&state);
-        }
-    }
-}
-
-impl Batch {
-    /// The questions, and what holds back the others of their group until it is dropped.
-    pub(super) fn into_parts(self) -> (Vec<Job>, Option<Hold>) {
-        (self.jobs, self.hold)
-    }
-}
-
-#[derive(Default)]
-struct Slowness {
-    /// The last question was not answered in time.
-    silent: bool,
-    /// Quick answers since the last slow one.
-    quick: u32,
-}
-
-/// A policy that sleeps for some people only must not be back in the fast lane after each of the others.
-const QUICK_ANSWERS_MIN: u32 = 32;
-
-struct Later {
-    due: Instant,
-    sequence: u64,
-    job: Job,
-}
-
-impl PartialEq for Later {
-    fn eq(&self, other: &Self) -> bool {
-        self.sequence == other.sequence
-    }
-}
-impl Eq for Later {}
-impl PartialOrd for Later {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl Ord for Later {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.due, self.sequence).cmp(&(other.due, other.sequence))
-    }
-}
-
-/// A question's share of the queue's bound, given back when it is answered.
-pub(super) struct Ticket {
-    bytes: Arc<AtomicUsize>,
-    size: usize,
-}
-
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        self.bytes.fetch_sub(self.size, Ordering::Relaxed);
-    }
 }
 
 impl Queue {
@@ -395,168 +275,6 @@ impl Drop for Idle<'_> {
             self.queue.state().idle -= 1;
         }
     }
-}
-
-impl State {
-    /// Where something is now to be taken that was not before.
-    fn place(&mut self, job: Job, front: bool) -> Option<Lane> {
-        if self.known_slow.contains_key(&job.key) {
-            let jobs = self.slow.entry(job.key.clone()).or_default();
-            if jobs.is_empty() {
-                self.turns.push_back(job.key.clone());
-            }
-            put(jobs, job, front);
-            return Some(Lane::Slow);
-        }
-        self.sequence += 1;
-        let key = job.group(self.sequence);
-        self.groups.entry(key.clone()).or_default().put(job, front);
-        // Nobody is woken for what is held back.
-        let is_for_somebody = self.idle > 0 || self.is_ready(&key);
-        self.give_turn(key, front);
-        is_for_somebody.then_some(Lane::Fast)
-    }
-
-    /// Whether a session that is busy may ask of it.
-    fn is_ready(&self, key: &GroupKey) -> bool {
-        let Some(group) = self.groups.get(key) else { return true };
-        group.in_flight == 0
-            || group.jobs.front().is_none_or(|first| {
-                let (rows, bytes) = group.share;
-                rows >= self.rows_max(&first.key) || bytes >= MERGED_BYTES_MAX
-            })
-    }
-
-    fn give_turn(&mut self, key: GroupKey, front: bool) {
-        if let Some(group) = self.groups.get_mut(&key)
-            && !group.has_turn
-            && !group.jobs.is_empty()
-        {
-            group.has_turn = true;
-            put(&mut self.fast, key, front);
-        }
-    }
-
-    fn rows_max(&self, key: &LaneKey) -> usize {
-        self.merged_rows.get(key).copied().unwrap_or(MERGED_ROWS_MAX)
-    }
-
-    /// The group whose turn it is has become silent while it waited. One that is merely slow may stay: under load that
-    /// says little, and the slow lane has few sessions.
-    fn leaves_the_lane(&mut self, key: &GroupKey) -> bool {
-        let Some(group) = self.groups.get_mut(key) else { return false };
-        let is_silent = |key| self.known_slow.get(key).is_some_and(|slowness| slowness.silent);
-        let is_slow = group.jobs.front().is_some_and(|first| is_silent(&first.key));
-        if is_slow {
-            group.has_turn = false;
-            let jobs = group.take_all();
-            if group.in_flight == 0 {
-                self.groups.remove(key);
-            }
-            for job in jobs {
-                self.place(job, false);
-            }
-        }
-        is_slow
-    }
-
-    /// The oldest questions of a group, within the bounds; the first whatever its size.
-    fn gather(&mut self, key: &GroupKey) -> Vec<Job> {
-        let Some(first) = self.groups.get(key).and_then(|group| group.jobs.front()) else { return Vec::new() };
-        let rows_max = self.rows_max(&first.key);
-        let Some(group) = self.groups.get_mut(key) else { return Vec::new() };
-        group.has_turn = false;
-        let (mut jobs, mut rows, mut bytes) = (Vec::new(), 0, 0);
-        while let Some(job) = group.pop() {
-            if job.is_abandoned() {
-                continue;
-            }
-            let share = job.share();
-            (rows, bytes) = (rows + share.0, bytes + share.1);
-            if !jobs.is_empty() && (rows > rows_max || bytes > MERGED_BYTES_MAX) {
-                group.put(job, true);
-                break;
-            }
-            jobs.push(job);
-        }
-        group.in_flight += usize::from(!jobs.is_empty());
-        if jobs.is_empty() && group.in_flight == 0 {
-            self.groups.remove(key);
-        }
-        self.give_turn(key.clone(), false);
-        jobs
-    }
-
-    /// A batch of the group is no longer in flight; whether that sets others free.
-    fn landed(&mut self, key: &GroupKey) -> bool {
-        let Some(group) = self.groups.get_mut(key) else { return false };
-        group.in_flight = group.in_flight.saturating_sub(1);
-        if group.in_flight == 0 && group.jobs.is_empty() {
-            self.groups.remove(key);
-            return false;
-        }
-        group.in_flight == 0
-    }
-
-    fn take_turn(&mut self) -> Option<Job> {
-        let key = self.turns.pop_front()?;
-        let jobs = self.slow.get_mut(&key)?;
-        let job = jobs.pop_front();
-        if jobs.is_empty() {
-            self.slow.remove(&key);
-        } else {
-            self.turns.push_back(key);
-        }
-        job
-    }
-
-    /// Moves what has waited long enough into its lane; whether any went to the slow one.
-    fn admit_due(&mut self, now: Instant) -> bool {
-        let mut slow = false;
-        while self.later.peek().is_some_and(|Reverse(later)| later.due <= now) {
-            let Some(Reverse(later)) = self.later.pop() else { break };
-            slow |= self.place(later.job, true) == Some(Lane::Slow);
-        }
-        slow
-    }
-
-    fn drain_older(&mut self, limit: Duration) -> Vec<Job> {
-        let mut expired: Vec<Job> = Vec::new();
-        let mut sift = |jobs: &mut VecDeque<Job>| {
-            let (old, young): (VecDeque<Job>, VecDeque<Job>) =
-                jobs.drain(..).partition(|job| job.asked_at.elapsed() >= limit);
-            expired.extend(old);
-            *jobs = young;
-        };
-        for group in self.groups.values_mut() {
-            let mut jobs = group.take_all();
-            sift(&mut jobs);
-            jobs.into_iter().for_each(|job| group.put(job, false));
-        }
-        self.groups.retain(|_, group| !group.jobs.is_empty() || group.in_flight > 0);
-        self.fast.retain(|key| self.groups.get(key).is_some_and(|group| !group.jobs.is_empty()));
-        for group in self.groups.values_mut().filter(|group| group.jobs.is_empty()) {
-            group.has_turn = false;
-        }
-        self.slow.values_mut().for_each(&mut sift);
-        self.slow.retain(|_, jobs| !jobs.is_empty());
-        self.turns.retain(|key| self.slow.contains_key(key));
-        expired
-    }
-
-    fn drain(&mut self, closed: OracleError) -> Vec<Job> {
-        self.closed = Some(closed);
-        self.turns.clear();
-        let slow = std::mem::take(&mut self.slow).into_values().flatten();
-        let later = std::mem::take(&mut self.later).into_iter().map(|Reverse(later)| later.job);
-        self.fast.clear();
-        let fast = std::mem::take(&mut self.groups).into_values().flat_map(|group| group.jobs);
-        fast.chain(slow).chain(later).collect()
-    }
-}
-
-fn put<T>(queue: &mut VecDeque<T>, item: T, front: bool) {
-    if front { queue.push_front(item) } else { queue.push_back(item) }
 }
 
 #[cfg(test)]

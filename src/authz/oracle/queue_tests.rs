@@ -2,6 +2,7 @@ use tokio::sync::oneshot;
 
 use super::super::job::Work;
 use super::super::sample::{filter, json, policy};
+use super::state::MERGED_BYTES_MAX;
 use super::*;
 use crate::authz::oracle::question::{Answer, Question};
 use crate::authz::{CastFailure, OracleError};

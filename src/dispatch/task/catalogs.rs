@@ -94,7 +94,7 @@ impl Dispatch {
     pub(super) fn apply_due_updates(&mut self, position: Lsn) {
         match self.updates.due(position) {
             Due::Nothing => {}
-            Due::Apply(catalog) => self.apply(*catalog, None),
+            Due::Apply(update) => self.apply_polled(*update),
             Due::Outdated => {
                 if let Some(watcher) = &self.watcher {
                     watcher.refresh_soon();
@@ -109,8 +109,22 @@ impl Dispatch {
 
     /// What a session says of the catalog in force.
     pub(super) fn session_read(&mut self, reading: SessionReading) {
-        self.facts.read(reading);
+        if !self.facts.read(reading) {
+            self.apply(Catalog::clone(&self.catalog), None);
+        }
         self.apply_due_updates(self.position);
+    }
+
+    /// Most of what the poll finds the stream has told of before, and the session's reading knows of it.
+    fn apply_polled(&mut self, CatalogUpdate { mut catalog, fingerprint, .. }: CatalogUpdate) {
+        catalog.share_with(&self.catalog);
+        if catalog.says_the_same_as(&self.catalog)
+            && fingerprint.is_some_and(|fingerprint| self.facts.polled(fingerprint))
+        {
+            // Only plans that sessions have made since the stream told of it, and before all of it was there.
+            return self.handle.oracle.catalog_changed(None);
+        }
+        self.apply(catalog, None);
     }
 
     /// From here on changes are judged by this state. `by`: the transaction that made it, if others may not see it yet.

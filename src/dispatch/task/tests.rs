@@ -84,15 +84,21 @@ impl House {
     }
 
     async fn poll(&self, catalog: Catalog, flush_lsn: u64) {
+        self.poll_with(catalog, flush_lsn, "polled").await;
+    }
+
+    async fn poll_with(&self, catalog: Catalog, flush_lsn: u64, fingerprint: &str) {
         let snapshot = "1000000:1000000:".parse().unwrap();
-        self.catalogs.send(CatalogUpdate { catalog, snapshot, flush_lsn: Lsn(flush_lsn) }).await.unwrap();
+        let (flush_lsn, fingerprint) = (Lsn(flush_lsn), Some(fingerprint.into()));
+        self.catalogs.send(CatalogUpdate { catalog, snapshot, flush_lsn, fingerprint }).await.unwrap();
         self.settled().await;
     }
 
     /// A session's reading for that version of the catalog, and its time zone by which it is told apart.
     async fn read(&self, version: u64, lsn: u64, time_zone: &str) {
-        let facts = SessionFacts { time_zone: time_zone.into(), ..SessionFacts::default() };
-        self.readings.send(SessionReading { version, lsn: Lsn(lsn), facts: Arc::new(facts) }).await.unwrap();
+        let facts = Arc::new(SessionFacts { time_zone: time_zone.into(), ..SessionFacts::default() });
+        let reading = SessionReading { version, lsn: Lsn(lsn), fingerprint: "read".into(), facts };
+        self.readings.send(reading).await.unwrap();
         self.settled().await;
     }
 
@@ -308,6 +314,38 @@ async fn what_a_session_says_holds_from_its_place_until_the_catalog_changes() {
     let mut other = Catalog::clone(&house.handle.catalog.load());
     other.roles = Arc::default();
     house.poll(other, 1000).await;
+    assert_eq!(house.session(), "");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_poll_that_finds_what_the_session_has_read_takes_nothing_away() {
+    let (house, _client) = joined(catalog(), &["open"]).await;
+    let in_force = || Catalog::clone(&house.handle.catalog.load());
+    let version = || house.in_force.borrow().version;
+    let first = version();
+    // The reading that is under way may have begun before.
+    house.poll_with(in_force(), 0, "other").await;
+    assert_eq!(version(), first);
+    house.read(first, 0, "UTC").await;
+    let second = version();
+    assert_eq!((house.session().as_str(), second > first), ("", true), "it has");
+    house.poll_with(in_force(), 0, "read").await;
+    house.read(second, 0, "UTC").await;
+    house.poll_with(in_force(), 0, "read").await;
+    assert_eq!((house.session().as_str(), version()), ("UTC", second));
+    // A reading that waits for the stream may go on waiting for it.
+    house.read(second, 50, "CET").await;
+    house.poll_with(in_force(), 40, "read").await;
+    house.stream(transaction(60, &[(OPEN, "1")])).await;
+    assert_eq!((house.session().as_str(), version()), ("CET", second));
+
+    // What has changed since the session looked.
+    house.poll_with(in_force(), 60, "other").await;
+    assert_eq!(house.session(), "");
+    house.read(version(), 60, "UTC").await;
+    assert_eq!(house.session(), "UTC");
+    // What has changed between the poll's look and its reading.
+    house.poll_with(altered(OPEN, |relation| relation.row_security = true), 60, "read").await;
     assert_eq!(house.session(), "");
 }
 

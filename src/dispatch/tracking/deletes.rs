@@ -3,13 +3,14 @@
 
 use std::sync::Arc;
 
+use super::Tracking;
 use crate::authz::policy::decode::encode;
 use crate::authz::policy::failure::Undecided;
 use crate::authz::policy::{DatumType, Failure, Need, Row, Value};
-use crate::authz::tracked::{Table, TrackedRow};
+use crate::authz::tracked::{Moment, Table, TrackedRow};
 use crate::catalog::{Catalog, ColumnIndex, ColumnSet, Relation};
 use crate::change::{self, Layout};
-use crate::wal::pgoutput::Tuple;
+use crate::wal::pgoutput::{StreamRelation, Tuple};
 
 /// `schema.table` of `--delete-index`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,4 +109,29 @@ pub(super) fn need(catalog: &Catalog, relation: &Relation, filters: &ColumnSet) 
 pub(super) fn published<'a>(catalog: &'a Catalog, name: &TableName) -> Option<&'a Relation> {
     let is_it = |relation: &&std::sync::Arc<Relation>| relation.schema == name.schema && relation.name == name.name;
     catalog.relations.values().find(is_it).map(|relation| &**relation)
+}
+
+impl Tracking {
+    /// The text of what is kept of the row with this key, as it was before the transaction in work.
+    pub fn kept_row(&self, stream: &Arc<StreamRelation>, key: &Tuple) -> Option<KeptText> {
+        match self.old_row(stream, key) {
+            OldRow::Row(table, row) => Some(KeptText::of(table, row)),
+            OldRow::Unknown | OldRow::Absent => None,
+        }
+    }
+
+    /// The row that a DELETE or an UPDATE of the transaction in work is about, as it was before that transaction.
+    /// `named`: the old tuple, or, where an UPDATE has none, the new one: the key is the same.
+    pub fn old_row(&self, stream: &Arc<StreamRelation>, named: &Tuple) -> OldRow<'_> {
+        let table = self.members.get(&stream.id).and_then(|id| self.tables.get(*id));
+        let Some(table) = table.filter(|table| table.shape().has_unique_key()) else { return OldRow::Unknown };
+        let shape = table.shape();
+        let Ok(key) = shape.layout(stream).and_then(|layout| shape.key_of(&layout, named)) else {
+            return OldRow::Unknown;
+        };
+        match table.row_with_key(stream.id, &key, Moment::Before) {
+            Some(row) => OldRow::Row(table, row),
+            None => OldRow::Absent,
+        }
+    }
 }

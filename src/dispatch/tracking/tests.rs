@@ -1,17 +1,23 @@
 //! Tracked tables, with a loader that answers by hand.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
+use super::look::STORAGE_INTERVAL;
 use super::*;
 use crate::authz::policy::Value;
-use crate::authz::tracked::Table;
+use crate::authz::tracked::load::{LoadError, ReadTable, Storage};
+use crate::authz::tracked::loader::Request;
+use crate::authz::tracked::{Moment, Shape, Table};
 use crate::catalog::{ColumnIndex, Followed, Relation};
+use crate::change::{TrackedChange, TrackedLog, TransactionHeader};
 use crate::dispatch::sample::{self, OPEN, catalog};
 use crate::wal::Lsn;
-use crate::wal::pgoutput::{self, Message, OldTuple};
+use crate::wal::pgoutput::{self, Message, OldTuple, StreamRelation};
 
 struct House {
     tracking: Tracking,
