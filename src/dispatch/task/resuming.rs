@@ -68,7 +68,7 @@ impl Dispatch {
     /// Where a channel stands that joins now: what is committed later is for it.
     fn joined_at(&self) -> Position {
         let before = Position::through(self.replays.silent_until);
-        // As far as the slot may be confirmed: after a restart that is where what is kept begins.
+        // Not before what the slot may be confirmed up to: a restart would take what lies between for lost.
         self.reached().max(Position::end_of(self.last_commit)).max(before)
     }
 
