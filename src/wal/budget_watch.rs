@@ -115,6 +115,7 @@ impl BudgetWatch {
                     pins = slot::culprits(&open, &slot);
                     may_drop = pins.is_empty() && Pin::in_the_way(&open).is_empty();
                     pressure = SlotPressure::of(&slot, &pins, &self.slot.budget);
+                    pressure.rung = self.pressure.borrow().rung.then(pressure.rung);
                     if pins.is_empty() {
                         self.ask_to_look(client).await?;
                     }
