@@ -67,7 +67,7 @@ pub(super) async fn until_free(connection: &mut Connection, terms: &Terms<'_>) -
                 holder.terminate(connection, name).await?;
             } else {
                 (terms.waiting)(&Error::SlotInUse { slot: name.clone(), pid });
-                tracing::warn!(slot = name, %holder, "the slot is in use: waiting until it is free");
+                tracing::warn!(slot = name, %holder, "the slot is in use: waiting until it is free (another relay needs another --slot)");
             }
         }
         tokio::time::sleep(POLL_INTERVAL).await;

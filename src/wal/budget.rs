@@ -53,6 +53,17 @@ pub struct SlotPressure {
     pub culprit: Option<String>,
 }
 
+impl Rung {
+    /// Who has let go goes on so until the slot is well within its budget. `restart_lsn` follows what is confirmed later, by
+    /// a look or two of the server: whoever held on again at once would stop it half way.
+    pub(super) fn then(self, next: Rung) -> Rung {
+        match (self, next) {
+            (Rung::GiveUpPromises | Rung::Exceeded, Rung::Warn) => Rung::GiveUpPromises,
+            _ => next,
+        }
+    }
+}
+
 impl SlotPressure {
     /// What a slot and the open transactions that pin it come to.
     pub fn of(slot: &SlotInfo, pins: &[Pin], budget: &Budget) -> SlotPressure {
@@ -131,6 +142,21 @@ mod tests {
         let pressure = SlotPressure::of(&slot(100, 0, 0), &[pin], &BUDGET);
         assert_eq!((pressure.rung, pressure.lag_bytes), (Rung::Exceeded, 0));
         assert_eq!(pressure.culprit.as_deref(), Some("process 7 (somebody)"));
+    }
+
+    #[test]
+    fn who_has_let_go_goes_on_until_the_slot_is_well_within_its_budget() {
+        use Rung::{Exceeded, GiveUpPromises, Warn, Within};
+        let rungs = [Warn, GiveUpPromises, Warn, Warn, Exceeded, Warn, Within, Warn];
+        let told: Vec<_> = rungs
+            .iter()
+            .scan(Within, |told, next| {
+                *told = told.then(*next);
+                Some(*told)
+            })
+            .collect();
+        let all = [Warn, GiveUpPromises, GiveUpPromises, GiveUpPromises, Exceeded, GiveUpPromises, Within, Warn];
+        assert_eq!(told, all);
     }
 
     #[test]

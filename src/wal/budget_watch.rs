@@ -22,6 +22,8 @@ use super::slot::{self, SlotConfig, SlotInfo};
 const INTERVAL: Duration = Duration::from_secs(1);
 /// How often the same trouble is logged.
 const WORDS_APART: Duration = Duration::from_secs(60);
+/// How often a culprit is, who may come and go.
+const NEWS_APART: Duration = Duration::from_secs(5);
 /// How often the reader is asked to begin anew: a slot that is made anew needs time to be one.
 const DROPS_APART: Duration = Duration::from_secs(10);
 
@@ -36,6 +38,8 @@ pub struct BudgetWatch {
     asked_to_drop: Option<Instant>,
     /// Where the slot was confirmed to when it was last measured.
     confirmed: Option<Lsn>,
+    /// The last word named a culprit.
+    has_named: bool,
 }
 
 impl BudgetWatch {
@@ -47,7 +51,9 @@ impl BudgetWatch {
     ) -> (BudgetWatch, watch::Receiver<SlotPressure>) {
         let (pressure, receiver) = watch::channel(SlotPressure::default());
         let (last_word, asked_to_drop, confirmed) = (None, None, None);
-        let task = BudgetWatch { conninfo, slot, metrics, reader, pressure, last_word, asked_to_drop, confirmed };
+        let has_named = false;
+        let task =
+            BudgetWatch { conninfo, slot, metrics, reader, pressure, last_word, asked_to_drop, confirmed, has_named };
         (task, receiver)
     }
 
@@ -106,10 +112,11 @@ impl BudgetWatch {
                 let mut may_drop = false;
                 if pressure.rung > Rung::Within {
                     let open = slot::open_transactions(client).await?;
-                    pins = Pin::of_slot(&open, slot.catalog_xmin_age);
+                    pins = slot::culprits(&open, &slot);
                     may_drop = pins.is_empty() && Pin::in_the_way(&open).is_empty();
                     pressure = SlotPressure::of(&slot, &pins, &self.slot.budget);
-                    if pins.is_empty() && !pressure.trails() {
+                    pressure.rung = self.pressure.borrow().rung.then(pressure.rung);
+                    if pins.is_empty() {
                         self.ask_to_look(client).await?;
                     }
                 }
@@ -129,7 +136,7 @@ impl BudgetWatch {
         Ok(())
     }
 
-    /// A rise at once, what stays so once a minute.
+    /// A rise at once, a culprit soon after he is known, what stays so once a minute.
     fn tell(&mut self, pressure: &SlotPressure) {
         let before = self.pressure.borrow().rung;
         if pressure.rung == Rung::Within {
@@ -138,10 +145,12 @@ impl BudgetWatch {
             }
             return;
         }
-        if pressure.rung <= before && self.last_word.is_some_and(|word| word.elapsed() < WORDS_APART) {
+        let has_news = pressure.culprit.is_some() && !self.has_named;
+        let apart = if has_news { NEWS_APART } else { WORDS_APART };
+        if pressure.rung <= before && self.last_word.is_some_and(|word| word.elapsed() < apart) {
             return;
         }
-        self.last_word = Some(Instant::now());
+        (self.last_word, self.has_named) = (Some(Instant::now()), pressure.culprit.is_some());
         let SlotPressure { rung, retained_bytes, retained_bytes_max, lag_bytes, catalog_xmin_age, culprit } = pressure;
         let advice = match (culprit, rung) {
             (Some(_), _) => "the culprit is outside of walcast: end that transaction, or wait for it; walcast cannot",

@@ -187,7 +187,17 @@ pub(super) async fn open_transactions_over(connection: &mut Connection) -> Resul
 
 /// Of the open transactions those that keep the slot where it is.
 pub async fn pins(client: &Client, slot: &SlotInfo) -> Result<Vec<Pin>, Error> {
-    Ok(Pin::of_slot(&open_transactions(client).await?, slot.catalog_xmin_age))
+    Ok(culprits(&open_transactions(client).await?, slot))
+}
+
+/// Those that are not younger than the slot's catalog_xmin hold it for certain. It follows by a look or two of the
+/// server, 15 seconds apart: of what is held although it is confirmed, whatever has been open for long is the likely cause.
+pub(super) fn culprits(open: &[Pin], slot: &SlotInfo) -> Vec<Pin> {
+    let certain = Pin::of_slot(open, slot.catalog_xmin_age);
+    match certain.is_empty() && slot.lag_bytes() < slot.held_bytes().div_ceil(2) {
+        true => Pin::in_the_way(open),
+        false => certain,
+    }
 }
 
 /// The oldest transactions that have written something and not ended, prepared ones too.

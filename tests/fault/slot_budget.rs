@@ -94,6 +94,40 @@ async fn a_quiet_publication_beside_a_busy_table_stays_within_its_budget() {
     subscribers.expect_all_and_no_more(postgres).await;
 }
 
+/// The slot trails on purpose, until that costs too much.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_kept_for_those_who_resume_is_let_go_before_the_budget_is_used_up() {
+    let cluster = cluster(&[]);
+    let database = prepared(&cluster, &format!("{LEDGER}{BUSY}")).await;
+    let postgres = &database.client;
+    let budget = 160 * MEGABYTE;
+    let relay = relay::start(&database.url, &["--slot-lag-max", &budget.to_string()]).await;
+    let mut client = Client::connect(&relay, &alice()).await;
+    let mut binding = all_of("marks");
+    binding["resume"] = "a-key-that-nobody-could-guess".into();
+    client.subscribe("marks", json!([binding])).await;
+    client.wait_for("word of resuming", |message| message.payload.get("resume").is_some()).await;
+    write(postgres, 1).await;
+    client.next_change().await;
+
+    let mut most = 0;
+    for _ in 0..14 {
+        write_segments(postgres, 1).await;
+        look(postgres).await;
+        most = most.max(retained(postgres, &relay.slot).await);
+        // It is measured once a second; a server that writes faster has a larger budget.
+        let times = relay.metric("=walcast_slot_measurements_total").await;
+        relay.until_metric("=walcast_slot_measurements_total", |now| now >= times + 2.0).await;
+        // restart_lsn follows what is confirmed by a look or two.
+        look(postgres).await;
+    }
+    assert!(most > budget / 2, "it was to trail: {most}");
+    assert!(most <= budget + SEGMENT, "{most} bytes were held");
+    until_logged(&relay, &["rung=GiveUpPromises", "promises of resume are given up"]).await;
+    write(postgres, 1).await;
+    client.next_change().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_relay_that_was_away_for_too_long_reads_on_or_begins_anew() {
     let cluster = cluster(&[]);
@@ -245,6 +279,14 @@ async fn hold(postgres: &Postgres, relay: &Relay) {
     look(postgres).await;
     relay.until_metric("=walcast_wal_slot_lag_bytes", |lag| lag < MEGABYTE as f64).await;
     relay.until_metric("=walcast_slot_rung", |rung| rung == 3.0).await;
+    // The slot's catalog_xmin comes to the transaction by a look or two.
+    let deadline = Instant::now() + PATIENCE;
+    while relay.metric("=walcast_slot_pins").await == 0.0 {
+        assert!(Instant::now() < deadline, "nobody is blamed; the relay's log:\n{}", relay.log());
+        execute(postgres, "insert into busy (filler) values ('news')").await;
+        look(postgres).await;
+        pause_between_polls().await;
+    }
 }
 
 async fn slot_show(url: &str, slot: &str) -> Value {
