@@ -199,7 +199,7 @@ impl Cli {
                 Command::Tail(args) => report(crate::tail::run(args).await),
                 Command::Demo(args) => {
                     let options = crate::demo::Options { listen: args.listen, once: args.once };
-                    report(crate::demo::run(options).await.map_err(Into::into))
+                    report(Box::pin(crate::demo::run(options)).await.map_err(Into::into))
                 }
             }
         })

@@ -10,6 +10,7 @@ use walcast::authz::AuthzMetrics;
 use walcast::channels;
 use walcast::config::ServeArgs;
 use walcast::dispatch::DispatchMetrics;
+use walcast::resume::ResumeMetrics;
 use walcast::server;
 use walcast::wal::WalMetrics;
 
@@ -173,6 +174,7 @@ fn every_limit_is_listed_with_its_metric_and_its_test() {
         WalMetrics::register(&mut registry),
         AuthzMetrics::register(&mut registry),
         DispatchMetrics::register(&mut registry),
+        ResumeMetrics::register(&mut registry),
     );
     let _more = (channels::Metrics::register(&mut registry), server::Metrics::register(&mut registry));
     let mut metrics = String::new();
