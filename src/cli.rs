@@ -155,6 +155,12 @@ pub struct TailArgs {
     /// E.g. session_id=eq.1
     #[arg(long)]
     pub filter: Option<String>,
+    /// Begin with what was committed after a position, as far as the relay has kept it.
+    #[arg(long, value_name = "POSITION")]
+    pub since: Option<String>,
+    /// Show each row's position, as walcast_position, and have the relay keep changes, so that --since goes on from there.
+    #[arg(long)]
+    pub positions: bool,
 }
 
 #[derive(Args)]

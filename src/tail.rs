@@ -1,6 +1,7 @@
 //! `walcast tail`: subscribes from the terminal and prints what comes, one JSON object a line.
 
 use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 
 use crate::cli::TailArgs;
 use crate::demo::client::PhoenixClient;
@@ -29,6 +30,9 @@ async fn tail(args: TailArgs) -> Result<(), BoxError> {
                 if let Some(hint) = payload.get("hint") {
                     eprintln!("hint: {}", text(hint));
                 }
+                if let Some(position) = payload.pointer("/resume/position") {
+                    eprintln!("position: {}", text(position));
+                }
             }
             "phx_close" | "phx_error" => return Err("the relay ended the channel".into()),
             _ => {}
@@ -40,6 +44,14 @@ fn binding(args: &TailArgs) -> Value {
     let mut binding = json!({ "event": args.event, "schema": args.schema, "table": args.table });
     if let Some(filter) = &args.filter {
         binding["filter"] = filter.as_str().into();
+    }
+    if let Some(since) = &args.since {
+        binding["since"] = since.as_str().into();
+    }
+    if args.positions {
+        // With a key the relay keeps changes from here on, so that each position is one to go on from.
+        binding["positions"] = true.into();
+        binding["resume"] = generate_key().into();
     }
     binding
 }

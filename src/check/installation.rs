@@ -4,6 +4,7 @@ use tokio_postgres::{Client, Error};
 
 use super::{Config, Report};
 use crate::catalog::relation::quote_identifier;
+use crate::resume::store;
 use crate::setup::OWN_PUBLICATION;
 use crate::wal::Conninfo;
 use crate::wal::publication::Own;
@@ -62,6 +63,14 @@ pub(super) async fn look(
     }
     where_it_was_done(client, config, report).await?;
     secrets(client, report).await?;
+    if !store::has_tables(client).await? {
+        let detail = format!(
+            "its tables are missing, or {} lacks rights on them: positions of resuming clients are kept in memory only, and a \
+             restart of the relay forgets them",
+            conninfo.user
+        );
+        report.warn("resume", detail, Some(SETUP.into()));
+    }
     oracle(client, conninfo, report).await
 }
 

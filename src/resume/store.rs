@@ -25,10 +25,13 @@ const WORDS_APART: Duration = Duration::from_secs(60);
 /// At the end, for the last batches.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
-const INSTALLED: &str = "select to_regclass('walcast.resume_keys') is not null
-    and to_regclass('walcast.resume_state') is not null
-    and has_table_privilege('walcast.resume_keys', 'select, insert, update, delete')
-    and has_table_privilege('walcast.resume_state', 'select, insert, update')";
+/// Privileges one by one: of several in one question Postgres asks for any. By name: `to_regclass` fails where the schema may
+/// not be used.
+const INSTALLED: &str = "select count(*) = 7
+    from (values ('resume_keys', 'select'), ('resume_keys', 'insert'), ('resume_keys', 'update'), ('resume_keys', 'delete'),
+        ('resume_state', 'select'), ('resume_state', 'insert'), ('resume_state', 'update')) needed (name, privilege)
+    join pg_class c on c.relname = needed.name and c.relnamespace = to_regnamespace('walcast')
+    where has_schema_privilege(c.relnamespace, 'usage') and has_table_privilege(c.oid, needed.privilege)";
 const SESSION: &str =
     "set search_path = ''; set lock_timeout = '5s'; set statement_timeout = '30s'; set synchronous_commit = off";
 const STATE: &str = "select handed_over, is_exact
@@ -89,6 +92,11 @@ async fn is_installed(client: &Client) -> Result<bool, tokio_postgres::Error> {
     if !Own::look(client).await?.is_trusted() {
         return Ok(false);
     }
+    has_tables(client).await
+}
+
+/// Whether positions can be written down by this login. The schema may be used.
+pub(crate) async fn has_tables(client: &Client) -> Result<bool, tokio_postgres::Error> {
     client.query_one(INSTALLED, &[]).await?.try_get(0)
 }
 

@@ -146,6 +146,25 @@ async fn secrets_that_an_earlier_version_left_open_are_named_and_setup_hides_the
 }
 
 #[tokio::test]
+async fn a_database_of_before_resume_keeps_positions_in_memory_only() {
+    let mut patient = Patient::healthy().await;
+    for ailment in [
+        "revoke insert on walcast.resume_keys from walcast",
+        "revoke update on walcast.resume_state from walcast",
+        "drop table walcast.resume_keys, walcast.resume_state",
+    ] {
+        patient.sql(ailment).await;
+        let report = patient.check().await;
+        let finding = find(&report, Level::Warn, "positions of resuming clients are kept in memory only");
+        assert_eq!(finding.statement.as_deref(), Some("walcast setup"), "{ailment}");
+        let config = setup::Config { with_auth: true, ..setup::Config::default() };
+        setup::run(&mut patient.database.client, &config).await.unwrap();
+        let healed = patient.check().await;
+        assert!(healed.findings.iter().all(|finding| finding.what != "resume"), "after {ailment}\n{healed}");
+    }
+}
+
+#[tokio::test]
 async fn tables_that_cannot_be_followed_are_named() {
     let patient = Patient::healthy().await;
     patient

@@ -44,6 +44,7 @@ mod resume;
 mod setup;
 mod slot_command;
 mod slot_takeover;
+mod tail;
 mod tls;
 mod topic_policies;
 mod tracked;
