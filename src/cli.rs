@@ -7,9 +7,10 @@ use tracing_subscriber::EnvFilter;
 
 use crate::causes::with_causes;
 use crate::change::Operation;
-use crate::config::{DatabaseArgs, LogFormat, ServeArgs, duration, variable};
+use crate::config::{DatabaseArgs, LogFormat, ServeArgs, SlotBudgetArgs, duration, variable};
 use crate::dispatch::{Deletes, TableName};
 use crate::relay::BoxError;
+use crate::slot_command::SlotArgs;
 use crate::wal::Conninfo;
 use crate::{check, explain, setup};
 
@@ -38,6 +39,8 @@ enum Command {
     Check(CheckArgs),
     /// Why a person gets an event of a row, or does not: every gate with its verdict.
     Explain(ExplainArgs),
+    /// The replication slot: what it holds back and who keeps it there; drop it; skip what cannot be read.
+    Slot(SlotArgs),
     /// Mint a development JWT (HS256).
     Token(TokenArgs),
     /// Subscribe from the terminal and print events as they arrive.
@@ -74,6 +77,8 @@ pub struct CheckArgs {
     /// Findings as JSON.
     #[arg(long)]
     pub json: bool,
+    #[command(flatten)]
+    pub slot_budget: SlotBudgetArgs,
 }
 
 #[derive(Args)]
@@ -185,11 +190,16 @@ impl Cli {
                     Ok(code) => code,
                     Err(error) => report(Err(error)),
                 },
+                Command::Slot(args) => match crate::slot_command::run(args).await {
+                    Ok(true) => ExitCode::SUCCESS,
+                    Ok(false) => ExitCode::FAILURE,
+                    Err(error) => report(Err(error)),
+                },
                 Command::Token(args) => report(token(args)),
                 Command::Tail(args) => report(crate::tail::run(args).await),
                 Command::Demo(args) => {
                     let options = crate::demo::Options { listen: args.listen, once: args.once };
-                    report(crate::demo::run(options).await.map_err(Into::into))
+                    report(Box::pin(crate::demo::run(options)).await.map_err(Into::into))
                 }
             }
         })
@@ -264,8 +274,11 @@ async fn check(args: CheckArgs) -> ExitCode {
             Ok(conninfo) => conninfo,
             Err(error) => return report(Err(error)),
         };
-    let config =
-        check::Config { publications: vec![args.database.publication.clone()], slot: args.database.slot.clone() };
+    let config = check::Config {
+        publications: vec![args.database.publication.clone()],
+        slot: args.database.slot.clone(),
+        slot_budget: args.slot_budget.budget(),
+    };
     let found = check::run(&conninfo, &config).await;
     match args.json {
         true => println!("{}", found.json()),

@@ -12,6 +12,7 @@ use clap::{Args, ValueEnum};
 use crate::authz::{ApiKeyError, ApiKeys, SignedTokens};
 use crate::dispatch::{Deletes, TableName};
 use crate::server::Cidr;
+use crate::wal::Budget;
 
 /// How logs are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -29,6 +30,23 @@ pub enum SlotMode {
     Permanent,
     /// As Supabase has it: a restart loses changes, a crash leaves nothing behind.
     Temporary,
+}
+
+/// What the slot may cost the database.
+#[derive(Args, Clone)]
+pub struct SlotBudgetArgs {
+    /// The slot's budget: WAL that it may hold back on the server's disk. Half of it is warned of, at three quarters promises of resume are given up, at all of it --slot-over-budget decides.
+    #[arg(long, env = "WALCAST_SLOT_LAG_MAX", default_value = "4GiB", value_parser = bytes, value_name = "BYTES")]
+    pub slot_lag_max: u64,
+    /// The slot's other budget, in the same steps: transactions whose dead rows of system catalogs it may keep from vacuum.
+    #[arg(long, env = "WALCAST_SLOT_XMIN_AGE_MAX", default_value_t = 10_000_000, value_parser = clap::value_parser!(u64).range(1..), value_name = "N")]
+    pub slot_xmin_age_max: u64,
+}
+
+impl SlotBudgetArgs {
+    pub fn budget(&self) -> Budget {
+        Budget { retained_bytes_max: self.slot_lag_max, catalog_xmin_age_max: self.slot_xmin_age_max }
+    }
 }
 
 /// What is done with a slot that holds back more than its budget.
@@ -134,9 +152,8 @@ pub struct ServeArgs {
     /// Make the slot a failover slot (Postgres 17 and newer).
     #[arg(long, env = "WALCAST_SLOT_FAILOVER")]
     pub slot_failover: bool,
-    /// The slot's budget: WAL that it may hold back on the server's disk. Half of it is warned of, at three quarters promises of resume are given up, at all of it --slot-over-budget decides.
-    #[arg(long, env = "WALCAST_SLOT_LAG_MAX", default_value = "4GiB", value_parser = bytes, value_name = "BYTES")]
-    pub slot_lag_max: u64,
+    #[command(flatten)]
+    pub slot_budget: SlotBudgetArgs,
     /// How long changes are kept for clients that resume (bindings with `resume` or `since`); 0 turns it off. The slot holds back the WAL
     /// and the catalog's dead rows of that time, while anybody uses it.
     #[arg(long, env = "WALCAST_RESUME_RETENTION", default_value = "5m", value_parser = duration, value_name = "TIME")]
@@ -147,9 +164,6 @@ pub struct ServeArgs {
     /// How often what clients have is written to the database. After a kill, what was not written is sent again.
     #[arg(long, env = "WALCAST_RESUME_WRITE_INTERVAL", default_value = "1s", value_parser = duration, value_name = "TIME")]
     pub resume_write_interval: Duration,
-    /// The slot's other budget, in the same steps: transactions whose dead rows of system catalogs it may keep from vacuum.
-    #[arg(long, env = "WALCAST_SLOT_XMIN_AGE_MAX", default_value_t = 10_000_000, value_parser = clap::value_parser!(u64).range(1..), value_name = "N")]
-    pub slot_xmin_age_max: u64,
     /// What happens to a slot above its budget: read on, which frees WAL as it goes, or begin anew and tell clients of the gap.
     #[arg(long, env = "WALCAST_SLOT_OVER_BUDGET", value_enum, default_value_t, value_name = "WHAT")]
     pub slot_over_budget: OverBudget,
@@ -295,6 +309,9 @@ pub struct ServeArgs {
     /// Delay before the error reply of a refused join (Supabase: 5s). Only the reply waits.
     #[arg(long, env = "WALCAST_JOIN_ERROR_BACKOFF", default_value = "0s", value_parser = duration, value_name = "TIME")]
     pub join_error_backoff: Duration,
+    /// At SIGTERM, over how long a time clients are told to leave, a millisecond for each at most: they all come back.
+    #[arg(long, env = "WALCAST_DRAIN_SPREAD", default_value = "2s", value_parser = duration, value_name = "TIME")]
+    pub drain_spread: Duration,
     /// How long clients are given to leave at SIGTERM.
     #[arg(long, env = "WALCAST_DRAIN_TIMEOUT", default_value = "5s", value_parser = duration, value_name = "TIME")]
     pub drain_timeout: Duration,

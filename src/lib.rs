@@ -41,6 +41,7 @@ pub mod serve;
 pub mod server;
 pub mod setup;
 pub mod shutdown;
+pub mod slot_command;
 pub mod tail;
 pub mod upkeep;
 pub mod wal;

@@ -80,7 +80,7 @@ async fn wait_for_database(conninfo: &Conninfo) -> Result<(), wal::Error> {
 fn application_name() -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let host = Some(host.trim()).filter(|host| !host.is_empty()).unwrap_or("?");
-    // Postgres cuts at 63 bytes: the process must still be in it.
+    // Postgres cuts at 63 bytes, and the process is to be seen.
     let host: String = host.chars().filter(char::is_ascii_graphic).take(40).collect();
     format!("walcast {host}:{}", std::process::id())
 }
@@ -132,8 +132,7 @@ pub fn relay_config(args: &ServeArgs, conninfo: Conninfo) -> Result<relay::Confi
         SlotMode::Permanent => wal::SlotMode::Permanent,
         SlotMode::Temporary => wal::SlotMode::Temporary,
     };
-    wal.slot.budget =
-        wal::Budget { retained_bytes_max: args.slot_lag_max, catalog_xmin_age_max: args.slot_xmin_age_max };
+    wal.slot.budget = args.slot_budget.budget();
     wal.slot.drops_over_budget = args.slot_over_budget == OverBudget::Drop;
     wal.slot.recreates_lost = args.slot_lost == LostSlot::Recreate;
     wal.slot.takes_over = args.slot_takeover;
@@ -193,6 +192,7 @@ pub fn relay_config(args: &ServeArgs, conninfo: Conninfo) -> Result<relay::Confi
         handshakes_max: args.handshakes_max,
         inbound_bytes_max: args.inbound_max as usize,
         drain_timeout: args.drain_timeout,
+        drain_spread: args.drain_spread.min(args.drain_timeout / 2),
         metrics_token: args.metrics_token.clone(),
         metrics_tokens,
         admin_tokens,

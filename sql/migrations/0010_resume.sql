@@ -16,7 +16,7 @@ create table if not exists walcast.resume_state (
     -- Positions mean nothing in another database.
     system_identifier text not null,
     handed_over pg_lsn not null,
-    -- The relay came to an orderly end: there was nothing after it.
-    is_final boolean not null,
+    -- The slot was never confirmed past a change that came after it.
+    is_exact boolean not null,
     written timestamptz not null default now()
 ) with (fillfactor = 50);

@@ -22,19 +22,20 @@ pub use plans::{Kind, PolicyObstacle, TablePlan};
 
 use crate::catalog::{Catalog, loader};
 use crate::setup::{self, ApiRole};
-use crate::wal::Conninfo;
+use crate::wal::{Budget, Conninfo};
 
 /// What `serve` is going to be run with.
 #[derive(Clone, Debug)]
 pub struct Config {
     pub publications: Vec<String>,
     pub slot: String,
+    pub slot_budget: Budget,
 }
 
 impl Default for Config {
     fn default() -> Self {
         let setup = setup::Config::default();
-        Config { publications: setup.publications, slot: setup.slot }
+        Config { publications: setup.publications, slot: setup.slot, slot_budget: Budget::default() }
     }
 }
 

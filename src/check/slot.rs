@@ -1,9 +1,14 @@
-//! The slot: its state, the WAL it holds, and what the making of one would wait for.
+//! The slot: its state, what it costs of its budget, who pins it, and what the making of one would wait for.
 
 use tokio_postgres::Client;
 
 use super::{Config, Report};
-use crate::wal::{Error, slot};
+use crate::wal::pins::Pin;
+use crate::wal::slot::{self, SlotInfo};
+use crate::wal::{Error, Rung, SlotPressure};
+
+/// A transaction that is open for longer is worth a word although the slot is well within its budget.
+const LONG_SECONDS: f64 = 300.0;
 
 pub(super) async fn look(client: &Client, config: &Config, report: &mut Report) -> Result<(), Error> {
     let row = client
@@ -18,7 +23,11 @@ pub(super) async fn look(client: &Client, config: &Config, report: &mut Report) 
     // In megabytes; -1 for no limit.
     let keep_megabytes: i64 = row.get(3);
     match slot::look_up(client, &config.slot).await? {
-        Some(found) => existing(&found, &database, keep_megabytes, report),
+        Some(found) => {
+            let pins = slot::pins(client, &found).await?;
+            existing(&found, &pins, &database, config, report);
+            failover(client, &found, report).await?;
+        }
         None => {
             report.pass("slot", format!("{} does not exist; serve makes it", config.slot));
             if used >= slots {
@@ -30,18 +39,12 @@ pub(super) async fn look(client: &Client, config: &Config, report: &mut Report) 
             holders(client, report).await?;
         }
     }
-    if keep_megabytes < 0 {
-        report.warn(
-            "max_slot_wal_keep_size",
-            "not limited: while walcast is stopped, its slot holds WAL back until the disk is full. With a limit the slot \
-             is given up instead, and clients are told of the gap",
-            Some("alter system set max_slot_wal_keep_size = '10GB'; select pg_reload_conf();".into()),
-        );
-    }
+    orphans(client, config, report).await?;
+    limits(keep_megabytes, config, report);
     Ok(())
 }
 
-fn existing(found: &slot::SlotInfo, database: &str, keep_megabytes: i64, report: &mut Report) {
+fn existing(found: &SlotInfo, pins: &[Pin], database: &str, config: &Config, report: &mut Report) {
     let name = &found.name;
     let another = "choose another --slot".to_owned();
     if found.plugin != "pgoutput" {
@@ -50,67 +53,118 @@ fn existing(found: &slot::SlotInfo, database: &str, keep_megabytes: i64, report:
     if found.database != database {
         return report.fail("slot", format!("{name} belongs to the database {}", found.database), Some(another));
     }
-    if found.wal_status == "lost" {
+    if let Some(reason) = found.lost() {
         let drop = format!("select pg_drop_replication_slot('{name}');");
         let detail = format!(
-            "{name} is lost: WAL it needed was removed. Changes since {} cannot be had",
+            "{name} is lost ({reason}). Changes since {} cannot be had; serve makes it anew and tells of the gap, unless \
+             run with --slot-lost stop",
             found.confirmed_flush_lsn
         );
         return report.fail("slot", detail, Some(drop));
     }
-    let held = found.held_bytes() >> 20;
+    let pressure = SlotPressure::of(found, pins, &config.slot_budget);
     let who = found.active_pid.map_or("not in use".to_owned(), |pid| format!("in use by process {pid}"));
-    let detail = format!("{name} is {who}; {held} MB of WAL are held");
-    let limit = u64::try_from(keep_megabytes).ok();
-    match limit {
-        Some(limit) if held * 2 > limit => {
-            let advice =
-                if found.active_pid.is_some() { "find out why walcast is behind" } else { "start walcast serve" };
-            report.warn(
-                "slot",
-                format!("{detail}, of {limit} MB at which it is given up (max_slot_wal_keep_size)"),
-                Some(advice.into()),
-            );
+    let (held, budget) = (pressure.retained_bytes >> 20, config.slot_budget.bytes_max(found.keep_bytes_max) >> 20);
+    let ages = (pressure.catalog_xmin_age, config.slot_budget.catalog_xmin_age_max);
+    let detail = format!(
+        "{name} is {who}; {held} MB of WAL are held, of {budget}; catalog rows of the last {} transactions, of {}",
+        ages.0, ages.1
+    );
+    for pin in pins.iter().filter(|pin| pressure.rung > Rung::Within || pin.seconds > LONG_SECONDS) {
+        let detail = format!("{pin} keeps the slot where it is: WAL grows until it ends, and walcast can do nothing");
+        report.warn("open transaction", detail, Some(format!("{} -- or wait", pin.remedy())));
+    }
+    match pressure.rung {
+        Rung::Within => report.pass("slot", detail),
+        _ => {
+            let advice = match (pins.is_empty(), found.active_pid) {
+                (false, _) => "see the open transactions above",
+                (true, Some(_)) => "find out why walcast is behind: walcast slot show",
+                (true, None) => "start walcast serve, or walcast slot drop",
+            };
+            report.warn("slot", detail, Some(advice.into()));
         }
-        _ => report.pass("slot", detail),
     }
 }
 
-/// Making a logical slot waits for every transaction that has an xid. `pg_locks` shows them to everybody.
-async fn holders(client: &Client, report: &mut Report) -> Result<(), Error> {
-    let rows = client
-        .query(
-            "select l.pid, coalesce(a.usename::text, '?'), coalesce(a.application_name, '?'), coalesce(a.state, '?'),
-                coalesce((now() - a.xact_start)::text, 'an unknown time')
-            from pg_locks l left join pg_stat_activity a on a.pid = l.pid
-            where l.locktype = 'transactionid' and l.mode = 'ExclusiveLock' and l.granted and l.pid <> pg_backend_pid()
-            order by a.xact_start",
+/// A standby is there, and the slot would not be on it.
+async fn failover(client: &Client, found: &SlotInfo, report: &mut Report) -> Result<(), Error> {
+    let Some(failover) = found.failover else { return Ok(()) };
+    let row = client
+        .query_one(
+            "select exists (select from pg_replication_slots where slot_type = 'physical')
+                or exists (select from pg_stat_replication r
+                    where not exists (select from pg_replication_slots s where s.active_pid = r.pid and s.slot_type = 'logical')),
+                coalesce(current_setting('synchronized_standby_slots', true), '') <> ''",
             &[],
         )
         .await?;
-    for row in &rows {
-        let pid: i32 = row.get(0);
-        let text = |column: usize| row.get::<_, String>(column);
-        report.warn(
-            "open transaction",
-            format!(
-                "process {pid} ({}, {}, {}) has had a transaction open for {}: the slot cannot be made before it ends",
-                text(1),
-                text(2),
-                text(3),
-                text(4)
+    let (has_standby, is_waited_for): (bool, bool) = (row.get(0), row.get(1));
+    match (failover, has_standby) {
+        (false, true) if !found.temporary => report.warn(
+            "failover",
+            format!("there is a standby, and {} would not be on it: after a failover there is a gap", found.name),
+            Some("walcast serve --slot-failover -- and sync_replication_slots = on at the standby".into()),
+        ),
+        (true, _) if !is_waited_for => report.warn(
+            "failover",
+            "the slot is a failover slot, but walcast may be ahead of the standby: then everything begins anew after a \
+             failover. synchronized_standby_slots makes it wait",
+            Some(
+                "alter system set synchronized_standby_slots = '<the standby''s slot>'; select pg_reload_conf();"
+                    .into(),
             ),
-            Some(format!("select pg_terminate_backend({pid}); -- or wait")),
+        ),
+        (true, _) => report.pass("failover", "the slot is a failover slot, and standbys are waited for"),
+        _ => {}
+    }
+    Ok(())
+}
+
+/// Slots in this database of the kind that walcast makes, which nobody reads.
+async fn orphans(client: &Client, config: &Config, report: &mut Report) -> Result<(), Error> {
+    let rows = client
+        .query(
+            "select slot_name::text, coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn), 0)::int8 >> 20
+            from pg_replication_slots
+            where plugin = 'pgoutput' and database = current_database() and not active and not temporary
+                and slot_name <> $1::text and not pg_is_in_recovery()",
+            &[&config.slot],
+        )
+        .await?;
+    for row in &rows {
+        let (name, held): (String, i64) = (row.get(0), row.get(1));
+        report.warn(
+            "orphan slot",
+            format!("nobody reads {name}, and it holds back {held} MB of WAL: if nobody is going to, drop it"),
+            Some(format!("select pg_drop_replication_slot('{name}');")),
         );
     }
-    let rows = client.query("select gid, (now() - prepared)::text from pg_prepared_xacts", &[]).await?;
-    for row in &rows {
-        let gid: String = row.get(0);
-        let detail = format!(
-            "the prepared transaction {gid:?} is {} old: the slot cannot be made before it ends",
-            row.get::<_, String>(1)
-        );
-        report.warn("open transaction", detail, Some(format!("rollback prepared '{}';", gid.replace('\'', "''"))));
+    Ok(())
+}
+
+fn limits(keep_megabytes: i64, config: &Config, report: &mut Report) {
+    let budget = config.slot_budget.retained_bytes_max >> 20;
+    match u64::try_from(keep_megabytes) {
+        Err(_) => report.warn(
+            "max_slot_wal_keep_size",
+            "not limited: while walcast is stopped, its slot holds WAL back until the disk is full. With a limit the slot \
+             is given up instead, and clients are told of the gap",
+            Some("alter system set max_slot_wal_keep_size = '10GB'; select pg_reload_conf();".into()),
+        ),
+        Ok(keep) if keep < budget => {
+            let detail = format!("{keep} MB, below --slot-lag-max ({budget} MB): it is the slot's budget");
+            report.pass("max_slot_wal_keep_size", detail);
+        }
+        Ok(keep) => report.pass("max_slot_wal_keep_size", format!("{keep} MB; --slot-lag-max is {budget} MB")),
+    }
+}
+
+/// Making a logical slot waits for every transaction that has an xid.
+async fn holders(client: &Client, report: &mut Report) -> Result<(), Error> {
+    for pin in slot::open_transactions(client).await? {
+        let detail = format!("{pin}: the slot cannot be made before it ends");
+        report.warn("open transaction", detail, Some(format!("{} -- or wait", pin.remedy())));
     }
     Ok(())
 }

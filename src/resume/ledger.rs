@@ -24,6 +24,9 @@ pub struct Ledger {
     /// The end of the last transaction that has been handed over, to everybody whom it concerns.
     handed_over: AtomicU64,
     is_keeping: AtomicBool,
+    /// What of `handed_over` is written down, and that changes are kept.
+    written: AtomicU64,
+    is_keeping_written: AtomicBool,
     metrics: ResumeMetrics,
 }
 
@@ -57,6 +60,8 @@ impl Ledger {
             records: Mutex::default(),
             handed_over: AtomicU64::new(0),
             is_keeping: AtomicBool::new(false),
+            written: AtomicU64::new(0),
+            is_keeping_written: AtomicBool::new(false),
             metrics,
         }
     }
@@ -136,6 +141,24 @@ impl Ledger {
     pub fn write_again(&self, keys: impl IntoIterator<Item = ResumeKey>) {
         let mut records = self.lock();
         keys.into_iter().for_each(|key| records.touch(key));
+    }
+
+    /// The store's: this is written down.
+    pub fn wrote(&self, handed_over: Lsn, is_keeping: bool) {
+        self.written.store(handed_over.0, Ordering::Release);
+        self.is_keeping_written.store(is_keeping, Ordering::Release);
+    }
+
+    /// Up to where the slot may be confirmed. What is confirmed and not written down would, after a restart, be a gap of
+    /// which nobody knows.
+    pub fn written(&self) -> Option<Lsn> {
+        let written = Lsn(self.written.load(Ordering::Acquire));
+        (written < self.handed_over()).then_some(written)
+    }
+
+    /// Whether a restart would still take what comes after `handed_over` for kept.
+    pub fn is_keeping_written(&self) -> bool {
+        self.is_keeping_written.load(Ordering::Acquire)
     }
 
     /// Positions past `known` are of a history that was left, or of another database; what is read begins at `begins`.

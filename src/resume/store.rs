@@ -31,7 +31,7 @@ const INSTALLED: &str = "select to_regclass('walcast.resume_keys') is not null
     and has_table_privilege('walcast.resume_state', 'select, insert, update')";
 const SESSION: &str =
     "set search_path = ''; set lock_timeout = '5s'; set statement_timeout = '30s'; set synchronous_commit = off";
-const STATE: &str = "select handed_over, is_final, written > now() - $2::float8 * interval '1 second'
+const STATE: &str = "select handed_over, is_exact
     from walcast.resume_state s
     where slot = $1 and s.system_identifier = (select c.system_identifier::text from pg_control_system() c)";
 /// Keys of another database: a dump was restored here.
@@ -42,18 +42,18 @@ const KEYS: &str = "select key, position, index, heard > now() - $2::float8 * in
 const WRITE_KEYS: &str = "insert into walcast.resume_keys as k (key, position, index)
     select * from unnest($1::bytea[], $2::pg_lsn[], $3::bigint[])
     on conflict (key) do update set position = excluded.position, index = excluded.index, heard = now()";
-const WRITE_STATE: &str = "insert into walcast.resume_state as s (slot, system_identifier, handed_over, is_final)
+const WRITE_STATE: &str = "insert into walcast.resume_state as s (slot, system_identifier, handed_over, is_exact)
     values ($1, (select system_identifier::text from pg_control_system()), $2, $3)
     on conflict (slot) do update set system_identifier = excluded.system_identifier,
-        handed_over = excluded.handed_over, is_final = excluded.is_final, written = now()";
+        handed_over = excluded.handed_over, is_exact = excluded.is_exact, written = now()";
 
 /// What an earlier process has left.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Restored {
     /// Up to here changes had been handed over; `ZERO`: nobody knows.
     pub handed_over: Lsn,
-    /// There was no change after it.
-    pub is_final: bool,
+    /// Changes were kept when it ended: of those after it, the slot still has all.
+    pub is_exact: bool,
     /// Somebody was heard of within the retention, and may come back.
     pub is_awaited: bool,
 }
@@ -71,10 +71,10 @@ pub async fn restore(
     let mut restored = Restored::default();
     // Whoever had just acknowledged something was still there for a while.
     let awaited_seconds = (retention + Duration::from_secs(60)).as_secs_f64();
-    if let Some(row) = client.query_opt(STATE, &[&slot, &awaited_seconds]).await? {
+    if let Some(row) = client.query_opt(STATE, &[&slot]).await? {
         restored.handed_over = Lsn(row.try_get::<_, PgLsn>(0)?.into());
-        restored.is_final = row.try_get(1)?;
-        restored.is_awaited = row.try_get(2)?;
+        restored.is_exact = row.try_get(1)?;
+        restored.is_awaited = restored.is_exact;
     }
     for row in client.query(KEYS, &[&(KEYS_MAX as i64), &awaited_seconds]).await? {
         let (key, lsn, index): (&[u8], PgLsn, i64) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
@@ -104,7 +104,7 @@ pub struct Store {
 impl Store {
     pub async fn run(self, abandon: CancellationToken) {
         let mut client = None;
-        let mut written = Lsn::ZERO;
+        let mut written = (Lsn::ZERO, false);
         let mut last_word: Option<Instant> = None;
         let mut pruned = Instant::now();
         loop {
@@ -120,7 +120,7 @@ impl Store {
                     let _ = forget(client).await;
                 }
             }
-            let writing = self.write(&mut client, &mut written, is_last);
+            let writing = self.write(&mut client, &mut written);
             let result = if is_last { timeout(LAST_WORDS, writing).await.unwrap_or(Ok(())) } else { writing.await };
             if let Err(error) = result {
                 client = None;
@@ -140,30 +140,34 @@ impl Store {
     }
 
     /// What has changed since the last time. Nothing is lost by failing: it is written the next time.
-    async fn write(&self, session: &mut Option<Client>, written: &mut Lsn, is_last: bool) -> Result<(), wal::Error> {
+    async fn write(&self, session: &mut Option<Client>, written: &mut (Lsn, bool)) -> Result<(), wal::Error> {
         // First: a transaction that is not counted as handed over is delivered twice at the worst.
-        let handed_over = self.ledger.handed_over();
+        let is_keeping = self.ledger.is_keeping();
+        let state = (self.ledger.handed_over(), is_keeping);
         loop {
             let batch = self.ledger.take_dirty(BATCH_MAX);
             let is_whole = batch.len() < BATCH_MAX;
-            // Only while changes are kept: what was handed over matters to nobody else.
-            let has_moved = self.ledger.is_keeping() && (handed_over > *written || is_last);
+            // Only while changes are kept, and once when they no longer are: what was handed over matters to nobody else.
+            let has_moved = state != *written && (is_keeping || written.1);
             if batch.is_empty() && !has_moved {
                 return Ok(());
             }
             let keys: Vec<ResumeKey> = batch.iter().map(|(key, _)| *key).collect();
             let result = match self.session(session).await {
-                Ok(Some(client)) => {
-                    write_batch(client, &self.slot, &batch, has_moved.then_some((handed_over, is_last))).await
+                Ok(Some(client)) => write_batch(client, &self.slot, &batch, has_moved.then_some(state)).await,
+                Ok(None) => {
+                    // Nothing can be written, so nothing waits for it.
+                    self.ledger.wrote(Lsn(u64::MAX), is_keeping);
+                    return Ok(());
                 }
-                Ok(None) => return Ok(()),
                 Err(error) => Err(error),
             };
             if let Err(error) = result {
                 self.ledger.write_again(keys);
                 return Err(error);
             }
-            *written = handed_over;
+            *written = state;
+            self.ledger.wrote(state.0, state.1);
             self.metrics.written.inc_by(keys.len() as u64);
             if is_whole {
                 return Ok(());
@@ -198,8 +202,8 @@ async fn write_batch(
         let indexes: Vec<i64> = batch.iter().map(|(_, position)| position.index.into()).collect();
         client.execute(WRITE_KEYS, &[&keys, &lsns, &indexes]).await?;
     }
-    if let Some((handed_over, is_final)) = handed_over {
-        client.execute(WRITE_STATE, &[&slot, &PgLsn::from(handed_over.0), &is_final]).await?;
+    if let Some((handed_over, is_exact)) = handed_over {
+        client.execute(WRITE_STATE, &[&slot, &PgLsn::from(handed_over.0), &is_exact]).await?;
     }
     Ok(())
 }

@@ -220,7 +220,7 @@ impl Connection {
             Poll::Ready(Some(Ok(Message::Text(_) | Message::Binary(_)))) => unfinished.finish(),
             Poll::Ready(Some(Ok(Message::Ping(payload) | Message::Pong(payload)))) => unfinished.control(payload.len()),
             Poll::Ready(_) => {}
-            Poll::Pending => return unfinished.settle(Instant::now()).is_ok(),
+            Poll::Pending => return unfinished.settle(Instant::now).is_ok(),
         }
         true
     }

@@ -56,7 +56,7 @@ impl Server {
             }
         }
         drop(listener);
-        self.connections.close_all(CloseReason::Shutdown);
+        self.connections.close_all(CloseReason::Shutdown, self.config.drain_spread).await;
         self.tasks.close();
         if tokio::time::timeout(self.config.drain_timeout, self.tasks.wait()).await.is_err() {
             tracing::warn!(connections = self.connections.len(), "Some sockets did not close in time and were cut");

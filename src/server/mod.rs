@@ -88,6 +88,8 @@ pub struct Config {
     pub body_timeout: Duration,
     /// How long a stopping server waits for its sockets.
     pub drain_timeout: Duration,
+    /// At a stop, over how long a time sockets are told to go: they all come back.
+    pub drain_spread: Duration,
     /// Who knows it may read `/metrics` on the public listener; without one, nobody may.
     pub metrics_token: Option<String>,
     /// Likewise, who has a token that is signed for it.
@@ -124,6 +126,7 @@ impl Default for Config {
             bodies_bytes_max: 256 << 20,
             body_timeout: Duration::from_secs(30),
             drain_timeout: Duration::from_secs(10),
+            drain_spread: Duration::from_secs(2),
             metrics_token: None,
             metrics_tokens: None,
             admin_tokens: None,

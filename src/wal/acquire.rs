@@ -10,6 +10,7 @@ use super::budget::{Rung, SlotPressure};
 use super::connection::Connection;
 use super::conninfo::Conninfo;
 use super::error::Error;
+use super::pins::Pin;
 use super::slot::{self, SlotConfig, SlotInfo, SlotMode, valid_name};
 use super::slot_making;
 
@@ -41,8 +42,8 @@ pub(super) struct Acquired {
 /// Waits until nobody has the slot, and gives it if it is there.
 pub(super) async fn until_free(connection: &mut Connection, terms: &Terms<'_>) -> Result<Option<SlotInfo>, Error> {
     let name = &terms.config.name;
+    // Whom we have waited for, and when that was last said.
     let mut told: Option<(i32, Instant)> = None;
-    let mut terminated = None;
     loop {
         let Some(slot) = slot::look_up_over(connection, name).await? else { return Ok(None) };
         slot.is_ours()?;
@@ -52,22 +53,21 @@ pub(super) async fn until_free(connection: &mut Connection, terms: &Terms<'_>) -
             }
             return Ok(Some(slot));
         };
-        if terminated != Some(pid) {
+        let is_another = told.is_none_or(|(whom, _)| whom != pid);
+        if is_another || told.is_some_and(|(_, when)| when.elapsed() > WORDS_APART) {
+            told = Some((pid, Instant::now()));
             let holder = Holder::look(connection, pid).await?;
-            let is_our_last = terms.last_walsender == Some(pid)
-                && holder.same_login
-                && holder.application_name == terms.conninfo.application_name;
+            let is_our_last = terms.last_walsender == Some(pid) && holder.is_named(&terms.conninfo.application_name);
             let is_taken = terms.config.takes_over && terms.is_first && holder.is_walcast();
-            if is_our_last || is_taken {
-                terminated = Some(pid);
-                tracing::warn!(slot = name, %holder, is_our_last, "the slot's walsender is terminated to take it over");
+            if is_our_last {
+                tracing::info!(slot = name, %holder, "our last session still has the slot: it is terminated");
                 holder.terminate(connection, name).await?;
-                continue;
-            }
-            if told.is_none_or(|(whom, when)| whom != pid || when.elapsed() > WORDS_APART) {
-                told = Some((pid, Instant::now()));
+            } else if is_taken {
+                tracing::warn!(slot = name, %holder, "the slot's walsender is terminated to take it over");
+                holder.terminate(connection, name).await?;
+            } else {
                 (terms.waiting)(&Error::SlotInUse { slot: name.clone(), pid });
-                tracing::warn!(slot = name, %holder, "the slot is in use: waiting until it is free");
+                tracing::warn!(slot = name, %holder, "the slot is in use: waiting until it is free (another relay needs another --slot)");
             }
         }
         tokio::time::sleep(POLL_INTERVAL).await;
@@ -140,15 +140,19 @@ async fn reason_to_begin_anew(
     if pressure.rung < Rung::Exceeded {
         return Ok(None);
     }
-    // A new slot would wait for that transaction, and clients with it; what is there can be read meanwhile.
-    let pins = slot::pins_over(connection, slot).await?;
-    match SlotPressure::of(slot, &pins, &config.budget).culprit {
+    // A new slot would wait for those transactions, and clients with it; what is there can be read meanwhile.
+    let open = slot::open_transactions_over(connection).await?;
+    let mut culprits = Pin::of_slot(&open, slot.catalog_xmin_age);
+    if culprits.is_empty() {
+        culprits = Pin::in_the_way(&open);
+    }
+    match Pin::name_all(&culprits) {
         None => Ok(Some("it is over its budget (--slot-over-budget drop)".to_owned())),
-        Some(culprit) => {
+        Some(culprits) => {
             tracing::warn!(
                 slot = slot.name,
-                culprit,
-                "the slot is over its budget, but it is not walcast that holds it"
+                culprits,
+                "the slot is over its budget; a new one would have to wait for these"
             );
             Ok(None)
         }
@@ -205,6 +209,10 @@ impl Holder {
             address: text("client_addr"),
             same_login: text("same_login") == "t",
         })
+    }
+
+    fn is_named(&self, application_name: &str) -> bool {
+        self.same_login && self.application_name == application_name
     }
 
     /// The name alone is nobody's proof; with the login it is somebody who may do all that we may.

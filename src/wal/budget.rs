@@ -42,6 +42,8 @@ pub struct SlotPressure {
     pub rung: Rung,
     /// WAL on disk because of the slot.
     pub retained_bytes: u64,
+    /// What of it the budget allows.
+    pub retained_bytes_max: u64,
     /// The part of it that is behind our confirmed position.
     pub lag_bytes: u64,
     /// In transactions.
@@ -51,21 +53,41 @@ pub struct SlotPressure {
     pub culprit: Option<String>,
 }
 
+impl Rung {
+    /// Who has let go goes on so until the slot is well within its budget. `restart_lsn` follows what is confirmed later, by
+    /// a look or two of the server: whoever held on again at once would stop it half way.
+    pub(super) fn then(self, next: Rung) -> Rung {
+        match (self, next) {
+            (Rung::GiveUpPromises | Rung::Exceeded, Rung::Warn) => Rung::GiveUpPromises,
+            _ => next,
+        }
+    }
+}
+
 impl SlotPressure {
     /// What a slot and the open transactions that pin it come to.
     pub fn of(slot: &SlotInfo, pins: &[Pin], budget: &Budget) -> SlotPressure {
         let (retained_bytes, lag_bytes) = (slot.held_bytes(), slot.lag_bytes());
         let catalog_xmin_age = slot.catalog_xmin_age;
-        let bytes_max = budget.bytes_max(slot.keep_bytes_max);
-        // Confirming moves what lies behind the confirmed position. Of the rest some is always there: the server writes
-        // down every 15 seconds what may be forgotten.
-        let trails = lag_bytes >= retained_bytes.div_ceil(2);
-        let rung = rung(retained_bytes, bytes_max, trails).max(rung(
+        let retained_bytes_max = budget.bytes_max(slot.keep_bytes_max);
+        let culprit = Pin::name_all(pins);
+        let mut pressure = SlotPressure {
+            rung: Rung::Within,
+            retained_bytes,
+            retained_bytes_max,
+            lag_bytes,
             catalog_xmin_age,
-            budget.catalog_xmin_age_max,
-            pins.is_empty(),
-        ));
-        SlotPressure { rung, retained_bytes, lag_bytes, catalog_xmin_age, culprit: Pin::name_all(pins) }
+            culprit,
+        };
+        let of_wal = rung(retained_bytes, retained_bytes_max, pressure.trails());
+        pressure.rung = of_wal.max(rung(catalog_xmin_age, budget.catalog_xmin_age_max, pins.is_empty()));
+        pressure
+    }
+
+    /// Whether confirming would free most of the WAL. Some is always held: the server writes down every 15 seconds what
+    /// may be forgotten.
+    pub fn trails(&self) -> bool {
+        self.lag_bytes >= self.retained_bytes.div_ceil(2)
     }
 }
 
@@ -120,6 +142,21 @@ mod tests {
         let pressure = SlotPressure::of(&slot(100, 0, 0), &[pin], &BUDGET);
         assert_eq!((pressure.rung, pressure.lag_bytes), (Rung::Exceeded, 0));
         assert_eq!(pressure.culprit.as_deref(), Some("process 7 (somebody)"));
+    }
+
+    #[test]
+    fn who_has_let_go_goes_on_until_the_slot_is_well_within_its_budget() {
+        use Rung::{Exceeded, GiveUpPromises, Warn, Within};
+        let rungs = [Warn, GiveUpPromises, Warn, Warn, Exceeded, Warn, Within, Warn];
+        let told: Vec<_> = rungs
+            .iter()
+            .scan(Within, |told, next| {
+                *told = told.then(*next);
+                Some(*told)
+            })
+            .collect();
+        let all = [Warn, GiveUpPromises, GiveUpPromises, GiveUpPromises, Exceeded, GiveUpPromises, Within, Warn];
+        assert_eq!(told, all);
     }
 
     #[test]

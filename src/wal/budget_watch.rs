@@ -8,18 +8,22 @@ use tokio::time::Instant;
 use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 
+use super::Lsn;
 use super::budget::{Rung, SlotPressure};
 use super::conninfo::Conninfo;
 use super::error::Error;
 use super::metrics::WalMetrics;
+use super::pins::Pin;
 use super::reader::Handle;
-use super::slot::{self, SlotConfig};
+use super::slot::{self, SlotConfig, SlotInfo};
 
 /// A server writes some hundred megabytes of WAL a second at the most: a quarter of the default budget is enough to let
 /// go in time. The question costs it a fraction of a millisecond.
 const INTERVAL: Duration = Duration::from_secs(1);
 /// How often the same trouble is logged.
 const WORDS_APART: Duration = Duration::from_secs(60);
+/// How often a culprit is, who may come and go.
+const NEWS_APART: Duration = Duration::from_secs(5);
 /// How often the reader is asked to begin anew: a slot that is made anew needs time to be one.
 const DROPS_APART: Duration = Duration::from_secs(10);
 
@@ -32,6 +36,10 @@ pub struct BudgetWatch {
     pressure: watch::Sender<SlotPressure>,
     last_word: Option<Instant>,
     asked_to_drop: Option<Instant>,
+    /// Where the slot was confirmed to when it was last measured.
+    confirmed: Option<Lsn>,
+    /// The last word named a culprit.
+    has_named: bool,
 }
 
 impl BudgetWatch {
@@ -42,7 +50,10 @@ impl BudgetWatch {
         reader: Handle,
     ) -> (BudgetWatch, watch::Receiver<SlotPressure>) {
         let (pressure, receiver) = watch::channel(SlotPressure::default());
-        let task = BudgetWatch { conninfo, slot, metrics, reader, pressure, last_word: None, asked_to_drop: None };
+        let (last_word, asked_to_drop, confirmed) = (None, None, None);
+        let has_named = false;
+        let task =
+            BudgetWatch { conninfo, slot, metrics, reader, pressure, last_word, asked_to_drop, confirmed, has_named };
         (task, receiver)
     }
 
@@ -76,30 +87,56 @@ impl BudgetWatch {
         }
     }
 
+    /// Has the server write down what may be forgotten, if it can be asked to (16 and newer, where the login may): it does so
+    /// every 15 seconds by itself, and a busy server fills a small budget in that time.
+    async fn ask_to_look(&self, client: &Client) -> Result<(), Error> {
+        let may = "SELECT pg_catalog.to_regprocedure('pg_catalog.pg_log_standby_snapshot()') IS NOT NULL AND \
+             pg_catalog.has_function_privilege(pg_catalog.to_regprocedure('pg_catalog.pg_log_standby_snapshot()'), 'EXECUTE')";
+        if client.query_one(may, &[]).await?.try_get(0)? {
+            client.batch_execute("SELECT pg_catalog.pg_log_standby_snapshot()").await?;
+        }
+        Ok(())
+    }
+
     async fn measure(&mut self, client: &Client) -> Result<(), Error> {
         let pressure = match self.metrics.read_slot(client, &self.slot.name).await? {
             // Being made, or made anew.
-            None => SlotPressure::default(),
+            None => {
+                let (slot, pressure) = (SlotInfo::default(), SlotPressure::default());
+                self.metrics.pressure(&slot, &pressure, &[], &self.slot.budget);
+                pressure
+            }
             Some(slot) => {
                 let mut pressure = SlotPressure::of(&slot, &[], &self.slot.budget);
                 let mut pins = Vec::new();
+                let mut may_drop = false;
                 if pressure.rung > Rung::Within {
-                    pins = slot::pins(client, &slot).await?;
+                    let open = slot::open_transactions(client).await?;
+                    pins = slot::culprits(&open, &slot);
+                    may_drop = pins.is_empty() && Pin::in_the_way(&open).is_empty();
                     pressure = SlotPressure::of(&slot, &pins, &self.slot.budget);
+                    pressure.rung = self.pressure.borrow().rung.then(pressure.rung);
+                    if pins.is_empty() {
+                        self.ask_to_look(client).await?;
+                    }
                 }
                 self.metrics.pressure(&slot, &pressure, &pins, &self.slot.budget);
+                // A relay that reads on frees WAL as it goes, and is soon below: one that stands still is not.
+                let before = self.confirmed.replace(slot.confirmed_flush_lsn);
+                let stands_still = before == Some(slot.confirmed_flush_lsn);
+                let is_over = pressure.rung == Rung::Exceeded && self.slot.drops_over_budget;
+                if is_over && may_drop && stands_still && pressure.trails() {
+                    self.begin_anew();
+                }
                 pressure
             }
         };
         self.tell(&pressure);
-        if pressure.rung == Rung::Exceeded && self.slot.drops_over_budget && pressure.culprit.is_none() {
-            self.begin_anew();
-        }
         self.pressure.send_replace(pressure);
         Ok(())
     }
 
-    /// A rise at once, what stays so once a minute.
+    /// A rise at once, a culprit soon after he is known, what stays so once a minute.
     fn tell(&mut self, pressure: &SlotPressure) {
         let before = self.pressure.borrow().rung;
         if pressure.rung == Rung::Within {
@@ -108,27 +145,30 @@ impl BudgetWatch {
             }
             return;
         }
-        if pressure.rung <= before && self.last_word.is_some_and(|word| word.elapsed() < WORDS_APART) {
+        let has_news = pressure.culprit.is_some() && !self.has_named;
+        let apart = if has_news { NEWS_APART } else { WORDS_APART };
+        if pressure.rung <= before && self.last_word.is_some_and(|word| word.elapsed() < apart) {
             return;
         }
-        self.last_word = Some(Instant::now());
-        let SlotPressure { rung, retained_bytes, lag_bytes, catalog_xmin_age, culprit } = pressure;
-        let budget = &self.slot.budget;
+        (self.last_word, self.has_named) = (Some(Instant::now()), pressure.culprit.is_some());
+        let SlotPressure { rung, retained_bytes, retained_bytes_max, lag_bytes, catalog_xmin_age, culprit } = pressure;
         let advice = match (culprit, rung) {
             (Some(_), _) => "the culprit is outside of walcast: end that transaction, or wait for it; walcast cannot",
             (None, Rung::Warn) => "walcast is behind, or the server has not looked lately: see walcast slot show",
             (None, Rung::GiveUpPromises) => "promises of resume are given up, so that the slot can move on",
-            (None, _) if self.slot.drops_over_budget => "the slot is dropped and made anew (--slot-over-budget)",
+            (None, _) if self.slot.drops_over_budget => {
+                "unless it is soon below, the slot is dropped and made anew (--slot-over-budget)"
+            }
             (None, _) => "the slot is read on (--slot-over-budget wait): see walcast slot show",
         };
         tracing::warn!(
             slot = self.slot.name,
             ?rung,
             retained_bytes,
-            slot_lag_max = budget.retained_bytes_max,
+            retained_bytes_max,
             lag_bytes,
             catalog_xmin_age,
-            slot_xmin_age_max = budget.catalog_xmin_age_max,
+            catalog_xmin_age_max = self.slot.budget.catalog_xmin_age_max,
             culprit,
             "the slot nears its budget, or is above it: {advice}"
         );

@@ -64,6 +64,8 @@ pub enum Error {
     NoFreeSlot,
     #[error("{0:?} is not a slot name: use lower-case letters, digits and underscores, at most 63")]
     SlotName(String),
+    #[error("no transaction ends after {0} in what the slot has: is it the position that walcast named?")]
+    NothingAfter(Lsn),
     #[error("there is no replication slot {0:?}")]
     SlotMissing(String),
     #[error(
@@ -109,7 +111,7 @@ pub enum Error {
     #[error("a frame near {position} cannot be decoded")]
     Undecodable { position: Lsn, source: DecodeError },
     #[error(
-        "the stream fails again and again at {position} ({attempts} times): mend the cause, or leave the position with `walcast slot skip`, which gives up the changes before it"
+        "the stream fails again and again at {position} ({attempts} times): mend the cause, or leave the position with `walcast slot skip --past {position}`, which gives that transaction up"
     )]
     Stuck { position: Lsn, attempts: u32, source: Box<Error> },
 }
@@ -159,6 +161,7 @@ impl Error {
             | Error::NoFreeSlot
             | Error::SlotName(_)
             | Error::SlotMissing(_)
+            | Error::NothingAfter(_)
             | Error::SlotLost { .. }
             | Error::SlotOfAnotherPlugin { .. }
             | Error::SlotOfAnotherDatabase { .. }

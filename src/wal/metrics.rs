@@ -53,6 +53,8 @@ pub struct SlotMetrics {
     /// The oldest one's process, or 0 (none, or a prepared transaction).
     pub pinned_by_pid: Gauge<i64, AtomicI64>,
     pub pinned_seconds: Gauge<f64, AtomicU64>,
+    /// Looks at the slot: if they stand still, so does all of the above.
+    pub measurements: Counter,
     /// Dropped and made anew, with a gap.
     pub recreated: Counter,
 }
@@ -80,6 +82,7 @@ impl SlotMetrics {
         }
         let help = "How long the oldest of these has been open";
         registry.register_with_unit("pinned", help, Unit::Seconds, self.pinned_seconds.clone());
+        registry.register("measurements", "Looks at the slot", self.measurements.clone());
         registry.register("recreated", "Slots dropped and made anew, with a gap", self.recreated.clone());
     }
 }
@@ -145,6 +148,7 @@ impl WalMetrics {
         m.pins.set(pins.len() as i64);
         m.pinned_by_pid.set(pins.first().and_then(|pin| pin.pid).map_or(0, i64::from));
         m.pinned_seconds.set(pins.first().map_or(0.0, |pin| pin.seconds));
+        m.measurements.inc();
     }
 }
 

@@ -27,7 +27,7 @@ pub struct Pin {
 /// for each subtransaction, too: the oldest is the transaction's own.
 pub(super) const OPEN_TRANSACTIONS: &str = "
     SELECT l.pid, NULL::text AS prepared, l.age AS xid_age, pg_catalog.date_part('epoch', pg_catalog.clock_timestamp() - a.xact_start) AS seconds,
-        pg_catalog.format('%s, %s%s%s', coalesce(a.usename::text, 'a user that we may not see'),
+        pg_catalog.format('%s, %s%s%s', coalesce(a.usename::text, a.backend_type, 'a user that we may not see'),
             coalesce(nullif(a.application_name, ''), 'no application name'), ', ' || a.state,
             ', transaction open since ' || a.xact_start::timestamptz(0)) AS description
     FROM (SELECT pid, max(pg_catalog.age(transactionid)) AS age FROM pg_catalog.pg_locks
@@ -39,6 +39,9 @@ pub(super) const OPEN_TRANSACTIONS: &str = "
         pg_catalog.format('%s, database %s, prepared at %s', owner, database, prepared::timestamptz(0))
     FROM pg_catalog.pg_prepared_xacts
     ORDER BY 3 DESC LIMIT 5";
+
+/// Ordinary transactions are over by then.
+const LONG_SECONDS: f64 = 10.0;
 
 impl Pin {
     pub(super) fn from_row(row: &TextRow) -> Pin {
@@ -52,8 +55,13 @@ impl Pin {
     }
 
     /// Of the open transactions those that keep a slot with this `catalog_xmin` from moving on.
-    pub(super) fn of_slot(open: impl Iterator<Item = Pin>, catalog_xmin_age: u64) -> Vec<Pin> {
-        open.filter(|pin| catalog_xmin_age > 0 && pin.xid_age >= catalog_xmin_age).collect()
+    pub(super) fn of_slot(open: &[Pin], catalog_xmin_age: u64) -> Vec<Pin> {
+        open.iter().filter(|pin| catalog_xmin_age > 0 && pin.xid_age >= catalog_xmin_age).cloned().collect()
+    }
+
+    /// Of the open transactions those that the making of a new slot would wait for, for who knows how long.
+    pub(super) fn in_the_way(open: &[Pin]) -> Vec<Pin> {
+        open.iter().filter(|pin| pin.pid.is_none() || pin.seconds > LONG_SECONDS).cloned().collect()
     }
 
     /// All of them in one line; None: there are none.
@@ -83,5 +91,31 @@ impl fmt::Display for Pin {
                 write!(f, "the prepared transaction {name:?} ({})", self.description)
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn process(pid: i32, xid_age: u64, seconds: f64) -> Pin {
+        Pin { pid: Some(pid), xid_age, seconds, description: "alice".to_owned(), ..Pin::default() }
+    }
+
+    #[test]
+    fn only_who_is_not_younger_than_the_slot_pins_it() {
+        let open = [process(1, 100, 5.0), process(2, 50, 5.0), process(3, 49, 500.0)];
+        let pins: Vec<_> = Pin::of_slot(&open, 50).iter().map(|pin| pin.pid.unwrap()).collect();
+        assert_eq!(pins, [1, 2]);
+        assert!(Pin::of_slot(&open, 0).is_empty(), "a slot that holds nothing");
+    }
+
+    #[test]
+    fn a_new_slot_would_wait_for_the_long_and_the_prepared() {
+        let prepared = Pin { prepared: Some("it's".to_owned()), ..Pin::default() };
+        assert_eq!(prepared.remedy().split(';').next(), Some("rollback prepared 'it''s'"));
+        let open = [process(1, 100, 5.0), process(2, 50, 11.0), prepared];
+        let names = Pin::name_all(&Pin::in_the_way(&open)).unwrap();
+        assert_eq!(names, "process 2 (alice); the prepared transaction \"it's\" ()");
     }
 }

@@ -121,7 +121,7 @@ impl SlotInfo {
     }
 
     /// Whether it is one that walcast may stream from, drop and make anew.
-    pub(super) fn is_ours(&self) -> Result<(), Error> {
+    pub fn is_ours(&self) -> Result<(), Error> {
         let slot = self.name.clone();
         if self.plugin != "pgoutput" {
             return Err(Error::SlotOfAnotherPlugin { slot, plugin: self.plugin.clone() });
@@ -179,20 +179,35 @@ pub(super) async fn look_up_over(connection: &mut Connection, name: &str) -> Res
     Ok(rows.first().map(SlotInfo::from_row))
 }
 
-/// The same as [`pins`] over a replication connection.
-pub(super) async fn pins_over(connection: &mut Connection, slot: &SlotInfo) -> Result<Vec<Pin>, Error> {
+/// The same as [`open_transactions`] over a replication connection.
+pub(super) async fn open_transactions_over(connection: &mut Connection) -> Result<Vec<Pin>, Error> {
     let rows = connection.query(OPEN_TRANSACTIONS).await?;
-    Ok(Pin::of_slot(rows.iter().map(Pin::from_row), slot.catalog_xmin_age))
+    Ok(rows.iter().map(Pin::from_row).collect())
 }
 
 /// Of the open transactions those that keep the slot where it is.
 pub async fn pins(client: &Client, slot: &SlotInfo) -> Result<Vec<Pin>, Error> {
+    Ok(culprits(&open_transactions(client).await?, slot))
+}
+
+/// Those that are not younger than the slot's catalog_xmin hold it for certain. It follows by a look or two of the
+/// server, 15 seconds apart: of what is held although it is confirmed, whatever has been open for long is the likely cause.
+pub(super) fn culprits(open: &[Pin], slot: &SlotInfo) -> Vec<Pin> {
+    let certain = Pin::of_slot(open, slot.catalog_xmin_age);
+    match certain.is_empty() && slot.lag_bytes() < slot.held_bytes().div_ceil(2) {
+        true => Pin::in_the_way(open),
+        false => certain,
+    }
+}
+
+/// The oldest transactions that have written something and not ended, prepared ones too.
+pub async fn open_transactions(client: &Client) -> Result<Vec<Pin>, Error> {
     let messages = client.simple_query(OPEN_TRANSACTIONS).await?;
-    let open = messages.iter().filter_map(|message| match message {
+    let rows = messages.iter().filter_map(|message| match message {
         SimpleQueryMessage::Row(row) => Some(Pin::from_row(&TextRow::from(row))),
         _ => None,
     });
-    Ok(Pin::of_slot(open, slot.catalog_xmin_age))
+    Ok(rows.collect())
 }
 
 /// Drops the slot: the server may forget what it held, and clients begin anew.
@@ -203,6 +218,42 @@ pub async fn drop(client: &Client, name: &str) -> Result<(), Error> {
     }
     client.execute("SELECT pg_catalog.pg_drop_replication_slot($1::text::name)", &[&name]).await?;
     Ok(())
+}
+
+/// Where the first transaction ends that ends after a position: what pgoutput fails at, a copy of the slot can be read
+/// over with the plugin that knows no publications.
+pub async fn end_of_transaction(client: &Client, name: &str, past: Lsn) -> Result<Lsn, Error> {
+    let name = valid_name(name)?;
+    let copy = format!("{}_copy", &name[..name.len().min(58)]);
+    let copying =
+        format!("SELECT FROM pg_catalog.pg_copy_logical_replication_slot('{name}', '{copy}', true, 'test_decoding')");
+    client.batch_execute(&copying).await?;
+    let found = first_end_after(client, &copy, past).await;
+    let dropped = client.batch_execute(&format!("SELECT pg_catalog.pg_drop_replication_slot('{copy}')")).await;
+    let found = found?;
+    dropped?;
+    found.ok_or(Error::NothingAfter(past))
+}
+
+/// A transaction or a few at a time, so that a long backlog is not read at once.
+async fn first_end_after(client: &Client, copy: &str, past: Lsn) -> Result<Option<Lsn>, Error> {
+    let sql = format!(
+        "SELECT lsn::text FROM pg_catalog.pg_logical_slot_get_changes('{copy}', NULL, 1000, 'include-timestamp', '0') \
+         WHERE data LIKE 'COMMIT%' ORDER BY lsn"
+    );
+    loop {
+        let rows = client.query(&sql, &[]).await?;
+        if rows.is_empty() {
+            return Ok(None);
+        }
+        for row in rows {
+            let text: String = row.try_get(0)?;
+            let end: Lsn = text.parse().map_err(|_| Error::Protocol(format!("an lsn that is none: {text:?}")))?;
+            if end > past {
+                return Ok(Some(end));
+            }
+        }
+    }
 }
 
 /// Gives up what lies before a position (by default: everything written so far) and returns the range given up.

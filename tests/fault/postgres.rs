@@ -62,6 +62,29 @@ async fn a_fast_shutdown_is_not_held_up_by_a_commit_that_is_still_undecided() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fast_shutdown_is_not_held_up_by_a_slot_that_trails_for_those_who_resume() {
+    let cluster = Cluster::start(&ClusterOptions::default()).expect("a cluster");
+    let scene = Scene::in_cluster(&cluster, LEDGER).await;
+    let mut client = Client::connect(&scene.relay, &alice()).await;
+    let mut binding = all_of("marks");
+    binding["resume"] = "a-key-that-nobody-could-guess".into();
+    client.subscribe("marks", serde_json::json!([binding])).await;
+    let mut subscribers = Subscribers::join(&scene.relay, &scene.database.client).await;
+    write(&scene.database.client, 20).await;
+    subscribers.expect_all(&scene.database.client).await;
+    // Delivered, and not confirmed.
+    let slot = format!("from pg_replication_slots where slot_name = '{}'", scene.relay.slot);
+    let trails = format!("select confirmed_flush_lsn < pg_current_wal_lsn() {slot}");
+    scene.relay.until_metric("=walcast_wal_lag_bytes", |lag| lag > 0.0).await;
+    until(&scene.database.client, &trails).await;
+    stop_fast(&cluster);
+
+    cluster.start_server().expect("it starts again");
+    let postgres = connect(&scene.database.url).await;
+    subscribers.expect_all_and_no_more(&postgres).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_crash_of_postgres_loses_nothing_and_repeats_nothing() {
     let cluster = Cluster::start(&ClusterOptions::default()).expect("a cluster");
     let scene = Scene::in_cluster(&cluster, LEDGER).await;

@@ -3,7 +3,7 @@
 use walcast::check::{self, Finding, Kind, Level, Report};
 use walcast::demo::postgres::{Cluster, ClusterOptions};
 use walcast::setup;
-use walcast::wal::Conninfo;
+use walcast::wal::{Budget, Conninfo};
 
 use crate::support::database::{Database, connect};
 
@@ -185,7 +185,7 @@ async fn column_lists_that_kill_the_stream_or_the_application_are_named() {
         )
         .await;
     let config =
-        check::Config { publications: vec!["supabase_realtime".into(), "second".into()], slot: "walcast".into() };
+        check::Config { publications: vec!["supabase_realtime".into(), "second".into()], ..check::Config::default() };
     let report = check::run(&Conninfo::parse(&patient.url).unwrap(), &config).await;
     find(&report, Level::Fail, "different column lists");
     find(&report, Level::Fail, "without its replica identity's columns");
@@ -227,6 +227,35 @@ async fn what_the_slot_would_wait_for_is_named_by_its_process() {
 
     patient.sql("select pg_create_logical_replication_slot('walcast', 'pgoutput')").await;
     find(&patient.check().await, Level::Pass, "MB of WAL are held");
+}
+
+#[tokio::test]
+async fn who_pins_the_slot_and_slots_that_nobody_reads_are_named() {
+    let patient = Patient::healthy().await;
+    patient.sql("select pg_create_logical_replication_slot('walcast', 'pgoutput')").await;
+    patient.sql("select pg_create_logical_replication_slot('walcast_old', 'pgoutput')").await;
+    let other = connect(&patient.database.url).await;
+    let pid: i32 = other.query_one("select pg_backend_pid()", &[]).await.unwrap().get(0);
+    other.batch_execute("begin; select pg_current_xact_id()").await.unwrap();
+    for _ in 0..3 {
+        patient.sql("create table filler (a int); drop table filler; select pg_switch_wal()").await;
+    }
+    patient.sql("checkpoint").await;
+    // The slot that is read is at the open transaction; to it the budget is small.
+    patient.sql("select pg_replication_slot_advance('walcast', pg_current_wal_lsn())").await;
+    let slot_budget = Budget { catalog_xmin_age_max: 1, ..Budget::default() };
+    let config = check::Config { slot_budget, ..check::Config::default() };
+    let report = check::run(&Conninfo::parse(&patient.url).unwrap(), &config).await;
+    let pin = find(&report, Level::Warn, &format!("process {pid} "));
+    assert!(pin.detail.contains("keeps the slot where it is"), "{}", pin.detail);
+    assert!(pin.statement.as_deref().unwrap().starts_with(&format!("select pg_terminate_backend({pid});")));
+    let slot = find(&report, Level::Warn, "walcast is not in use");
+    assert!(slot.statement.as_deref().unwrap().contains("open transactions"));
+
+    let orphan = find(&report, Level::Warn, "nobody reads walcast_old");
+    patient.sql(orphan.statement.as_deref().unwrap()).await;
+    let report = patient.check().await;
+    assert!(!report.to_string().contains("walcast_old"), "{report}");
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ use walcast::authz::AuthzMetrics;
 use walcast::channels;
 use walcast::config::ServeArgs;
 use walcast::dispatch::DispatchMetrics;
+use walcast::resume::ResumeMetrics;
 use walcast::server;
 use walcast::wal::WalMetrics;
 
@@ -83,6 +84,12 @@ const FLAGS: &[(&str, &str, &str)] = &[
         "wal_slot_held_bytes",
         "tests/integration/limits.rs a_slot_that_holds_back_more_than_it_may_is_warned_of",
     ),
+    (
+        "slot-xmin-age-max",
+        "slot_catalog_xmin_age",
+        "src/wal/budget.rs what_trails_on_purpose_is_let_go_before_the_budget_is_used_up",
+    ),
+    ("resume-memory-max", "kept_bytes", "tests/integration/resume.rs what_is_not_kept_is_announced"),
     (
         "wal-frame-max",
         "wal_frames_skipped",
@@ -167,6 +174,7 @@ fn every_limit_is_listed_with_its_metric_and_its_test() {
         WalMetrics::register(&mut registry),
         AuthzMetrics::register(&mut registry),
         DispatchMetrics::register(&mut registry),
+        ResumeMetrics::register(&mut registry),
     );
     let _more = (channels::Metrics::register(&mut registry), server::Metrics::register(&mut registry));
     let mut metrics = String::new();

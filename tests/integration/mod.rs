@@ -42,6 +42,8 @@ mod rest;
 mod rest_delivery;
 mod resume;
 mod setup;
+mod slot_command;
+mod slot_takeover;
 mod tls;
 mod topic_policies;
 mod tracked;

@@ -215,3 +215,30 @@ async fn a_lost_slot_is_named_with_the_way_out() {
     assert_eq!(to, replica.streams[0].confirmed);
     replica.stop().await.unwrap();
 }
+
+/// 18 gives up slots that nobody has read for long.
+#[tokio::test]
+async fn a_slot_that_was_idle_for_too_long_is_made_anew() {
+    let row = Database::create().await.client.query_one("select current_setting('server_version_num')::int", &[]).await;
+    if row.unwrap().get::<_, i32>(0) < 180_000 {
+        return;
+    }
+    let cluster = cluster(&["idle_replication_slot_timeout = 1s"]);
+    let Database { client, url, name } = published_in(&cluster).await;
+    Replica::streaming(config(&url, &name)).await.stop().await.unwrap();
+    let lost = format!("select invalidation_reason is not null from pg_replication_slots where slot_name = '{name}'");
+    let checkpoints = async {
+        loop {
+            client.batch_execute("select pg_switch_wal(); checkpoint").await.unwrap();
+            crate::support::relay::pause_between_polls().await;
+        }
+    };
+    let looking = connect(&url).await;
+    tokio::select! {
+        () = eventually(&looking, &lost) => {}
+        () = checkpoints => {}
+    }
+    let replica = Replica::streaming(config(&url, &name)).await;
+    assert!(replica.streams[0].lost.is_some());
+    replica.stop().await.unwrap();
+}

@@ -166,9 +166,9 @@ export async function startStack({ flags = [] } = {}) {
     get url() {
       return walcast.url
     },
-    /** A supabase-js client; `person` has the `token` that it writes and subscribes with. */
-    client(person, { key = stack.anonKey, realtime = {} } = {}) {
-      const client = createClient(walcast.url, key, {
+    /** A supabase-js client; `person` has the `token` that it writes and subscribes with. `url`: a way to the relay that is not the straight one. */
+    client(person, { key = stack.anonKey, realtime = {}, url = walcast.url } = {}) {
+      const client = createClient(url, key, {
         global: { fetch: throughPostgrest },
         auth: { persistSession: false, autoRefreshToken: false, detectSessionInUrl: false },
         ...(person && { accessToken: async () => person.token }),
@@ -180,9 +180,9 @@ export async function startStack({ flags = [] } = {}) {
     user: (sub, more) => stack.client({ token: userToken(sub, more) }),
     anonymous: (options) => stack.client(null, options),
     service: () => stack.client(null, { key: stack.serviceKey }),
-    async restartWalcast(between = async () => {}) {
+    async restartWalcast(between = async () => {}, signal = 'SIGTERM') {
       const { port } = walcast
-      await walcast.stop()
+      await walcast.stop(signal)
       await between()
       walcast = await startWalcast(serve, { port })
     },
@@ -234,6 +234,17 @@ export async function within(what, promise) {
     timer = setTimeout(() => reject(new Error(`${what} did not come within ${patience} ms`)), patience)
   })
   return Promise.race([promise, late]).finally(() => clearTimeout(timer))
+}
+
+/** Asks until the answer is true, and returns it. */
+export async function until(what, ask) {
+  const deadline = Date.now() + patience
+  for (;;) {
+    const answer = await ask()
+    if (answer) return answer
+    if (Date.now() > deadline) throw new Error(`${what}: not within ${patience} ms`)
+    await new Promise((resolve) => setTimeout(resolve, 25))
+  }
 }
 
 /** Subscribes a channel and returns its statuses from then on; walcast is live before it says SUBSCRIBED. */

@@ -11,5 +11,6 @@ pub mod relay;
 pub mod replica;
 pub mod scene;
 pub mod socket;
+pub mod standby;
 pub mod station;
 pub mod zoo;

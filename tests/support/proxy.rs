@@ -18,6 +18,9 @@ enum Network {
 pub struct Proxy {
     pub address: SocketAddr,
     network: watch::Sender<Network>,
+    upstream: watch::Sender<SocketAddr>,
+    /// At each change the connections that there are fall silent.
+    forsaken: watch::Sender<u64>,
 }
 
 impl Proxy {
@@ -25,8 +28,20 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("a bound socket has an address");
         let (network, state) = watch::channel(Network::Flows);
-        tokio::spawn(accept(listener, upstream, state));
-        Proxy { address, network }
+        let (upstream, towards) = watch::channel(upstream);
+        let (forsaken, silence) = watch::channel(0);
+        tokio::spawn(accept(listener, towards, state, silence));
+        Proxy { address, network, upstream, forsaken }
+    }
+
+    /// The connections that there are fall silent for ever, open on the server's side; new ones work.
+    pub fn forsake(&self) {
+        self.forsaken.send_modify(|generation| *generation += 1);
+    }
+
+    /// New connections go there.
+    pub fn lead_to(&self, upstream: SocketAddr) {
+        self.upstream.send_replace(upstream);
     }
 
     pub fn cut(&self) {
@@ -42,7 +57,12 @@ impl Proxy {
     }
 }
 
-async fn accept(listener: TcpListener, upstream: SocketAddr, network: watch::Receiver<Network>) {
+async fn accept(
+    listener: TcpListener,
+    upstream: watch::Receiver<SocketAddr>,
+    network: watch::Receiver<Network>,
+    forsaken: watch::Receiver<u64>,
+) {
     let mut end = network.clone();
     loop {
         let client = tokio::select! {
@@ -53,12 +73,19 @@ async fn accept(listener: TcpListener, upstream: SocketAddr, network: watch::Rec
             // Only the end of the proxy makes this wait return.
             _ = async { while end.changed().await.is_ok() {} } => return,
         };
-        tokio::spawn(forward(client, upstream, network.clone()));
+        let upstream = *upstream.borrow();
+        tokio::spawn(forward(client, upstream, network.clone(), forsaken.clone()));
     }
 }
 
 /// Both directions until one ends or the network is cut.
-async fn forward(mut client: TcpStream, upstream: SocketAddr, mut network: watch::Receiver<Network>) {
+async fn forward(
+    mut client: TcpStream,
+    upstream: SocketAddr,
+    mut network: watch::Receiver<Network>,
+    mut forsaken: watch::Receiver<u64>,
+) {
+    forsaken.mark_unchanged();
     let Ok(state) = network.wait_for(|state| *state != Network::Stalled).await.map(|state| *state) else { return };
     if state == Network::Cut {
         return;
@@ -71,6 +98,8 @@ async fn forward(mut client: TcpStream, upstream: SocketAddr, mut network: watch
         () = pump(client_reads, server_writes, network.clone()) => {}
         () = pump(server_reads, client_writes, network.clone()) => {}
         () = cut => {}
+        // Both sockets stay open until the end of the proxy.
+        _ = forsaken.changed() => while forsaken.changed().await.is_ok() {},
     }
 }
 

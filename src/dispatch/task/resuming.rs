@@ -46,7 +46,7 @@ impl Dispatch {
         replays.pressure = pressure;
         replays.silent_until = restored.handed_over;
         replays.ledger.handed_over_to(restored.handed_over);
-        replays.before_start = Some(restored.handed_over).filter(|_| restored.is_final);
+        replays.before_start = Some(restored.handed_over).filter(|_| restored.is_exact);
         self.replays = replays;
         if restored.is_awaited {
             // Whoever was there a moment ago may come back: what the slot still has is kept from the start.
@@ -57,18 +57,22 @@ impl Dispatch {
     /// From here on changes are kept.
     fn keep_changes(&mut self) {
         self.replays.unused_since = Instant::now();
-        if !self.replays.is_enabled() || self.replays.ring.is_on() {
+        if !self.replays.is_enabled() {
+            return;
+        }
+        self.replays.ledger.keep(true);
+        if self.replays.ring.is_on() {
             return;
         }
         let (floor, floor_end) = (self.joined_at(), self.position);
         self.replays.ring.turn_on(self.assembler.next_sequence(), floor, floor_end);
-        self.replays.ledger.keep(true);
+        self.replays.ledger.handed_over_to(self.progress.dispatched());
     }
 
     /// Where a channel stands that joins now: what is committed later is for it.
     fn joined_at(&self) -> Position {
         let before = Position::through(self.replays.silent_until);
-        // As far as the slot may be confirmed: after a restart that is where what is kept begins.
+        // Not before what the slot may be confirmed up to: a restart would take what lies between for lost.
         self.reached().max(Position::end_of(self.last_commit)).max(before)
     }
 
@@ -118,6 +122,10 @@ impl Dispatch {
         let header = &work.transaction.header;
         work.is_kept = self.replays.ring.takes(work.transaction.sequence, header);
         work.is_silent = header.end_lsn <= self.replays.silent_until;
+        if self.replays.ring.is_on() && !work.is_kept {
+            // It had begun before changes were kept, and is not among them.
+            self.replays.unsettled.push_back(header.end_lsn);
+        }
     }
 
     /// Keeps a change.
@@ -151,7 +159,8 @@ impl Dispatch {
     /// Everything up to here has been handed over.
     pub(super) fn resume_settled(&mut self, end_lsn: Lsn) {
         let replays = &mut self.replays;
-        while let Some(end) = replays.unsettled.pop_front_if(|end| *end <= end_lsn) {
+        while let Some(end) = replays.unsettled.front().copied().filter(|end| *end <= end_lsn) {
+            replays.unsettled.pop_front();
             replays.ledger.handed_over_to(end);
         }
     }
@@ -168,13 +177,17 @@ impl Dispatch {
         if self.subscribers.resumable() > 0 {
             replays.unused_since = now;
         } else if now.duration_since(replays.unused_since) > replays.config.retention {
-            replays.ring.turn_off();
+            // Changes are kept until that is written down: else a restart would know of no gap.
             replays.ledger.keep(false);
+            if !replays.ledger.is_keeping_written() {
+                replays.ring.turn_off();
+            }
         }
         // What is in memory stays: only a restart would miss it.
-        match replays.ring.held_from().filter(|_| !replays.must_let_go()) {
-            Some(position) => self.progress.hold_from(position),
-            None => self.progress.release(),
+        let kept = replays.ring.held_from().filter(|_| !replays.must_let_go());
+        match kept.into_iter().chain(replays.ledger.written()).min() {
+            Some(position) if replays.ring.is_on() => self.progress.hold_from(position),
+            _ => self.progress.release(),
         }
         replays.metrics.kept_changes.set(replays.ring.len() as i64);
         replays.metrics.kept_bytes.set(replays.ring.bytes() as i64);
@@ -398,7 +411,7 @@ impl Dispatch {
         // Nothing waits for it: the slot may be confirmed.
         let ticket = Arc::new(Ticket);
         let mut chunk = Chunk::default();
-        let mut known: Option<(Arc<StreamRelation>, Arc<Relation>, Arc<Layout>, ColumnSet)> = None;
+        let mut layouts: Vec<KeptLayout> = Vec::new();
         let mut at_end = false;
         for _ in 0..REPLAY_CHANGES {
             let Some((number, kept)) = self.replays.ring.at_or_after(pass.cursor) else {
@@ -415,15 +428,14 @@ impl Dispatch {
             if self.subscribers.audience(id).is_empty() || !is_published(relation, kept.operation) {
                 continue;
             }
-            let is_known = known
-                .as_ref()
-                .is_some_and(|(stream, of, ..)| Arc::ptr_eq(stream, &kept.stream) && Arc::ptr_eq(of, &kept.relation));
-            if !is_known {
+            let place = layouts.iter().position(|known| known.is_of(kept)).unwrap_or_else(|| {
                 let layout = Arc::new(kept.layout(relation));
-                let asked = encode::columns_only_postgres_encodes(&self.catalog, relation, &layout);
-                known = Some((Arc::clone(&kept.stream), Arc::clone(&kept.relation), layout, asked));
-            }
-            let Some((_, _, layout, columns_asked)) = &known else { continue };
+                let columns_asked = encode::columns_only_postgres_encodes(&self.catalog, relation, &layout);
+                let (stream, was) = (Arc::clone(&kept.stream), Arc::clone(&kept.relation));
+                layouts.push(KeptLayout { stream, was, layout, columns_asked });
+                layouts.len() - 1
+            });
+            let KeptLayout { layout, columns_asked, .. } = &layouts[place];
             let context = Context {
                 catalog: &self.catalog,
                 config: &self.config,
@@ -514,6 +526,20 @@ impl Dispatch {
             subscriber.outbox.push(frame);
             resuming.link.go_live();
         }
+    }
+}
+
+/// How kept rows of one table, as it was, are read.
+struct KeptLayout {
+    stream: Arc<StreamRelation>,
+    was: Arc<Relation>,
+    layout: Arc<Layout>,
+    columns_asked: ColumnSet,
+}
+
+impl KeptLayout {
+    fn is_of(&self, kept: &Kept) -> bool {
+        Arc::ptr_eq(&self.stream, &kept.stream) && Arc::ptr_eq(&self.was, &kept.relation)
     }
 }
 
