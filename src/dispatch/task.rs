@@ -283,7 +283,8 @@ impl Dispatch {
             }
             let reading = !ended && may_advance && matches!(self.phase, Phase::Reading);
             let pause = self.paused_until.unwrap_or_else(Instant::now);
-            let deadline = self.replays.next_deadline();
+            // What was due has just been seen to; what could not be done is tried again, and must not keep out the stream.
+            let deadline = self.replays.next_deadline().map(|at| at.max(Instant::now() + noting::RETRY));
             tokio::select! {
                 biased;
                 () = abandon.cancelled() => return Ok(()),

@@ -100,7 +100,7 @@ impl Checker<'_> {
             }
         }
         let lived = stint.ended_at - joined_at;
-        let should_be_told = self.plan.relay_resumes && self.plan.without.is_none();
+        let should_be_told = self.plan.without.is_none();
         if should_be_told && (stint.notices.len() > 1 || stint.notices.is_empty() && lived > 60_000_000) {
             let what = format!("{}: told {:?} in stint {number}, of {lived} us", name(diary), stint.notices);
             report.add(Wrong::NotTold, joined_at, what);

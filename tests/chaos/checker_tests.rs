@@ -78,7 +78,7 @@ fn beating(mut stint: Stint, replies: &[usize]) -> Stint {
 fn wrongs_with(kind: Kind, stints: Vec<Stint>, log: Log) -> Vec<Wrong> {
     let bindings = vec![Binding::everything()];
     let diary = Diary { number: 0, person: READER, kind, bindings, stints, complaints: Vec::new() };
-    let plan = Plan { relay_resumes: true, retention: Duration::from_secs(30), ..Plan::short(1, 1) };
+    let plan = Plan { retention: Duration::from_secs(30), ..Plan::short(1, 1) };
     let mut report = Report::default();
     Checker { truth: &truth(), plan: &plan, log: &log }.check(&diary, &mut report);
     report.violations.iter().map(|violation| violation.wrong).collect()

@@ -68,9 +68,9 @@ impl Client {
         let mut random = StdRng::seed_from_u64(shared.plan.seed << 20 | number as u64);
         let person = Person((number % usize::from(Person::COUNT)) as u8);
         let kind = match random.random_range(0..10) {
+            // With the first one the relay begins to keep changes; positions from before are of no use.
+            _ if number == 0 => Kind::Key,
             0..=1 => Kind::Plain,
-            // A relay that knows nothing of resume has nothing else.
-            _ if !shared.plan.relay_resumes && shared.plan.without.is_none() => Kind::Plain,
             2..=5 => Kind::Key,
             _ => Kind::Since,
         };
@@ -84,7 +84,7 @@ impl Client {
     }
 
     pub async fn live(mut self) -> Diary {
-        let late = self.random.random_range(0.0..2.0);
+        let late = if self.diary.number == 0 { 0.0 } else { self.random.random_range(1.5..4.0) };
         sleep(Duration::from_secs_f64(late)).await;
         while !self.is_over() {
             let token = self.diary.person.token();
@@ -232,8 +232,7 @@ impl Client {
     }
 
     fn expects_notice(&self, stint: &Stint) -> bool {
-        self.shared.plan.relay_resumes
-            && self.shared.plan.without != Some(Safeguard::Resume)
+        self.shared.plan.without != Some(Safeguard::Resume)
             && match self.diary.kind {
                 Kind::Plain => false,
                 Kind::Key => true,
@@ -294,8 +293,7 @@ impl Client {
             bindings |= mine;
         }
         let position = event.position.as_deref().map(Position::parse);
-        if self.wants_positions && self.shared.plan.relay_resumes && position.is_none_or(|position| position.is_none())
-        {
+        if self.wants_positions && position.is_none_or(|position| position.is_none()) {
             self.complain(format!("{:?} without a position: {:?}", event.change, event.position));
         }
         let position = position.flatten().unwrap_or_default();

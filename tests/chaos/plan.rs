@@ -38,8 +38,6 @@ pub struct Plan {
     pub bulk_rows: u32,
     pub retention: Duration,
     pub write_interval: Duration,
-    /// Whether this relay knows what resume is.
-    pub relay_resumes: bool,
     pub without: Option<Safeguard>,
 }
 
@@ -78,7 +76,6 @@ impl Plan {
             bulk_rows: 5_000,
             retention: Duration::from_secs(300),
             write_interval: Duration::from_secs(1),
-            relay_resumes: relay_resumes(),
             without: None,
         }
     }
@@ -92,25 +89,17 @@ impl Plan {
     pub fn flags(&self) -> Vec<String> {
         // A question that waits for a Postgres that is away is to wait, not to be denied.
         let mut flags: Vec<String> = ["--authz-timeout", "10min"].map(str::to_owned).into();
-        if self.relay_resumes {
-            // The ring is bounded in time here; what happens where it is full has a test of its own.
-            flags.extend(["--resume-memory-max", "512MB"].map(str::to_owned));
-            // Without one of them the checker still goes by what was promised.
-            let is_on = |safeguard| self.without != Some(safeguard);
-            let retention = if is_on(Safeguard::Retention) { self.retention } else { Duration::ZERO };
-            let interval = if is_on(Safeguard::WriteDown) { self.write_interval } else { Duration::from_secs(3600) };
-            flags.extend(["--resume-retention".into(), format!("{}s", retention.as_secs())]);
-            flags.extend(["--resume-write-interval".into(), format!("{}ms", interval.as_millis())]);
-        }
+        // The ring is bounded in time here; what happens where it is full has a test of its own.
+        flags.extend(["--resume-memory-max", "512MB"].map(str::to_owned));
+        // Without one of them the checker still goes by what was promised.
+        let is_on = |safeguard| self.without != Some(safeguard);
+        let retention = if is_on(Safeguard::Retention) { self.retention } else { Duration::ZERO };
+        let interval = if is_on(Safeguard::WriteDown) { self.write_interval } else { Duration::from_secs(3600) };
+        flags.extend(["--resume-retention".into(), format!("{}s", retention.as_secs())]);
+        flags.extend(["--resume-write-interval".into(), format!("{}ms", interval.as_millis())]);
         if self.without == Some(Safeguard::PermanentSlot) {
             flags.extend(["--slot-mode", "temporary"].map(str::to_owned));
         }
         flags
     }
-}
-
-/// Whether `serve` has the options of resume.
-fn relay_resumes() -> bool {
-    let help = std::process::Command::new(env!("CARGO_BIN_EXE_walcast")).args(["serve", "--help"]).output();
-    String::from_utf8_lossy(&help.expect("the binary runs").stdout).contains("--resume-retention")
 }

@@ -104,6 +104,8 @@ impl Trouble {
     /// Until the time is over; then everything runs again.
     pub async fn go_on(&mut self) {
         let deadline = Instant::now() + self.plan.length;
+        // Everybody is to have come.
+        sleep(Duration::from_secs(4)).await;
         while Instant::now() < deadline {
             let pause = self.plan.fault_pause.mul_f64(self.random.random_range(0.3..1.7));
             sleep(pause.min(deadline.saturating_duration_since(Instant::now()))).await;

@@ -239,11 +239,12 @@ impl Dispatch {
         let place = self.subscribers.place_of(channel);
         let held = place.and_then(|place| self.subscribers.get_mut(place).map(|subscriber| (place, subscriber)));
         let Some((place, subscriber)) = held else { return self.subscribers.remove(channel) };
-        let answered = subscriber.held.is_none();
+        // Where nothing is kept there is nothing to come back for.
+        let may_wait = subscriber.held.is_none() && self.replays.is_enabled();
         let Some(resuming) = &mut subscriber.resuming else { return self.subscribers.remove(channel) };
         let held_by = resuming.keys.as_ref().and_then(|keys| self.replays.holders.get(keys));
         let is_holder = held_by == Some(&place);
-        if is_holder && answered && resuming.stage == Stage::Live && resuming.log.is_some() {
+        if is_holder && may_wait && resuming.stage == Stage::Live && resuming.log.is_some() {
             (resuming.is_parked, resuming.announcement) = (true, None);
             // Nothing is acknowledged before the client was told what was missing when it came.
             if resuming.link.acknowledged() > Position::end_of(Lsn::ZERO) {
