@@ -347,3 +347,22 @@ async fn what_is_not_kept_is_announced() {
     let (_client, replayed, said) = join(&scene.relay, &anon(), json!({ "resume": "guessable" })).await;
     assert_eq!((replayed, &said["resume"]["state"]), (vec![], &json!("refused")), "{said}");
 }
+
+#[tokio::test]
+async fn a_kill_while_nothing_happens_is_no_gap() {
+    let mut scene = Scene::new(NOTES).await;
+    let (client, _, said) = join(&scene.relay, &anon(), json!({ "resume": KEY })).await;
+    scene.relay.until_metric("positions_written", |value| value > 0.0).await;
+    let from = said["resume"]["position"].as_str().unwrap().split(':').nth(2).unwrap().to_owned();
+    // The rest of the database is busy, and the slot goes with it.
+    scene.execute("create table elsewhere as select n from generate_series(1, 1000) n").await;
+    let sql = format!("select bool_and(confirmed_flush_lsn > '{from}') from pg_replication_slots");
+    while !scene.database.client.query_one(&sql, &[]).await.unwrap().get::<_, bool>(0) {
+        tokio::task::yield_now().await;
+    }
+    scene.relay.kill().await;
+    scene.relay.restart().await;
+    drop(client);
+    let (_client, replayed, said) = join(&scene.relay, &anon(), json!({ "resume": KEY })).await;
+    assert_eq!((replayed, &said["resume"]["state"]), (vec![], &json!("complete")), "{said}");
+}
