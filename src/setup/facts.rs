@@ -116,8 +116,15 @@ impl Facts {
             facts.oracle_stored = client.query_one(sql, &[&config.oracle_login]).await?.get(0);
         }
         if row.get(6) {
-            let row = client.query_opt("select created from walcast.installation", &[]).await?;
-            facts.created = row.map(|row| row.get(0)).unwrap_or_default();
+            let sql = "select created, system_identifier = (select system_identifier::text from pg_control_system())
+                    and database = (select oid from pg_database where datname = current_database())
+                from walcast.installation";
+            if let Some(row) = client.query_opt(sql, &[]).await? {
+                facts.created = row.get(0);
+                if !row.get::<_, bool>(1) {
+                    super::broadcasts::forget_oid(&mut facts.created);
+                }
+            }
         }
         facts.read_roles(client, config).await?;
         let rows = client.query("select pubname::text from pg_publication", &[]).await?;

@@ -109,6 +109,15 @@ async fn remove_leaves_a_table_that_has_taken_the_name_of_what_setup_made() {
     let once = made(&database.client).await;
     set_up(&mut database, &config).await;
     assert_eq!((made(&database.client).await, once.len()), (once, 1));
+    // As a dump that is restored has it.
+    let elsewhere = "update walcast.installation set system_identifier = '1'";
+    database.client.batch_execute(elsewhere).await.unwrap();
+    set_up(&mut database, &config).await;
+    assert_eq!(made(&database.client).await, ["realtime.messages"]);
+    let report = setup::remove(&mut database.client, &config).await.unwrap();
+    assert!(report.notes().any(|note| note.contains("drop table realtime.messages;")), "{report}");
+    set_up(&mut database, &config).await;
+    assert_eq!(made(&database.client).await, Vec::<String>::new(), "nobody has noted that it was made");
 
     // Made again by setup, it is setup's; made by somebody else, it is not, whatever setup does with it later.
     database.client.batch_execute("drop table realtime.messages").await.unwrap();
