@@ -133,7 +133,9 @@ impl Encoding {
             },
             Encoding::Integer => {
                 let digits = text.strip_prefix(b"-").unwrap_or(text);
-                if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
+                // JSON has no numbers that begin with a 0, and Postgres prints none.
+                let has_zero_in_front = digits.len() > 1 && digits[0] == b'0';
+                if digits.is_empty() || has_zero_in_front || !digits.iter().all(u8::is_ascii_digit) {
                     return Err(malformed("integer"));
                 }
                 out.extend_from_slice(text);
