@@ -87,8 +87,3 @@ async fn without_retention_the_loss_is_found() {
 async fn without_a_permanent_slot_the_loss_is_found() {
     finds(Safeguard::PermanentSlot, &[Wrong::Lost, Wrong::FalseGap]).await;
 }
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_the_write_down_the_repetition_is_found() {
-    finds(Safeguard::WriteDown, &[Wrong::Repeated, Wrong::Lost, Wrong::Forgotten]).await;
-}

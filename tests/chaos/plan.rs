@@ -15,8 +15,6 @@ pub enum Safeguard {
     Retention,
     /// `--slot-mode temporary`: what commits while the relay is away is in no slot.
     PermanentSlot,
-    /// `--resume-write-interval` of an hour: a killed relay has forgotten who had what.
-    WriteDown,
     /// A policy is widened behind the checker's back: what the relay then delivers is a leak.
     Policies,
 }
@@ -81,9 +79,7 @@ impl Plan {
     }
 
     pub fn without(safeguard: Safeguard) -> Plan {
-        // Some of what was acknowledged must be old enough to have been written down.
-        let seconds = if safeguard == Safeguard::WriteDown { 20 } else { 10 };
-        Plan { without: Some(safeguard), stint_mean: Duration::from_secs(2), ..Plan::short(7, seconds) }
+        Plan { without: Some(safeguard), stint_mean: Duration::from_secs(2), ..Plan::short(7, 10) }
     }
 
     pub fn flags(&self) -> Vec<String> {
@@ -94,7 +90,7 @@ impl Plan {
         // Without one of them the checker still goes by what was promised.
         let is_on = |safeguard| self.without != Some(safeguard);
         let retention = if is_on(Safeguard::Retention) { self.retention } else { Duration::ZERO };
-        let interval = if is_on(Safeguard::WriteDown) { self.write_interval } else { Duration::from_secs(3600) };
+        let interval = self.write_interval;
         flags.extend(["--resume-retention".into(), format!("{}s", retention.as_secs())]);
         flags.extend(["--resume-write-interval".into(), format!("{}ms", interval.as_millis())]);
         if self.without == Some(Safeguard::PermanentSlot) {

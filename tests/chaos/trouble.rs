@@ -122,7 +122,7 @@ impl Trouble {
     fn choose(&mut self) -> Fault {
         let only: &[(Fault, u32)] = match self.plan.without {
             None => &FAULTS,
-            Some(Safeguard::PermanentSlot | Safeguard::WriteDown) => &[(Fault::RelayKill, 3), (Fault::Cut, 2)],
+            Some(Safeguard::PermanentSlot) => &[(Fault::RelayKill, 3), (Fault::Cut, 2)],
             Some(Safeguard::Policies) => &[(Fault::Policy, 1)],
             Some(_) => &[(Fault::Cut, 1)],
         };

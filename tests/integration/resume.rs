@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::support::client::{Client, Message, all_of, topic};
 use crate::support::people::{Person, alice, anon};
 use crate::support::relay::{Relay, set_up};
-use crate::support::scene::{ROOMS, Scene};
+use crate::support::scene::{ROOMS, Scene, until};
 
 const NOTES: &str = "
     create table notes (id int primary key, owner uuid, body text);
@@ -356,10 +356,9 @@ async fn a_kill_while_nothing_happens_is_no_gap() {
     let from = said["resume"]["position"].as_str().unwrap().split(':').nth(2).unwrap().to_owned();
     // The rest of the database is busy, and the slot goes with it.
     scene.execute("create table elsewhere as select n from generate_series(1, 1000) n").await;
-    let sql = format!("select bool_and(confirmed_flush_lsn > '{from}') from pg_replication_slots");
-    while !scene.database.client.query_one(&sql, &[]).await.unwrap().get::<_, bool>(0) {
-        tokio::task::yield_now().await;
-    }
+    let slot = &scene.relay.slot;
+    let moved = format!("select confirmed_flush_lsn > '{from}' from pg_replication_slots where slot_name = '{slot}'");
+    until(&scene.database.client, &moved).await;
     scene.relay.kill().await;
     scene.relay.restart().await;
     drop(client);
