@@ -27,6 +27,8 @@ async fn tail_goes_on_from_a_position() {
     scene.execute("insert into notes values (2, 'missed')").await;
 
     let mut second = tail(&["--since", &position]);
+    // What had not been read yet when it came is live.
+    second.says(&["missed"]).await;
     second.says(&["nothing is missing"]).await;
     second.says(&["position: ", ":1:"]).await;
     let log = second.log();
