@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::Dispatch;
+use super::{Dispatch, Phase};
 use crate::authz::{TopicError, TopicGrant, TopicQuestion};
 use crate::channels::opening::Opening;
 use crate::channels::subscribe::{ChannelId, Subscribe};
@@ -45,7 +45,9 @@ impl Dispatch {
         if reply.is_closed() {
             return;
         }
-        if self.silent_since.is_some_and(|since| since.elapsed() > SILENT_MAX) {
+        // Where changes were lost, a policy may be another, too.
+        let has_lost = matches!(self.phase, Phase::Waiting(None, _));
+        if has_lost || self.silent_since.is_some_and(|since| since.elapsed() > SILENT_MAX) {
             let _ = reply.send(Err(TopicError::Unavailable));
             return;
         }
