@@ -176,16 +176,20 @@ impl Dispatch {
         let replays = &mut self.replays;
         if self.subscribers.resumable() > 0 {
             replays.unused_since = now;
-        } else if now.duration_since(replays.unused_since) > replays.config.retention {
-            // Changes are kept until that is written down: else a restart would know of no gap.
-            replays.ledger.keep(false);
-            if !replays.ledger.is_keeping_written() {
-                replays.ring.turn_off();
-            }
+        }
+        let is_unused = now.duration_since(replays.unused_since) >= replays.config.retention;
+        // Over its budget the slot waits for nothing, not even for what cannot be written down; what is written next says
+        // so.
+        let written = replays.ledger.written();
+        let is_exact = written.is_none() || !replays.is_over_budget();
+        replays.ledger.keep(!is_unused && is_exact);
+        // Changes are kept until that is written down: else a restart would know of no gap.
+        if is_unused && !replays.ledger.is_keeping_written() {
+            replays.ring.turn_off();
         }
         // What is in memory stays: only a restart would miss it.
         let kept = replays.ring.held_from().filter(|_| !replays.must_let_go());
-        match kept.into_iter().chain(replays.ledger.written()).min() {
+        match kept.into_iter().chain(written.filter(|_| is_exact)).min() {
             Some(position) if replays.ring.is_on() => self.progress.hold_from(position),
             _ => self.progress.release(),
         }
