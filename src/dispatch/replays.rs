@@ -58,6 +58,9 @@ pub struct Resuming {
     /// Where the oldest of them was; `None`: all of them are new.
     pub from: Option<Position>,
     pub missing: Option<Missing>,
+    /// What it was, or should have been, told of since it was live, and how far the stream had come: whoever has
+    /// acknowledged more knows.
+    pub told: Option<(Position, Missing)>,
     /// Why a binding is not remembered.
     pub refused: Option<Box<str>>,
     /// What the client is told when so many more of its deliveries have been decided.
@@ -83,6 +86,7 @@ impl Resuming {
             joined_at,
             from: None,
             missing: None,
+            told: None,
             refused: None,
             announcement: None,
             keys: None,

@@ -14,7 +14,7 @@ use crate::change::assembler::DdlLog;
 use crate::channels::system;
 use crate::dispatch::hint;
 use crate::dispatch::judging::Before;
-use crate::dispatch::subscribers::Bind;
+use crate::dispatch::subscribers::{Bind, Subscriber};
 use crate::dispatch::updates::Due;
 use crate::wal::Lsn;
 use crate::wal::pgoutput::{self, Message, RelationId, StreamRelation};
@@ -199,6 +199,11 @@ impl Dispatch {
                 let was_refused = self.subscribers.get(place).is_some_and(|subscriber| subscriber.refused.is_some());
                 let sequence = self.assembler.next_sequence();
                 self.subscribers.replace(place, bound, sequence, &self.catalog, &mut self.access);
+                let is_noted = self.subscribers.get(place).is_some_and(Subscriber::is_noted);
+                if is_noted && self.new_log(place).is_none() {
+                    // Rows that only Postgres can write are not written again.
+                    self.forget_log(place);
+                }
                 let times = if tell || was_refused { self.subscribers.bindings(place) } else { 0 };
                 for _ in 0..times {
                     self.send_to(place, |subscriber| system::subscribed(&subscriber.address, None));

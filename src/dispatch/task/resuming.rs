@@ -299,7 +299,8 @@ impl Dispatch {
             for channel in members {
                 let Some(place) = self.subscribers.place_of(channel) else { continue };
                 let resuming = self.subscribers.get(place).and_then(|subscriber| subscriber.resuming.as_ref());
-                if resuming.is_some_and(|resuming| resuming.newest() > reached) {
+                let Some(resuming) = resuming.filter(|resuming| resuming.stage == Stage::Replaying) else { continue };
+                if resuming.newest() > reached {
                     pass.members.push(channel);
                     continue;
                 }
@@ -325,7 +326,10 @@ impl Dispatch {
         for channel in members {
             let Some(place) = self.subscribers.place_of(channel) else { continue };
             let Some(subscriber) = self.subscribers.get_mut(place) else { continue };
-            let Some(resuming) = &mut subscriber.resuming else { continue };
+            let Some(resuming) = subscriber.resuming.as_mut().filter(|resuming| resuming.stage == Stage::Replaying)
+            else {
+                continue;
+            };
             if !subscriber.outbox.of_socket().is_full() {
                 pass.members.push(channel);
                 continue;
@@ -350,7 +354,11 @@ impl Dispatch {
         for channel in waiting {
             let Some(place) = self.subscribers.place_of(channel) else { continue };
             let Some(subscriber) = self.subscribers.get_mut(place) else { continue };
-            let Some(resuming) = &mut subscriber.resuming else { continue };
+            // One that was given up meanwhile is live, and must not be sent what came before that.
+            let Some(resuming) = subscriber.resuming.as_mut().filter(|resuming| resuming.stage == Stage::Waiting)
+            else {
+                continue;
+            };
             let (floor, missing) = self.replays.ring.floor();
             if resuming.oldest() < floor {
                 resuming.missing.get_or_insert(missing);
@@ -399,15 +407,22 @@ impl Dispatch {
 
     /// Its tables are not what they were: it is told of a gap, and bound like any other.
     pub(super) fn give_up(&mut self, place: usize) {
-        let Some(resuming) = self.subscribers.get_mut(place).and_then(|subscriber| subscriber.resuming.as_mut()) else {
-            return;
-        };
-        let was_live = resuming.stage == Stage::Live && resuming.is_direct;
-        (resuming.stage, resuming.is_direct, resuming.log) = (Stage::Live, true, None);
-        if !was_live {
-            resuming.missing = Some(Missing::Altered);
+        if self.stop_resuming(place) {
             self.announce(place);
         }
+    }
+
+    /// `true`: it has to be told.
+    pub(super) fn stop_resuming(&mut self, place: usize) -> bool {
+        let Some(resuming) = self.subscribers.get_mut(place).and_then(|subscriber| subscriber.resuming.as_mut()) else {
+            return false;
+        };
+        let was_live = resuming.stage == Stage::Live && resuming.is_direct;
+        (resuming.stage, resuming.is_direct, resuming.log, resuming.fall_back_from) = (Stage::Live, true, None, None);
+        if !was_live {
+            resuming.missing = Some(Missing::Altered);
+        }
+        !was_live
     }
 
     /// `true`: there is nothing behind what was replayed.
