@@ -17,6 +17,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use foldhash::fast::RandomState;
@@ -31,6 +32,13 @@ use crate::resume::{Config, Ledger, Link, ResumeKey, ResumeMetrics};
 use crate::wal::budget::{Rung, SlotPressure};
 use crate::wal::history::History;
 use crate::wal::{Lsn, Origin, Position};
+
+/// How often it is looked whether it is written down that changes are no longer kept.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// So many channels without a socket are decided for; then the one that has been gone for longest is judged anew when it
+/// comes back.
+pub const PARKED_MAX: usize = 1 << 16;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
@@ -50,6 +58,9 @@ pub struct Resuming {
     /// Where the oldest of them was; `None`: all of them are new.
     pub from: Option<Position>,
     pub missing: Option<Missing>,
+    /// What it was, or should have been, told of since it was live, and how far the stream had come: whoever has
+    /// acknowledged more knows.
+    pub told: Option<(Position, Missing)>,
     /// Why a binding is not remembered.
     pub refused: Option<Box<str>>,
     /// What the client is told when so many more of its deliveries have been decided.
@@ -75,6 +86,7 @@ impl Resuming {
             joined_at,
             from: None,
             missing: None,
+            told: None,
             refused: None,
             announcement: None,
             keys: None,
@@ -169,7 +181,7 @@ impl Replays {
 
     /// Nobody can resume.
     pub fn disabled() -> Replays {
-        let config = Config { retention: std::time::Duration::ZERO, ..Config::default() };
+        let config = Config { retention: Duration::ZERO, ..Config::default() };
         let metrics = ResumeMetrics::default();
         Replays::new(config, Arc::new(Ledger::new(metrics.clone())), metrics)
     }
@@ -183,6 +195,11 @@ impl Replays {
         self.pressure.borrow().rung >= Rung::GiveUpPromises
     }
 
+    /// It holds more than it may, whatever for.
+    pub fn is_over_budget(&self) -> bool {
+        self.pressure.borrow().rung >= Rung::Exceeded
+    }
+
     pub fn is_idle(&self) -> bool {
         self.waiting.is_empty() && self.draining.is_empty() && self.pass.is_none()
     }
@@ -191,7 +208,31 @@ impl Replays {
     pub fn next_deadline(&self) -> Option<Instant> {
         let expires = self.ring.expires_at();
         let parked = self.parked.front().map(|(since, ..)| *since + self.config.retention);
-        let unused = self.ring.is_on().then(|| self.unused_since + self.config.retention);
+        // What is waited for then is written down elsewhere, or cannot be.
+        let unused = self.ring.is_on().then(|| match self.ledger.is_keeping() {
+            true => self.unused_since + self.config.retention,
+            false => Instant::now() + LOOK_AGAIN,
+        });
         [self.retry_at, expires, parked, unused].into_iter().flatten().min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wal::Position;
+
+    /// What is written down may never be: the database has no tables for it, or is not there.
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_looked_at_without_pause() {
+        let metrics = ResumeMetrics::default();
+        let ledger = Arc::new(Ledger::new(metrics.clone()));
+        let mut replays = Replays::new(Config::default(), Arc::clone(&ledger), metrics);
+        replays.ring.turn_on(1, Position::START, Lsn::ZERO);
+        ledger.keep(true);
+        assert_eq!(replays.next_deadline(), Some(Instant::now() + Config::default().retention));
+        tokio::time::advance(2 * Config::default().retention).await;
+        ledger.keep(false);
+        assert!(replays.next_deadline().unwrap() > Instant::now());
     }
 }

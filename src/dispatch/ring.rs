@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::time::Instant;
 
 use crate::catalog::Relation;
@@ -41,7 +42,24 @@ impl Kept {
             OldTuple::Key(old) | OldTuple::Full(old) if self.new.is_some() => size_of_val(&old.fields[..]),
             OldTuple::Key(old) | OldTuple::Full(old) => tuple(old),
         };
-        size_of::<Entry>() + self.new.as_ref().map_or(0, tuple) + old
+        let known = self.known.as_ref().map_or(0, |row| tuple(&row.tuple));
+        size_of::<Entry>() + self.new.as_ref().map_or(0, tuple) + old + known
+    }
+
+    /// Rows as they come are slices of what was read at once, with much beside them that is not kept: a small one would
+    /// hold on to all of it.
+    fn detach(&mut self) {
+        let was = self.new.as_ref().map(|new| new.frame.clone());
+        if let Some(new) = &mut self.new {
+            new.frame = Bytes::copy_from_slice(&new.frame);
+        }
+        if let OldTuple::Key(old) | OldTuple::Full(old) = &mut self.old {
+            let is_shared = was.is_some_and(|was| was.as_ptr() == old.frame.as_ptr() && was.len() == old.frame.len());
+            old.frame = match &self.new {
+                Some(new) if is_shared => new.frame.clone(),
+                _ => Bytes::copy_from_slice(&old.frame),
+            };
+        }
     }
 
     /// The rows' layout under a later state of the table. What another column had is not read by its name.
@@ -201,7 +219,8 @@ impl Ring {
     }
 
     /// `age`: how long ago it was committed, where that is not just now.
-    pub fn push(&mut self, kept: Kept, age: Duration, now: Instant) {
+    pub fn push(&mut self, mut kept: Kept, age: Duration, now: Instant) {
+        kept.detach();
         let since = now.checked_sub(age.min(self.config.retention)).unwrap_or(now);
         let bytes = kept.bytes();
         self.bytes += bytes;
@@ -213,7 +232,7 @@ impl Ring {
 
     /// Lets go of what is too old.
     pub fn expire(&mut self, now: Instant) {
-        while self.entries.front().is_some_and(|entry| now.duration_since(entry.since) > self.config.retention) {
+        while self.entries.front().is_some_and(|entry| now.duration_since(entry.since) >= self.config.retention) {
             self.drop_first(Missing::TooOld);
         }
     }
@@ -336,6 +355,22 @@ mod tests {
         assert_eq!(positions(&ring, Position::through(Lsn(25))), [(30, 0)]);
         assert_eq!(positions(&ring, Position::end_of(Lsn(30))), []);
         assert_eq!(ring.held_from(), Some(Lsn(10)));
+    }
+
+    #[test]
+    fn what_is_kept_holds_on_to_nothing_else() {
+        let mut ring = ring(1 << 20);
+        let read = Bytes::from(vec![0; 1 << 16]);
+        let mut kept = kept(20, 0);
+        let tuple = kept.new.take().unwrap();
+        let frame = read.slice(100..200);
+        kept.old = OldTuple::Full(Tuple { frame: frame.clone(), ..tuple.clone() });
+        kept.new = Some(Tuple { frame, ..tuple });
+        ring.push(kept, Duration::ZERO, Instant::now());
+        assert!(read.is_unique());
+        let kept = ring.at_or_after(0).unwrap().1;
+        let OldTuple::Full(old) = &kept.old else { panic!("the old row is gone") };
+        assert_eq!(old.frame.as_ptr(), kept.new.as_ref().unwrap().frame.as_ptr(), "counted once, and there once");
     }
 
     #[test]

@@ -92,8 +92,9 @@ struct Work {
 enum Phase {
     /// Frames are read as they come.
     Reading,
-    /// A DDL row said "something changed": the catalog as that transaction left it is being loaded.
-    Waiting(Work, oneshot::Receiver<CatalogUpdate>),
+    /// A DDL row said "something changed": the catalog as that transaction left it is being loaded. Or changes were lost,
+    /// and DDL may be among them.
+    Waiting(Option<Work>, oneshot::Receiver<CatalogUpdate>),
     Working(Work),
 }
 
@@ -378,7 +379,12 @@ impl Dispatch {
                     }
                 }
                 StreamFrame::KeepAlive { wal_end } => self.keepalive(wal_end),
-                StreamFrame::Started(started) => self.started(started),
+                StreamFrame::Started(started) => {
+                    self.started(started);
+                    if matches!(self.phase, Phase::Waiting(..)) {
+                        return Ok(true);
+                    }
+                }
                 StreamFrame::Disconnected => {
                     self.assembler.reset();
                     self.broadcasts.disconnected();
@@ -430,6 +436,9 @@ impl Dispatch {
             tracing::error!(%from, %to, "changes between these positions are lost: the slot was made anew or moved on");
             let places = self.subscribers.places();
             self.announce_gap(places, "Changes were lost: the replication slot had to be made anew");
+            if let Some(loading) = self.load_catalog(None) {
+                self.phase = Phase::Waiting(None, loading);
+            }
         }
     }
 
@@ -482,7 +491,7 @@ impl Dispatch {
             self.tracking.ddl(header.xid);
         }
         match loading {
-            Some(loading) => self.phase = Phase::Waiting(work, loading),
+            Some(loading) => self.phase = Phase::Waiting(Some(work), loading),
             None => self.begin_work(work),
         }
     }
@@ -642,6 +651,8 @@ async fn wait_for_catalog(phase: &mut Phase) -> Option<CatalogUpdate> {
     }
 }
 
+#[cfg(test)]
+mod resuming_tests;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

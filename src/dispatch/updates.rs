@@ -64,11 +64,11 @@ impl Updates {
         Due::Apply(Box::new(self.take(update)))
     }
 
-    /// A state was loaded for a transaction, which it sees, with the stream at `position`. `None`: a later one is
-    /// in force already.
-    pub fn loaded(&mut self, update: CatalogUpdate, xid: u32, position: Lsn) -> Option<Catalog> {
+    /// A state was loaded for a transaction, which it sees, or because the stream has lost some, with the stream at
+    /// `position`. `None`: a later one is in force already.
+    pub fn loaded(&mut self, update: CatalogUpdate, by: Option<u32>, position: Lsn) -> Option<Catalog> {
         self.newest_roles(&update);
-        self.told_by_stream(xid);
+        by.into_iter().for_each(|xid| self.told_by_stream(xid));
         if update.flush_lsn < self.applied {
             return None;
         }
@@ -171,7 +171,7 @@ mod tests {
     #[test]
     fn a_state_loaded_for_a_transaction_holds_at_once_and_again_at_its_own_place() {
         let mut updates = Updates::default();
-        let catalog = updates.loaded(reading(300, 30), 12, Lsn(100)).unwrap();
+        let catalog = updates.loaded(reading(300, 30), Some(12), Lsn(100)).unwrap();
         assert_eq!(which(&catalog), (300, "300"));
         // The log's own state of a transaction at 200 comes in between.
         updates.told_by_stream(20);
@@ -184,7 +184,7 @@ mod tests {
         let mut updates = Updates::default();
         updates.polled(reading(200, 20));
         assert_eq!(applied(updates.due(Lsn(200))), Some((200, "200".into())));
-        assert!(updates.loaded(reading(150, 15), 12, Lsn(200)).is_none());
+        assert!(updates.loaded(reading(150, 15), Some(12), Lsn(200)).is_none());
     }
 
     #[test]

@@ -20,18 +20,21 @@ use crate::wal::{self, Conninfo, Lsn, Position};
 const BATCH_MAX: usize = 2000;
 /// How often old keys are forgotten, here and in the database.
 const PRUNE_INTERVAL: Duration = Duration::from_secs(600);
+/// How often it is looked whether there are tables by now.
+const LOOKED_FOR_AGAIN: Duration = Duration::from_secs(60);
 /// How often the same trouble is logged.
 const WORDS_APART: Duration = Duration::from_secs(60);
 /// At the end, for the last batches.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
-/// Privileges one by one: of several in one question Postgres asks for any. By name: `to_regclass` fails where the schema may
-/// not be used.
-const INSTALLED: &str = "select count(*) = 7
-    from (values ('resume_keys', 'select'), ('resume_keys', 'insert'), ('resume_keys', 'update'), ('resume_keys', 'delete'),
-        ('resume_state', 'select'), ('resume_state', 'insert'), ('resume_state', 'update')) needed (name, privilege)
-    join pg_class c on c.relname = needed.name and c.relnamespace = to_regnamespace('walcast')
-    where has_schema_privilege(c.relnamespace, 'usage') and has_table_privilege(c.oid, needed.privilege)";
+/// Several privileges in one question would be any of them, and the name of a table in a schema that may not be used is
+/// an error.
+const INSTALLED: &str = "select count(*) = 2 from pg_class c join pg_namespace n on n.oid = c.relnamespace
+    where n.nspname = 'walcast' and c.relname in ('resume_keys', 'resume_state') and c.relkind = 'r'
+    and has_schema_privilege(n.oid, 'usage')
+    and has_table_privilege(c.oid, 'select') and has_table_privilege(c.oid, 'insert')
+    and has_table_privilege(c.oid, 'update') and has_table_privilege(c.oid, 'delete')
+    and has_function_privilege('pg_catalog.pg_control_system()', 'execute')";
 const SESSION: &str =
     "set search_path = ''; set lock_timeout = '5s'; set statement_timeout = '30s'; set synchronous_commit = off";
 const STATE: &str = "select handed_over, is_exact
@@ -40,6 +43,10 @@ const STATE: &str = "select handed_over, is_exact
 /// Keys of another database: a dump was restored here.
 const IS_ELSEWHERE: &str = "select exists (select from walcast.resume_state s
     where s.system_identifier <> (select c.system_identifier::text from pg_control_system() c))";
+/// Once: who had them is told of a gap, and positions that are written from here on are of this database.
+const BEGIN_ANEW: &str = "with left_behind as (delete from walcast.resume_state s
+        where s.system_identifier <> (select c.system_identifier::text from pg_control_system() c) returning slot)
+    update walcast.resume_keys set position = '0/0', index = 0 where exists (select from left_behind)";
 const KEYS: &str = "select key, position, index, heard > now() - $2::float8 * interval '1 second'
     from walcast.resume_keys where heard > now() - interval '7 days' order by heard desc limit $1";
 const WRITE_KEYS: &str = "insert into walcast.resume_keys as k (key, position, index)
@@ -68,8 +75,11 @@ pub async fn restore(
     retention: Duration,
     ledger: &Ledger,
 ) -> Result<Restored, tokio_postgres::Error> {
-    if !is_installed(client).await? || client.query_one(IS_ELSEWHERE, &[]).await?.try_get(0)? {
+    if !is_installed(client).await? {
         return Ok(Restored::default());
+    }
+    if client.query_one(IS_ELSEWHERE, &[]).await?.try_get(0)? {
+        client.execute(BEGIN_ANEW, &[]).await?;
     }
     let mut restored = Restored::default();
     // Whoever had just acknowledged something was still there for a while.
@@ -113,6 +123,7 @@ impl Store {
     pub async fn run(self, abandon: CancellationToken) {
         let mut client = None;
         let mut written = (Lsn::ZERO, false);
+        let mut absent: Option<Instant> = None;
         let mut last_word: Option<Instant> = None;
         let mut pruned = Instant::now();
         loop {
@@ -128,7 +139,7 @@ impl Store {
                     let _ = forget(client).await;
                 }
             }
-            let writing = self.write(&mut client, &mut written);
+            let writing = self.write(&mut client, &mut written, &mut absent);
             let result = if is_last { timeout(LAST_WORDS, writing).await.unwrap_or(Ok(())) } else { writing.await };
             if let Err(error) = result {
                 client = None;
@@ -148,7 +159,13 @@ impl Store {
     }
 
     /// What has changed since the last time. Nothing is lost by failing: it is written the next time.
-    async fn write(&self, session: &mut Option<Client>, written: &mut (Lsn, bool)) -> Result<(), wal::Error> {
+    /// `absent`: since when it is known that there is nothing to write to.
+    async fn write(
+        &self,
+        session: &mut Option<Client>,
+        written: &mut (Lsn, bool),
+        absent: &mut Option<Instant>,
+    ) -> Result<(), wal::Error> {
         // First: a transaction that is not counted as handed over is delivered twice at the worst.
         let is_keeping = self.ledger.is_keeping();
         let state = (self.ledger.handed_over(), is_keeping);
@@ -160,13 +177,15 @@ impl Store {
             if batch.is_empty() && !has_moved {
                 return Ok(());
             }
+            if absent.is_some_and(|since| since.elapsed() < LOOKED_FOR_AGAIN) {
+                return self.written_nowhere(state, written);
+            }
             let keys: Vec<ResumeKey> = batch.iter().map(|(key, _)| *key).collect();
             let result = match self.session(session).await {
                 Ok(Some(client)) => write_batch(client, &self.slot, &batch, has_moved.then_some(state)).await,
                 Ok(None) => {
-                    // Nothing can be written, so nothing waits for it.
-                    self.ledger.wrote(Lsn(u64::MAX), is_keeping);
-                    return Ok(());
+                    *absent = Some(Instant::now());
+                    return self.written_nowhere(state, written);
                 }
                 Err(error) => Err(error),
             };
@@ -181,6 +200,13 @@ impl Store {
                 return Ok(());
             }
         }
+    }
+
+    /// Nothing can be written, so nothing waits for it.
+    fn written_nowhere(&self, state: (Lsn, bool), written: &mut (Lsn, bool)) -> Result<(), wal::Error> {
+        *written = state;
+        self.ledger.wrote(Lsn(u64::MAX), state.1);
+        Ok(())
     }
 
     /// `None`: the tables are not there. `check` says so, and positions are remembered in memory.
@@ -217,6 +243,7 @@ async fn write_batch(
 }
 
 async fn forget(client: &Client) -> Result<(), tokio_postgres::Error> {
-    let sql = "delete from walcast.resume_keys where heard <= now() - interval '7 days'";
-    client.execute(sql, &[]).await.map(drop)
+    let sql = "delete from walcast.resume_keys where heard <= now() - interval '7 days'
+        or heard < (select heard from walcast.resume_keys order by heard desc offset $1 limit 1)";
+    client.execute(sql, &[&(KEYS_MAX as i64)]).await.map(drop)
 }

@@ -89,7 +89,7 @@ impl Progress {
     }
 
     /// How far the server may be told.
-    pub(super) fn confirmable(&self) -> Lsn {
+    pub(crate) fn confirmable(&self) -> Lsn {
         self.dispatched().min(Lsn(self.held.load(Ordering::Acquire)))
     }
 

@@ -365,3 +365,45 @@ async fn a_kill_while_nothing_happens_is_no_gap() {
     let (_client, replayed, said) = join(&scene.relay, &anon(), json!({ "resume": KEY })).await;
     assert_eq!((replayed, &said["resume"]["state"]), (vec![], &json!("complete")), "{said}");
 }
+
+/// Positions of another database say nothing here: a dump was restored, perhaps, which some earlier slot had a part in.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn positions_of_another_database_are_a_gap_once() {
+    let mut scene = Scene::new(NOTES).await;
+    let key = || json!({ "resume": KEY });
+    let (mut client, ..) = join(&scene.relay, &anon(), key()).await;
+    for (id, state) in [(1, "gap"), (3, "complete")] {
+        insert(&scene, id..=id).await;
+        assert_eq!(next_ids(&mut client, 1).await, [id]);
+        acknowledge(&scene, &mut client).await;
+        drop(client);
+        scene.relay.terminate();
+        scene.relay.exit().await;
+        if state == "gap" {
+            scene.execute("insert into walcast.resume_state values ('of-old', '1', '0/1', true)").await;
+        }
+        scene.relay.restart().await;
+        let (again, _, said) = join(&scene.relay, &anon(), key()).await;
+        client = again;
+        assert_eq!(said["resume"]["state"], state, "{said}");
+    }
+}
+
+/// Nothing can be written down, and nobody waits for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_tables_of_its_own_keys_are_remembered_in_memory() {
+    let mut scene = Scene::new(NOTES).await;
+    set_up(&scene.database.url).await;
+    scene.execute("drop table walcast.resume_keys, walcast.resume_state").await;
+    scene.relay.terminate();
+    scene.relay.exit().await;
+    scene.relay.restart().await;
+    let key = || json!({ "resume": KEY });
+    let (client, ..) = join(&scene.relay, &anon(), key()).await;
+    let mut observer = observer(&scene.relay, &anon()).await;
+    insert(&scene, 1..=1).await;
+    until_sent(&mut observer, 1).await;
+    drop(client);
+    let (_client, replayed, said) = join(&scene.relay, &anon(), key()).await;
+    assert_eq!((replayed, &said["resume"]["state"]), (vec![1], &json!("complete")));
+}

@@ -14,7 +14,7 @@ use crate::change::assembler::DdlLog;
 use crate::channels::system;
 use crate::dispatch::hint;
 use crate::dispatch::judging::Before;
-use crate::dispatch::subscribers::Bind;
+use crate::dispatch::subscribers::{Bind, Subscriber};
 use crate::dispatch::updates::Due;
 use crate::wal::Lsn;
 use crate::wal::pgoutput::{self, Message, RelationId, StreamRelation};
@@ -27,7 +27,7 @@ impl Dispatch {
             DdlLog::Row(relation, frame) => (relation, frame),
             DdlLog::Unread => {
                 tracing::warn!("a row of walcast.ddl_log is above --wal-frame-max; the catalog is loaded instead");
-                return self.load_catalog(xid);
+                return self.load_catalog(Some(xid));
             }
         };
         match self.state_of(&relation, frame) {
@@ -38,7 +38,7 @@ impl Dispatch {
             }
             Err(why) => {
                 tracing::info!(why, "a change of the catalog is loaded, because its log row cannot be used");
-                self.load_catalog(xid)
+                self.load_catalog(Some(xid))
             }
         }
     }
@@ -62,21 +62,24 @@ impl Dispatch {
         }
     }
 
-    fn load_catalog(&self, xid: u32) -> Option<oneshot::Receiver<CatalogUpdate>> {
-        self.watcher.as_ref().map(|watcher| watcher.refresh(Some(xid)))
+    /// `must_see`: the transaction that says so.
+    pub(super) fn load_catalog(&self, must_see: Option<u32>) -> Option<oneshot::Receiver<CatalogUpdate>> {
+        self.watcher.as_ref().map(|watcher| watcher.refresh(must_see))
     }
 
     /// What was waited for. Nothing is judged before it is here: the watcher asks until it has an answer.
     pub(super) fn catalog_arrived(&mut self, update: Option<CatalogUpdate>) -> Result<(), Error> {
         let Phase::Waiting(work, _) = std::mem::replace(&mut self.phase, Phase::Reading) else { return Ok(()) };
         let update = update.ok_or(Error::NoCatalog)?;
-        let header = work.transaction.header;
-        let catalog = Arc::clone(&self.catalog);
-        if let Some(catalog) = self.updates.loaded(update, header.xid, self.position) {
+        let by = work.as_ref().map(|work| work.transaction.header.xid);
+        let before = Arc::clone(&self.catalog);
+        if let Some(catalog) = self.updates.loaded(update, by, self.position) {
             self.apply(catalog, None);
         }
-        self.began_with(catalog);
-        self.begin_work(work);
+        if let Some(work) = work {
+            self.began_with(before);
+            self.begin_work(work);
+        }
         Ok(())
     }
 
@@ -196,6 +199,11 @@ impl Dispatch {
                 let was_refused = self.subscribers.get(place).is_some_and(|subscriber| subscriber.refused.is_some());
                 let sequence = self.assembler.next_sequence();
                 self.subscribers.replace(place, bound, sequence, &self.catalog, &mut self.access);
+                let is_noted = self.subscribers.get(place).is_some_and(Subscriber::is_noted);
+                if is_noted && self.new_log(place).is_none() {
+                    // Rows that only Postgres can write are not written again.
+                    self.forget_log(place);
+                }
                 let times = if tell || was_refused { self.subscribers.bindings(place) } else { 0 };
                 for _ in 0..times {
                     self.send_to(place, |subscriber| system::subscribed(&subscriber.address, None));

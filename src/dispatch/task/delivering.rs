@@ -38,6 +38,7 @@ impl Dispatch {
         }
         for (place, relation, why) in std::mem::take(&mut chunk.undecidable) {
             self.metrics.events_undecided.inc();
+            self.note_undecided(place);
             if self.tell(place, &relation, NotShown::Undecided) {
                 tracing::warn!(relation = %relation.sql_name(), %why, "events are not shown");
             }

@@ -6,17 +6,18 @@ use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use super::Dispatch;
+use crate::authz::Identity;
 use crate::change::Layout;
 use crate::channels::subscribe::ChannelId;
 use crate::dispatch::access::Selection;
 use crate::dispatch::pending::{ComputedRows, PendingChange, Queued, Ticket};
-use crate::dispatch::replays::{Resuming, Stage};
+use crate::dispatch::replays::{PARKED_MAX, Resuming, Stage};
 use crate::dispatch::ring::Missing;
 use crate::dispatch::run::Source;
 use crate::dispatch::sent::{BINDINGS_MAX, Sent, SentLog};
 use crate::encode::{self, ErrorRow, RecordShape};
 use crate::resume::{Link, ResumeKey};
-use crate::wal::{Lsn, Position};
+use crate::wal::Position;
 
 /// Notes that are sent to one channel before the next one, and the stream, have their turn.
 const DRAINED_MAX: usize = 256;
@@ -40,13 +41,16 @@ impl Dispatch {
         let Some(source) = self.replays.holders.remove(&keys) else { return false };
         let log = self.notes_for(source, place, resuming);
         let adopted = log.is_some();
-        if let Some((log, queue, missing)) = log {
+        if let Some((log, queue)) = log {
+            let earlier = self.subscribers.get(source).and_then(|from| from.resuming.as_deref());
+            let told = earlier.and_then(|earlier| earlier.told).filter(|(at, _)| resuming.oldest() < *at);
             for queued in &queue {
                 queued.delivery.undecided().for_each(|asked| asked.wait(place));
             }
             resuming.log = Some(log);
             resuming.is_direct = false;
-            resuming.missing = resuming.missing.or(missing);
+            resuming.told = told;
+            resuming.missing = resuming.missing.or(told.map(|(_, missing)| missing));
             if let Some(subscriber) = self.subscribers.get_mut(place) {
                 subscriber.queue.extend(queue);
                 self.replays.draining.push(subscriber.channel);
@@ -61,13 +65,11 @@ impl Dispatch {
     }
 
     /// A copy of what was noted, if all that is owed is in it.
-    fn notes_for(
-        &self,
-        source: usize,
-        place: usize,
-        resuming: &Resuming,
-    ) -> Option<(SentLog, Vec<Queued>, Option<Missing>)> {
+    fn notes_for(&self, source: usize, place: usize, resuming: &Resuming) -> Option<(SentLog, Vec<Queued>)> {
         let from = self.subscribers.get(source)?;
+        if !from.identity.is_same_but_for_time(&self.subscribers.get(place)?.identity) {
+            return None;
+        }
         let earlier = from.resuming.as_deref().filter(|earlier| earlier.stage == Stage::Live)?;
         let log = earlier.log.as_ref()?;
         let mut ids: Vec<u32> = self.subscribers.binding_ids(place).collect();
@@ -81,7 +83,35 @@ impl Dispatch {
         let mut log = log.clone();
         log.begin_again();
         let queue = from.queue.iter().map(|queued| Queued::new(queued.delivery.clone(), &self.budget)).collect();
-        Some((log, queue, earlier.missing.filter(|_| earlier.is_parked)))
+        Some((log, queue))
+    }
+
+    /// The channel has another token. What was decided under other claims is not for whoever comes back with these, and
+    /// keys that are another person's are not this one's.
+    pub(super) fn renewed(&mut self, place: usize, identity: &Identity) {
+        let Some(subscriber) = self.subscribers.get_mut(place) else { return };
+        let before = Arc::clone(&subscriber.identity);
+        let Some(resuming) = &mut subscriber.resuming else { return };
+        if before.is_same_but_for_time(identity) {
+            return;
+        }
+        let is_another = (&before.role, before.subject()) != (&identity.role, identity.subject());
+        if is_another && let Some(keys) = resuming.keys.take() {
+            // Somebody else may have them by now.
+            if self.replays.holders.get(&keys) == Some(&place) {
+                self.replays.holders.remove(&keys);
+            }
+        }
+        self.forget_log(place);
+    }
+
+    /// Whoever comes back is judged anew; so is, for the rest of it, whoever is being sent what was noted.
+    pub(super) fn forget_log(&mut self, place: usize) {
+        let resuming = self.subscribers.get_mut(place).and_then(|subscriber| subscriber.resuming.as_mut());
+        let Some(resuming) = resuming else { return };
+        if let Some(log) = resuming.log.take() {
+            resuming.fall_back_from = (!resuming.is_direct).then(|| log.last_sent());
+        }
     }
 
     /// The bindings' ids, if what they are sent can be noted and sent again without asking anybody.
@@ -118,12 +148,17 @@ impl Dispatch {
         self.note_missing(place, Missing::Undecided);
     }
 
-    /// What whoever comes back to a parked channel has to be told.
+    /// What whoever comes back has to be told, unless he has acknowledged something later: the socket may be gone without
+    /// anybody knowing.
     pub(super) fn note_missing(&mut self, place: usize, missing: Missing) {
+        // Nothing behind this has been handed over yet.
+        let at = Position::end_of(self.position);
         let resuming = self.subscribers.get_mut(place).and_then(|subscriber| subscriber.resuming.as_mut());
-        if let Some(resuming) = resuming.filter(|resuming| resuming.is_parked) {
+        let Some(resuming) = resuming else { return };
+        if resuming.stage != Stage::Live || !resuming.is_direct {
             resuming.missing.get_or_insert(missing);
         }
+        resuming.told = Some((at, missing));
     }
 
     /// Sends some of what was noted to those who came back. `false`: nothing could be sent.
@@ -246,12 +281,11 @@ impl Dispatch {
         let is_holder = held_by == Some(&place);
         if is_holder && may_wait && resuming.stage == Stage::Live && resuming.log.is_some() {
             (resuming.is_parked, resuming.announcement) = (true, None);
-            // Nothing is acknowledged before the client was told what was missing when it came.
-            if resuming.link.acknowledged() > Position::end_of(Lsn::ZERO) {
-                resuming.missing = None;
-            }
             self.subscribers.park(channel);
             self.replays.parked.push_back((Instant::now(), place, channel));
+            while self.replays.parked.len() > PARKED_MAX {
+                self.forget_longest_parked();
+            }
         } else {
             if let Some(keys) = resuming.keys.as_ref().filter(|_| is_holder) {
                 self.replays.holders.remove(keys);
@@ -266,15 +300,19 @@ impl Dispatch {
         while let Some((since, place, channel)) = self.replays.parked.front().copied() {
             let subscriber = self.subscribers.get(place).filter(|subscriber| subscriber.channel == channel);
             let is_parked = subscriber.and_then(|s| s.resuming.as_ref()).is_some_and(|resuming| resuming.is_parked);
-            if is_parked && now.duration_since(since) <= retention {
+            if is_parked && now.duration_since(since) < retention {
                 break;
             }
-            self.replays.parked.pop_front();
-            if is_parked {
-                self.forget_parked(place);
-            }
+            self.forget_longest_parked();
         }
         self.replays.metrics.parked.set(self.replays.parked.len() as i64);
+    }
+
+    fn forget_longest_parked(&mut self) {
+        let Some((_, place, channel)) = self.replays.parked.pop_front() else { return };
+        if self.subscribers.get(place).is_some_and(|subscriber| subscriber.channel == channel) {
+            self.forget_parked(place);
+        }
     }
 
     /// `true`: it was parked, and nobody will find it any more.

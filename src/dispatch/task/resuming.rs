@@ -176,16 +176,20 @@ impl Dispatch {
         let replays = &mut self.replays;
         if self.subscribers.resumable() > 0 {
             replays.unused_since = now;
-        } else if now.duration_since(replays.unused_since) > replays.config.retention {
-            // Changes are kept until that is written down: else a restart would know of no gap.
-            replays.ledger.keep(false);
-            if !replays.ledger.is_keeping_written() {
-                replays.ring.turn_off();
-            }
+        }
+        let is_unused = now.duration_since(replays.unused_since) >= replays.config.retention;
+        // Over its budget the slot waits for nothing, not even for what cannot be written down; what is written next says
+        // so.
+        let written = replays.ledger.written();
+        let is_exact = written.is_none() || !replays.is_over_budget();
+        replays.ledger.keep(!is_unused && is_exact);
+        // Changes are kept until that is written down: else a restart would know of no gap.
+        if is_unused && !replays.ledger.is_keeping_written() {
+            replays.ring.turn_off();
         }
         // What is in memory stays: only a restart would miss it.
         let kept = replays.ring.held_from().filter(|_| !replays.must_let_go());
-        match kept.into_iter().chain(replays.ledger.written()).min() {
+        match kept.into_iter().chain(written.filter(|_| is_exact)).min() {
             Some(position) if replays.ring.is_on() => self.progress.hold_from(position),
             _ => self.progress.release(),
         }
@@ -295,7 +299,8 @@ impl Dispatch {
             for channel in members {
                 let Some(place) = self.subscribers.place_of(channel) else { continue };
                 let resuming = self.subscribers.get(place).and_then(|subscriber| subscriber.resuming.as_ref());
-                if resuming.is_some_and(|resuming| resuming.newest() > reached) {
+                let Some(resuming) = resuming.filter(|resuming| resuming.stage == Stage::Replaying) else { continue };
+                if resuming.newest() > reached {
                     pass.members.push(channel);
                     continue;
                 }
@@ -321,7 +326,10 @@ impl Dispatch {
         for channel in members {
             let Some(place) = self.subscribers.place_of(channel) else { continue };
             let Some(subscriber) = self.subscribers.get_mut(place) else { continue };
-            let Some(resuming) = &mut subscriber.resuming else { continue };
+            let Some(resuming) = subscriber.resuming.as_mut().filter(|resuming| resuming.stage == Stage::Replaying)
+            else {
+                continue;
+            };
             if !subscriber.outbox.of_socket().is_full() {
                 pass.members.push(channel);
                 continue;
@@ -346,7 +354,11 @@ impl Dispatch {
         for channel in waiting {
             let Some(place) = self.subscribers.place_of(channel) else { continue };
             let Some(subscriber) = self.subscribers.get_mut(place) else { continue };
-            let Some(resuming) = &mut subscriber.resuming else { continue };
+            // One that was given up meanwhile is live, and must not be sent what came before that.
+            let Some(resuming) = subscriber.resuming.as_mut().filter(|resuming| resuming.stage == Stage::Waiting)
+            else {
+                continue;
+            };
             let (floor, missing) = self.replays.ring.floor();
             if resuming.oldest() < floor {
                 resuming.missing.get_or_insert(missing);
@@ -395,15 +407,22 @@ impl Dispatch {
 
     /// Its tables are not what they were: it is told of a gap, and bound like any other.
     pub(super) fn give_up(&mut self, place: usize) {
-        let Some(resuming) = self.subscribers.get_mut(place).and_then(|subscriber| subscriber.resuming.as_mut()) else {
-            return;
-        };
-        let was_live = resuming.stage == Stage::Live && resuming.is_direct;
-        (resuming.stage, resuming.is_direct, resuming.log) = (Stage::Live, true, None);
-        if !was_live {
-            resuming.missing = Some(Missing::Altered);
+        if self.stop_resuming(place) {
             self.announce(place);
         }
+    }
+
+    /// `true`: it has to be told.
+    pub(super) fn stop_resuming(&mut self, place: usize) -> bool {
+        let Some(resuming) = self.subscribers.get_mut(place).and_then(|subscriber| subscriber.resuming.as_mut()) else {
+            return false;
+        };
+        let was_live = resuming.stage == Stage::Live && resuming.is_direct;
+        (resuming.stage, resuming.is_direct, resuming.log, resuming.fall_back_from) = (Stage::Live, true, None, None);
+        if !was_live {
+            resuming.missing = Some(Missing::Altered);
+        }
+        !was_live
     }
 
     /// `true`: there is nothing behind what was replayed.

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::Dispatch;
+use super::{Dispatch, Phase};
 use crate::authz::{TopicError, TopicGrant, TopicQuestion};
 use crate::channels::opening::Opening;
 use crate::channels::subscribe::{ChannelId, Subscribe};
@@ -45,7 +45,9 @@ impl Dispatch {
         if reply.is_closed() {
             return;
         }
-        if self.silent_since.is_some_and(|since| since.elapsed() > SILENT_MAX) {
+        // Where changes were lost, a policy may be another, too.
+        let has_lost = matches!(self.phase, Phase::Waiting(None, _));
+        if has_lost || self.silent_since.is_some_and(|since| since.elapsed() > SILENT_MAX) {
             let _ = reply.send(Err(TopicError::Unavailable));
             return;
         }
@@ -70,6 +72,11 @@ impl Dispatch {
         }
         let channel = subscribe.channel;
         let resume = subscribe.resume.clone();
+        if resume.is_none()
+            && let Some(place) = self.subscribers.place_of(channel)
+        {
+            self.renewed(place, &subscribe.identity);
+        }
         if let Inserted::At(place, on_active) = self.subscribers.insert(subscribe, casts, number, &mut self.access) {
             let resumes = resume.is_some();
             if let Some(link) = resume {
@@ -107,9 +114,10 @@ impl Dispatch {
                 Some(message)
             }
         };
+        let mut gave_up = false;
         if let Some(message) = &message {
             self.subscribers.refuse(place, message);
-            self.give_up(place);
+            gave_up = self.stop_resuming(place);
         }
         let is_join = on_active.is_some();
         if let Some((sequence, xid)) = self.assembler.open_transaction() {
@@ -123,6 +131,10 @@ impl Dispatch {
             Some(earlier) => (earlier.message, earlier.hint) = (held.message, held.hint),
             None if is_join && self.unseen.holds(channel, barrier, Instant::now()) => subscriber.held = Some(held),
             None => open(subscriber, held),
+        }
+        // Behind the reply; that of a join is followed by what it came to anyway.
+        if gave_up && !is_join {
+            self.announce(place);
         }
     }
 

@@ -10,6 +10,7 @@ use crate::authz::{
 use crate::catalog::{Messages, Role, SessionFacts};
 use crate::channels::subscribe::SubscriptionSink;
 use crate::dispatch::sample::*;
+use crate::wal::history::History;
 
 pub(super) struct House {
     frames: mpsc::Sender<Batch>,
@@ -17,7 +18,7 @@ pub(super) struct House {
     readings: mpsc::Sender<SessionReading>,
     in_force: watch::Receiver<Arc<Catalog>>,
     pub(super) handle: Handle,
-    progress: Arc<Progress>,
+    pub(super) progress: Arc<Progress>,
     questions: mpsc::UnboundedReceiver<ByHand>,
     running: tokio::task::JoinHandle<Result<(), Error>>,
 }
@@ -28,6 +29,11 @@ impl House {
     }
 
     pub(super) fn watched(catalog: Catalog, watcher: Option<WatcherHandle>) -> House {
+        House::with(catalog, watcher, |_| {})
+    }
+
+    /// `prepare`: gives dispatch what only some tests need.
+    pub(super) fn with(catalog: Catalog, watcher: Option<WatcherHandle>, prepare: impl FnOnce(&mut Dispatch)) -> House {
         let (frames, frames_out) = mpsc::channel(16);
         let (catalogs, catalogs_out) = mpsc::channel(16);
         let (readings, readings_out) = mpsc::channel(1);
@@ -37,8 +43,9 @@ impl House {
         let config = Config { publications: vec!["p".into()], ..Config::default() };
         let metrics = Arc::new(DispatchMetrics::default());
         let tracker = TaskTracker::new();
-        let (dispatch, commands, handle) =
+        let (mut dispatch, commands, handle) =
             Dispatch::new(config, metrics, oracle, Arc::clone(&progress), watcher, Arc::new(catalog), tracker);
+        prepare(&mut dispatch);
         let in_force = dispatch.catalogs();
         let inputs = Inputs { frames: frames_out, catalogs: catalogs_out, readings: readings_out, commands };
         let running = tokio::spawn(dispatch.run(inputs, CancellationToken::new()));
@@ -58,18 +65,24 @@ impl House {
     }
 
     async fn reconnect(&self) {
+        self.reconnect_after(None).await;
+    }
+
+    /// `lost`: the slot could not be had any more.
+    pub(super) async fn reconnect_after(&self, lost: Option<(Lsn, Lsn)>) {
+        let history = History { system_identifier: "7".into(), timeline: 1, switches: vec![] };
         let started = Started {
             generation: 2,
             system_identifier: "7".into(),
             timeline: 1,
-            history: Arc::default(),
+            history: Arc::new(history),
             server_major: 15,
-            confirmed: Lsn(1),
+            confirmed: lost.map_or(Lsn(1), |(_, to)| to),
             wal_end: Lsn::ZERO,
             own_publication: true,
             messages: None,
             broadcast_key: None,
-            lost: None,
+            lost,
         };
         let frames = vec![StreamFrame::Disconnected, StreamFrame::Started(started)];
         self.frames.send(Batch::of(frames)).await.unwrap();
@@ -83,7 +96,7 @@ impl House {
         assert!(received.starts_with("[reply]") && received.contains("Subscribed to PostgreSQL"), "{received}");
     }
 
-    async fn poll(&self, catalog: Catalog, flush_lsn: u64) {
+    pub(super) async fn poll(&self, catalog: Catalog, flush_lsn: u64) {
         self.poll_with(catalog, flush_lsn, "polled").await;
     }
 
@@ -106,11 +119,11 @@ impl House {
         self.handle.catalog.load().session.time_zone.clone()
     }
 
-    fn question(&mut self) -> ByHand {
+    pub(super) fn question(&mut self) -> ByHand {
         self.questions.try_recv().expect("a question")
     }
 
-    async fn answer(&self, (question, reply): ByHand, verdict: Verdict) {
+    pub(super) async fn answer(&self, (question, reply): ByHand, verdict: Verdict) {
         reply.send(Ok(Answer::Verdicts(vec![verdict; question.rows.len()]))).unwrap();
         self.settled().await;
     }
