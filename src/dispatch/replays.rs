@@ -150,6 +150,8 @@ pub struct Replays {
     pub worked: Position,
     /// How far the database was when the stream began.
     pub wal_end: Lsn,
+    /// A change of the transaction that is being read was not read.
+    pub has_skipped: bool,
     /// Ends of transactions with kept changes that are not handed over yet, oldest first.
     pub unsettled: VecDeque<Lsn>,
 }
@@ -175,6 +177,7 @@ impl Replays {
             before_start: None,
             worked: Position::START,
             wal_end: Lsn::ZERO,
+            has_skipped: false,
             unsettled: VecDeque::new(),
         }
     }

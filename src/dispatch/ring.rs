@@ -108,6 +108,8 @@ pub enum Missing {
     TooMuch,
     /// The slot has lost it.
     SlotLost,
+    /// A change was above `--wal-frame-max`.
+    TooLarge,
     /// A table was altered, or left the publication, in between.
     Altered,
     /// The position is of another database, or of a history that was left.
@@ -126,6 +128,7 @@ impl Missing {
             Missing::TooOld => "it is longer ago than --resume-retention",
             Missing::TooMuch => "more was changed meanwhile than --resume-memory-max keeps",
             Missing::SlotLost => "the replication slot lost it",
+            Missing::TooLarge => "a change was too large to be read (--wal-frame-max)",
             Missing::Altered => "a table was altered meanwhile, or left the publication",
             Missing::OtherHistory => "the position is of another database, or of a history that it has left",
             Missing::Undecided => "row-level security could not be evaluated for you meanwhile",

@@ -387,6 +387,7 @@ impl Dispatch {
                 }
                 StreamFrame::Disconnected => {
                     self.assembler.reset();
+                    self.replays.has_skipped = false;
                     self.broadcasts.disconnected();
                     self.silent_since.get_or_insert_with(Instant::now);
                 }
@@ -435,7 +436,8 @@ impl Dispatch {
         if let Some((from, to)) = started.lost {
             tracing::error!(%from, %to, "changes between these positions are lost: the slot was made anew or moved on");
             let places = self.subscribers.places();
-            self.announce_gap(places, "Changes were lost: the replication slot had to be made anew");
+            let message = "Changes were lost: the replication slot had to be made anew";
+            self.announce_gap(places, message, Missing::SlotLost);
             if let Some(loading) = self.load_catalog(None) {
                 self.phase = Phase::Waiting(None, loading);
             }
@@ -450,13 +452,15 @@ impl Dispatch {
         tracing::error!(%wal_start, bytes, "a frame above --wal-frame-max was skipped: its change is delivered to nobody");
         let places =
             relation.map_or_else(|| self.subscribers.places(), |relation| self.subscribers.places_of(relation));
-        self.announce_gap(places, "A change was too large to be read: it is delivered to nobody");
+        let message = "A change was too large to be read: it is delivered to nobody";
+        self.announce_gap(places, message, Missing::TooLarge);
+        self.replays.has_skipped = true;
     }
 
     /// Where something had to be given up, people are told (DESIGN, promise 4).
-    fn announce_gap(&mut self, places: Vec<usize>, message: &str) {
+    fn announce_gap(&mut self, places: Vec<usize>, message: &str, missing: Missing) {
         for place in places {
-            self.note_missing(place, Missing::SlotLost);
+            self.note_missing(place, missing);
             self.send_to(place, |s| system::postgres_changes_error(&s.address, message, Some(READ_AGAIN)));
         }
     }

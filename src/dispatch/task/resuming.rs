@@ -122,6 +122,10 @@ impl Dispatch {
         let header = &work.transaction.header;
         work.is_kept = self.replays.ring.takes(work.transaction.sequence, header);
         work.is_silent = header.end_lsn <= self.replays.silent_until;
+        if std::mem::take(&mut self.replays.has_skipped) {
+            // Whoever was not there to be told is told when he comes back.
+            self.replays.ring.has_hole(Position::end_of(header.commit_lsn), header.end_lsn, Missing::TooLarge);
+        }
         if self.replays.ring.is_on() && !work.is_kept {
             // It had begun before changes were kept, and is not among them.
             self.replays.unsettled.push_back(header.end_lsn);

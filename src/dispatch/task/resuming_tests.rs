@@ -9,6 +9,7 @@ use crate::dispatch::sample::*;
 use crate::resume::store::Restored;
 use crate::resume::{self, Ask, Ledger, Link, ResumeKey, ResumeMetrics, Since};
 use crate::wal::budget::{Rung, SlotPressure};
+use crate::wal::{Origin, Stamp};
 
 fn person(sub: &str) -> Arc<Identity> {
     identity("member", sub)
@@ -182,4 +183,27 @@ async fn a_slot_over_its_budget_waits_for_nothing() {
     pressure.send_modify(|pressure| pressure.rung = Rung::Exceeded);
     house.stream(transaction(20, &[(OPEN, "2")])).await;
     assert_eq!(house.progress.confirmable(), Lsn(21));
+}
+
+/// It is kept by nobody, so whoever was not there has to be told.
+#[tokio::test(start_paused = true)]
+async fn a_change_that_was_too_large_is_a_gap_for_those_who_were_away() {
+    let (house, ..) = resuming(catalog(), None).await;
+    let (client, _) = come(&house, 1, &person("alice"), "open").await;
+    house.stream(transaction(10, &[(OPEN, "1")])).await;
+    let since =
+        Stamp { origin: Origin { system_identifier: "7".into(), timeline: 1 }, position: Position::end_of(Lsn(10)) };
+    go(&house, &client).await;
+    house.stream([begin(20), described(OPEN)]).await;
+    house.skip(OPEN).await;
+    house.stream([insert(OPEN, "3"), commit(20)]).await;
+    let mut client = Client::new(2);
+    let link = Arc::new(Link::new(vec![Ask { binding: 1, key: None, since: Since::At(since) }]));
+    let mut subscribe = client.subscribe(person("alice"), &["open"], Some("[reply]"));
+    subscribe.resume = Some(link);
+    house.handle.subscribe(subscribe);
+    house.settled().await;
+    let received = client.received();
+    assert!(received.contains("\"gap\"") && received.contains("too large"), "{received}");
+    assert!(received.contains("\"id\":3"), "what was kept comes all the same");
 }

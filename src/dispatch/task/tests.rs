@@ -96,6 +96,13 @@ impl House {
         assert!(received.starts_with("[reply]") && received.contains("Subscribed to PostgreSQL"), "{received}");
     }
 
+    pub(super) async fn skip(&self, relation: RelationId) {
+        let skipped =
+            StreamFrame::SkippedFrame { wal_start: Lsn(5), tag: Some(b'I'), relation: Some(relation), bytes: 9 };
+        self.frames.send(Batch::of(vec![skipped])).await.unwrap();
+        self.settled().await;
+    }
+
     pub(super) async fn poll(&self, catalog: Catalog, flush_lsn: u64) {
         self.poll_with(catalog, flush_lsn, "polled").await;
     }
