@@ -13,7 +13,7 @@
 //! * [`delivery`]: one change to the channels that it matches;
 //! * [`tracking`]: tables that policies read, kept current;
 //! * [`broadcasts`]: what the database broadcasts;
-//! * [`ring`], [`replays`], [`sent`]: what was changed lately, for those who come back;
+//! * `ring`, [`replays`], `sent`: what was changed lately, for those who come back;
 //! * [`updates`], [`facts`]: catalog states, and what a session says of them, until the stream has come as far;
 //! * [`run`], [`pressure`]: what goes to many outboxes, and how full they are.
 
