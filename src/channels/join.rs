@@ -208,7 +208,7 @@ impl Wanted {
         let Wanted::Items(items) = self else { return Vec::new() };
         let ask = |item: &WantedItem| {
             // Few have any of these, and parsing costs.
-            if !["\"resume\"", "\"since\""].iter().any(|key| item.params.contains(key)) {
+            if !["\"resume\"", "\"since\"", "\"positions\""].iter().any(|key| item.params.contains(key)) {
                 return None;
             }
             let text = |params| canonical_text(&Value::Object(params));

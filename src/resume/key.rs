@@ -72,8 +72,8 @@ pub struct Ask {
 pub const OWN_KEYS: [&str; 3] = ["resume", "since", "positions"];
 
 impl Ask {
-    /// `None`: nothing is asked for. An empty or null `since` is a client's that has no position yet. `text`: writes a
-    /// binding's parameters in canonical form.
+    /// `None`: nothing is asked for. An empty or null `since`, or `positions` alone, is a client's that has no position yet:
+    /// it is told where it begins. `text`: writes a binding's parameters in canonical form.
     pub fn parse(
         binding: u32,
         params: &Map<String, Value>,
@@ -88,7 +88,8 @@ impl Ask {
             Some(Value::String(text)) => text.parse().map_or(Since::Malformed, Since::At),
             Some(_) => Since::Malformed,
         };
-        if key.is_none() && since == Since::Absent {
+        let begins = params.contains_key("since") || params.get("positions") == Some(&Value::Bool(true));
+        if key.is_none() && !begins {
             return None;
         }
         let key = key.map(|key| {
@@ -115,8 +116,10 @@ mod tests {
     #[test]
     fn a_binding_asks_by_its_keys() {
         assert_eq!(ask(json!({"table": "t"}), Some("a")), None);
-        assert_eq!(ask(json!({"table": "t", "since": null, "resume": null}), Some("a")), None);
-        assert_eq!(ask(json!({"table": "t", "since": ""}), Some("a")), None);
+        assert_eq!(ask(json!({"table": "t", "positions": false, "resume": null}), Some("a")), None);
+        for beginning in [json!({"since": null}), json!({"since": ""}), json!({"positions": true})] {
+            assert_eq!(ask(beginning, None), Some(Ask { binding: 7, key: None, since: Since::Absent }));
+        }
         let asked = ask(json!({"since": "1:1:0/10:2"}), None).unwrap();
         assert_eq!((asked.binding, asked.key, asked.since), (7, None, Since::At("1:1:0/10:2".parse().unwrap())));
         for wrong in [json!("yesterday"), json!(5), json!({})] {

@@ -35,8 +35,9 @@ const INSTALLED: &str = "select count(*) = 2 from pg_class c join pg_namespace n
     and has_table_privilege(c.oid, 'select') and has_table_privilege(c.oid, 'insert')
     and has_table_privilege(c.oid, 'update') and has_table_privilege(c.oid, 'delete')
     and has_function_privilege('pg_catalog.pg_control_system()', 'execute')";
+/// What is written must outlive a crash of the server; a standby need not have it.
 const SESSION: &str =
-    "set search_path = ''; set lock_timeout = '5s'; set statement_timeout = '30s'; set synchronous_commit = off";
+    "set search_path = ''; set lock_timeout = '5s'; set statement_timeout = '30s'; set synchronous_commit = local";
 const STATE: &str = "select handed_over, is_exact
     from walcast.resume_state s
     where slot = $1 and s.system_identifier = (select c.system_identifier::text from pg_control_system() c)";

@@ -124,7 +124,8 @@ async fn a_key_is_enough() {
 #[tokio::test]
 async fn a_position_of_ones_own_is_exact() {
     let scene = Scene::new(NOTES).await;
-    let (mut client, _, said) = join(&scene.relay, &anon(), json!({ "resume": KEY, "positions": true })).await;
+    let (mut client, _, said) = join(&scene.relay, &anon(), json!({ "positions": true })).await;
+    assert_eq!(said["resume"]["state"], "started", "{said}");
     let mut since = said["resume"]["position"].clone();
     let mut seen = Vec::new();
     for round in 0..4 {

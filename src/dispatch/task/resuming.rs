@@ -442,7 +442,7 @@ impl Dispatch {
                 break;
             };
             if number > pass.cursor {
-                overtaken(&mut self.subscribers, pass, self.replays.ring.floor().1);
+                overtaken(&mut self.subscribers, pass, self.replays.ring.floor());
             }
             pass.cursor = number + 1;
             self.replays.metrics.changes_replayed.inc();
@@ -566,12 +566,14 @@ impl KeptLayout {
     }
 }
 
-/// Changes were let go before they could be replayed.
-fn overtaken(subscribers: &mut Subscribers, pass: &Pass, missing: Missing) {
+/// Changes were let go before they could be replayed. Whoever is owed only what came after them misses nothing: after a
+/// restart a pass waits at the end while older changes are read again, and let go.
+fn overtaken(subscribers: &mut Subscribers, pass: &Pass, (floor, missing): (Position, Missing)) {
     for channel in &pass.members {
         let place = subscribers.place_of(*channel);
         let subscriber = place.and_then(|place| subscribers.get_mut(place));
-        if let Some(resuming) = subscriber.and_then(|subscriber| subscriber.resuming.as_mut()) {
+        let resuming = subscriber.and_then(|subscriber| subscriber.resuming.as_mut());
+        if let Some(resuming) = resuming.filter(|resuming| resuming.oldest() < floor) {
             resuming.missing.get_or_insert(missing);
         }
     }
