@@ -65,7 +65,9 @@ async fn finds(safeguard: Safeguard, wrongs: &[Wrong]) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_resume_the_loss_is_found() {
-    finds(Safeguard::Resume, &[Wrong::Lost]).await;
+    // Clients that ask for positions alone are told where they begin, each time anew.
+    let told_anew = [Wrong::Forgotten, Wrong::NotTold, Wrong::Position, Wrong::Stuck];
+    finds(Safeguard::Resume, &[&[Wrong::Lost][..], &told_anew].concat()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
