@@ -262,6 +262,20 @@ impl Ring {
         Some(self.floor_end.min(Lsn(first.kept.header.commit_lsn.0)))
     }
 
+    /// Up to where something is missing in front of the entry with a number. Where there is a hole among what is kept,
+    /// nothing is said to be whole before it.
+    pub fn gap_before(&self, number: u64) -> Position {
+        match self.at_or_after(number) {
+            Some((_, kept)) if kept.position() <= self.floor => Position::START,
+            _ => self.floor,
+        }
+    }
+
+    /// The number of the first entry, or of the next one.
+    pub fn first(&self) -> u64 {
+        self.first
+    }
+
     /// The number behind the last entry.
     pub fn end(&self) -> u64 {
         self.first + self.entries.len() as u64

@@ -331,6 +331,10 @@ async fn what_is_not_kept_is_announced() {
     until_sent(&mut observer, 500).await;
     let (mut client, replayed, said) = join(&scene.relay, &anon(), json!({ "resume": KEY })).await;
     assert_eq!((&said["resume"]["state"], &said["status"]), (&json!("gap"), &json!("error")), "{said}");
+    assert_eq!(replayed, [0; 0], "the gap is told before what follows it");
+    let until = said["resume"]["position"].clone();
+    let (replayed, whole) = until_resumed(&mut client).await;
+    assert_eq!((&whole["resume"]["state"], &whole["resume"]["from"]), (&json!("complete"), &until), "{whole}");
     assert!(said["resume"]["reason"].as_str().unwrap().contains("--resume-memory-max"), "{said}");
     let kept: Vec<i64> = (501 - replayed.len() as i64..=500).collect();
     assert!(!replayed.is_empty() && replayed == kept, "what is left comes all the same: {replayed:?}");
@@ -387,6 +391,9 @@ async fn positions_of_another_database_are_a_gap_once() {
         let (again, _, said) = join(&scene.relay, &anon(), key()).await;
         client = again;
         assert_eq!(said["resume"]["state"], state, "{said}");
+        if state == "gap" {
+            assert_eq!(until_resumed(&mut client).await.1["resume"]["state"], "complete");
+        }
     }
 }
 

@@ -187,6 +187,8 @@ impl Dispatch {
                 continue;
             }
             moved = true;
+            let begins = resuming.oldest();
+            self.tell_gap(place, begins);
             if !self.drain_log(place) {
                 self.replays.draining.push(channel);
             }
@@ -233,10 +235,15 @@ impl Dispatch {
         let known = self.replays.ring.get(sent.position);
         let relation = known.and_then(|kept| self.catalog.relation(kept.relation.id));
         let (Some(kept), Some(relation)) = (known, relation) else {
-            let missing = if known.is_some() { Missing::Altered } else { self.replays.ring.floor().1 };
+            let (is_kept, (floor, missing)) = (known.is_some(), self.replays.ring.floor());
             if let Some(resuming) = self.subscribers.get_mut(place).and_then(|subscriber| subscriber.resuming.as_mut())
             {
-                resuming.missing.get_or_insert(missing);
+                resuming.missing.get_or_insert(if is_kept { Missing::Altered } else { missing });
+            }
+            // Once for all that is gone. What is there and cannot be shown is told at the end.
+            if !is_kept {
+                self.finish_run(place);
+                self.tell_gap(place, floor);
             }
             return;
         };

@@ -17,7 +17,7 @@ use crate::dispatch::pending::Ticket;
 use crate::dispatch::replays::{Pass, Replays, Resuming, Stage};
 use crate::dispatch::ring::{Kept, Missing};
 use crate::dispatch::sent::SentLog;
-use crate::dispatch::subscribers::{Bind, Subscribers};
+use crate::dispatch::subscribers::Bind;
 use crate::encode;
 use crate::resume::store::Restored;
 use crate::resume::{Config, Ledger, Link, ResumeMetrics, Since};
@@ -368,17 +368,20 @@ impl Dispatch {
                 resuming.missing.get_or_insert(missing);
             }
             let start = self.replays.ring.seek(resuming.oldest());
-            if subscriber.outbox.of_socket().is_full() || cursor.is_some_and(|cursor| start < cursor) {
+            let is_held = subscriber.held.is_some();
+            if is_held || subscriber.outbox.of_socket().is_full() || cursor.is_some_and(|cursor| start < cursor) {
                 self.replays.waiting.push(channel);
                 continue;
             }
             admitted.push((start, channel, place));
         }
-        for (_, _, place) in &admitted {
+        for (start, _, place) in &admitted {
             if let Some(resuming) = self.subscribers.get_mut(*place).and_then(|subscriber| subscriber.resuming.as_mut())
             {
                 resuming.stage = Stage::Replaying;
             }
+            let until = self.replays.ring.gap_before(*start);
+            self.tell_gap(*place, until);
             self.rebind_resuming(*place);
         }
         admitted.retain(|(_, _, place)| {
@@ -436,14 +439,15 @@ impl Dispatch {
         let mut chunk = Chunk::default();
         let mut layouts: Vec<KeptLayout> = Vec::new();
         let mut at_end = false;
+        // What is kept changes between chunks alone.
+        if pass.cursor < self.replays.ring.first() {
+            self.overtaken(pass);
+        }
         for _ in 0..REPLAY_CHANGES {
             let Some((number, kept)) = self.replays.ring.at_or_after(pass.cursor) else {
                 at_end = true;
                 break;
             };
-            if number > pass.cursor {
-                overtaken(&mut self.subscribers, pass, self.replays.ring.floor());
-            }
             pass.cursor = number + 1;
             self.replays.metrics.changes_replayed.inc();
             let id = kept.relation.id;
@@ -482,6 +486,46 @@ impl Dispatch {
         self.flush(chunk);
         (self.pressure, self.paused_until) = (pressure, paused_until);
         at_end
+    }
+
+    /// Changes were let go before they could be replayed. Whoever is owed only what came after them misses nothing: after
+    /// a restart a pass waits at the end while older changes are read again, and let go.
+    fn overtaken(&mut self, pass: &mut Pass) {
+        pass.cursor = self.replays.ring.first();
+        let (floor, missing) = self.replays.ring.floor();
+        let until = self.replays.ring.gap_before(pass.cursor);
+        for channel in &pass.members {
+            let Some(place) = self.subscribers.place_of(*channel) else { continue };
+            let resuming = self.subscribers.get_mut(place).and_then(|subscriber| subscriber.resuming.as_mut());
+            if let Some(resuming) = resuming.filter(|resuming| resuming.oldest() < floor) {
+                resuming.missing.get_or_insert(missing);
+                self.tell_gap(place, until);
+            }
+        }
+    }
+
+    /// What is missing is told before what follows it: a client that goes by its own position, and is cut off in between,
+    /// would never hear of it. `until`: what is kept begins there.
+    pub(super) fn tell_gap(&mut self, place: usize, until: Position) {
+        let origin = Arc::clone(&self.replays.origin);
+        let Some(subscriber) = self.subscribers.get_mut(place) else { return };
+        let Some(resuming) = &mut subscriber.resuming else { return };
+        let Some(missing) = resuming.missing.take() else { return };
+        let from = resuming.from.map(|from| origin.stamp(from).to_string());
+        let until = until.max(resuming.oldest());
+        let resumption = Resumption {
+            from: from.as_deref(),
+            position: &origin.stamp(until).to_string(),
+            missing: Some(missing.text()),
+            refused: None,
+        };
+        subscriber.outbox.push(system::resumed(&subscriber.address, &resumption));
+        // Told again to whoever comes back and has acknowledged nothing behind it.
+        let at = resuming.told.map_or(until, |(at, _)| until.max(at));
+        resuming.told = Some((at, missing));
+        resuming.from = Some(until);
+        resuming.owed.iter_mut().for_each(|(_, owed)| *owed = until.max(*owed));
+        self.replays.metrics.gaps.inc();
     }
 
     /// All that it is owed has been routed to it.
@@ -563,19 +607,6 @@ struct KeptLayout {
 impl KeptLayout {
     fn is_of(&self, kept: &Kept) -> bool {
         Arc::ptr_eq(&self.stream, &kept.stream) && Arc::ptr_eq(&self.was, &kept.relation)
-    }
-}
-
-/// Changes were let go before they could be replayed. Whoever is owed only what came after them misses nothing: after a
-/// restart a pass waits at the end while older changes are read again, and let go.
-fn overtaken(subscribers: &mut Subscribers, pass: &Pass, (floor, missing): (Position, Missing)) {
-    for channel in &pass.members {
-        let place = subscribers.place_of(*channel);
-        let subscriber = place.and_then(|place| subscribers.get_mut(place));
-        let resuming = subscriber.and_then(|subscriber| subscriber.resuming.as_mut());
-        if let Some(resuming) = resuming.filter(|resuming| resuming.oldest() < floor) {
-            resuming.missing.get_or_insert(missing);
-        }
     }
 }
 
