@@ -136,8 +136,10 @@ export function resumable<
       const { resume } = payload as { resume?: Resumption }
       if (!resume) return
       const from = position
-      const isLost = resume.state === 'gap' || (resume.state !== 'complete' && from !== undefined)
-      if (isLost || from === undefined || isBehind(resume.position, from)) had(resume.position)
+      const isOn = from === undefined || isBehind(resume.position, from)
+      // The relay may know less of this client than the client does: a gap that ends before its position is none.
+      const isLost = (resume.state === 'gap' && isOn) || (resume.state !== 'gap' && resume.state !== 'complete' && from !== undefined)
+      if (isLost || isOn) had(resume.position)
       isJoined = true
       if (isLost) {
         const reason = resume.reason ?? 'the relay does not know any more where this client was'
