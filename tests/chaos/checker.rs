@@ -57,7 +57,7 @@ impl Checker<'_> {
                 let done_before = self.settled_before(pair[0].at, LATE);
                 let handled = stint.got[..pair[0].got].partition_point(|got| got.at < done_before);
                 if let Some(last) = handled.checked_sub(1).and_then(|last| self.place(&stint.got[last])) {
-                    course.acknowledged.push((last + 1, pair[1].at));
+                    course.acknowledged.push((self.whole(diary, last), pair[1].at));
                 }
             }
         }
@@ -101,7 +101,8 @@ impl Checker<'_> {
         }
         let lived = stint.ended_at - joined_at;
         let should_be_told = self.plan.without.is_none();
-        if should_be_told && (stint.notices.len() > 1 || stint.notices.is_empty() && lived > 60_000_000) {
+        let outcomes = stint.notices.iter().filter(|notice| notice.state != "gap").count();
+        if should_be_told && (outcomes > 1 || stint.notices.is_empty() && lived > 60_000_000) {
             let what = format!("{}: told {:?} in stint {number}, of {lived} us", name(diary), stint.notices);
             report.add(Wrong::NotTold, joined_at, what);
         }
@@ -116,7 +117,9 @@ impl Checker<'_> {
         };
         let (replayed, live) = stint.got.split_at(notice.got);
         let (last, first) = (replayed.last().and_then(lsn), live.first().and_then(lsn));
-        let from_is_right = stint.since.is_none() || notice.state == "gap" || notice.from == stint.since;
+        // Behind a gap the rest is complete from where it ends.
+        let after_gap = stint.notices.iter().any(|gap| gap.state == "gap" && gap.position == notice.from);
+        let from_is_right = stint.since.is_none() || notice.state == "gap" || after_gap || notice.from == stint.since;
         let between =
             |position: u64| last.is_none_or(|last| last <= position) && first.is_none_or(|first| first >= position);
         if !from_is_right || notice.position.is_none_or(|position| !between(position.lsn)) {
@@ -281,6 +284,17 @@ impl Checker<'_> {
 
     fn place(&self, got: &Got) -> Option<usize> {
         self.truth.places.get(&got.change).map(|place| *place as usize)
+    }
+
+    /// What is acknowledged with a change, one more than the place of the last: whole transactions.
+    fn whole(&self, diary: &Diary, last: usize) -> usize {
+        let changes = &self.truth.changes;
+        let transaction = changes[last].transaction;
+        let mut rest = changes[last + 1..].iter().take_while(|change| change.transaction == transaction);
+        if rest.any(|change| matching(diary, change) != 0) {
+            return changes.partition_point(|change| change.transaction < transaction);
+        }
+        last + 1
     }
 
     /// What the relay must have known to be with the client when it was asked.

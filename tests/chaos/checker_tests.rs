@@ -158,6 +158,17 @@ fn a_gap_must_be_real_and_what_was_kept_must_come() {
     let stints = |away: i64, from: i64| vec![resumed(2, "started", 2, 3..5), resumed(away, "gap", 4, from..49)];
     assert_eq!(wrongs(Kind::Key, stints(45, 17)), []);
     assert_eq!(wrongs(Kind::Key, stints(30, 5)), [Wrong::FalseGap]);
+    // It is told first, and the rest is complete from where it ends.
+    let told_both = |end: i64| {
+        let mut stints = stints(45, 17);
+        let complete = resumed(45, "complete", end, 17..49).notices.remove(0);
+        stints[1].notices[0] = Notice { got: 0, position: Some(position(16)), ..stints[1].notices[0].clone() };
+        stints[1].notices.push(complete);
+        stints[1].since = Some(position(4));
+        stints
+    };
+    assert_eq!(wrongs(Kind::Since, told_both(16)), []);
+    assert_eq!(wrongs(Kind::Since, told_both(18)), [Wrong::Position]);
     let found = wrongs(Kind::Key, stints(45, 20));
     assert!(!found.is_empty() && found.iter().all(|wrong| *wrong == Wrong::Lost), "{found:?}");
 }
