@@ -55,6 +55,8 @@ pub struct AuthzMetrics {
     pub visibility_waits: Counter,
     /// Questions asked again because the table's columns were no longer those of the row images.
     pub misfits: Counter,
+    /// Answers thrown away because the table's policies were not those that were asked by.
+    pub outdated: Counter,
     /// Questions moved to the slow lane.
     pub slow_questions: Counter,
     pub sessions: Family<LaneLabel, Gauge>,
@@ -75,6 +77,7 @@ impl Default for AuthzMetrics {
             questions_failed: Counter::default(),
             visibility_waits: Counter::default(),
             misfits: Counter::default(),
+            outdated: Counter::default(),
             slow_questions: Counter::default(),
             sessions: Family::default(),
             sessions_lost: Counter::default(),
@@ -101,6 +104,8 @@ impl AuthzMetrics {
         registry.register("visibility_waits", "Answers that did not see the transaction yet", waits);
         let misfits = metrics.misfits.clone();
         registry.register("misfits", "Questions asked again for the columns that their table has by now", misfits);
+        let outdated = metrics.outdated.clone();
+        registry.register("outdated", "Questions asked again by policies that have changed meanwhile", outdated);
         let slow = metrics.slow_questions.clone();
         registry.register("slow_questions", "Questions moved to the slow lane", slow);
         registry.register("sessions", "Sessions that are up", metrics.sessions.clone());

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use aws_lc_rs::digest;
+
 use super::policy::{self, Audience, NotCompiled, Program, RowTypes};
 use super::policy_reads::{PolicyReads, policy_reads};
 use crate::catalog::{Catalog, ColumnIndex, ColumnSet, Policy, PolicyCommand, Relation, Role};
@@ -78,6 +80,8 @@ pub struct OraclePlan {
     pub expression: String,
     /// The columns it reads; `None`: the whole row, or unknown.
     pub columns: Option<ColumnSet>,
+    /// The table's policies for SELECT, to tell whether it still has these ([`policies_text`]).
+    pub policies: Arc<str>,
     /// Why it is not decided in-process; `None`: it is, as far as the row allows.
     pub not_compiled: Option<NotCompiled>,
 }
@@ -102,20 +106,12 @@ enum Clauses {
 }
 
 fn plan_as(catalog: &Catalog, relation: &Arc<Relation>, role: &Role, clauses: Clauses) -> Plan {
-    if !relation.row_security_active(role) {
-        return Plan::Open;
-    }
-    let Applicable { permissive, restrictive } = applicable(relation, role);
-    if permissive.is_empty() {
-        return Plan::Denied(DeniedReason::NoPolicy);
-    }
-    let (expression, columns) = match combine(relation, &permissive, &restrictive, clauses) {
-        Ok(combined) => combined,
+    let asked = match asked_as(relation, role, clauses) {
+        Ok(Some(asked)) => asked,
+        Ok(None) => return Plan::Open,
         Err(reason) => return Plan::Denied(reason),
     };
-    let (table, role_name) = (Arc::clone(relation), role.name.clone());
-    let oracle =
-        |not_compiled| Arc::new(OraclePlan { relation: table, role: role_name, expression, columns, not_compiled });
+    let oracle = |not_compiled| Arc::new(OraclePlan { not_compiled, ..asked });
     let compiled = match clauses {
         Clauses::Using => policy::compile(catalog, relation, role),
         Clauses::Check => policy::compile_check(catalog, relation, role),
@@ -129,6 +125,53 @@ fn plan_as(catalog: &Catalog, relation: &Arc<Relation>, role: &Role, clauses: Cl
         Err(NotCompiled::Fails(error)) => Plan::Denied(DeniedReason::AlwaysFails { error }),
         Err(why) => Plan::Oracle(oracle(Some(why))),
     }
+}
+
+/// What Postgres is asked of a table's rows for a role, whatever could be decided here; `None`: nothing, all are shown.
+pub(super) fn asked(relation: &Arc<Relation>, role: &Role) -> Result<Option<OraclePlan>, DeniedReason> {
+    asked_as(relation, role, Clauses::Using)
+}
+
+fn asked_as(relation: &Arc<Relation>, role: &Role, clauses: Clauses) -> Result<Option<OraclePlan>, DeniedReason> {
+    if !relation.row_security_active(role) {
+        return Ok(None);
+    }
+    let Applicable { permissive, restrictive } = applicable(relation, role);
+    if permissive.is_empty() {
+        return Err(DeniedReason::NoPolicy);
+    }
+    let (expression, columns) = combine(relation, &permissive, &restrictive, clauses)?;
+    let (role, policies) = (role.name.clone(), policies_text(relation).into());
+    Ok(Some(OraclePlan { relation: Arc::clone(relation), role, expression, columns, policies, not_compiled: None }))
+}
+
+/// The policies for SELECT as one text: two that are equal are the same policies. In SQL: [`policies_text_sql`].
+pub(crate) fn policies_text(relation: &Relation) -> String {
+    let for_select = |policy: &&Policy| matches!(policy.command, PolicyCommand::All | PolicyCommand::Select);
+    let mut policies: Vec<&Policy> = relation.policies.iter().filter(for_select).collect();
+    policies.sort_by_key(|policy| policy.oid);
+    let text = |policy: &Policy| {
+        let command = if policy.command == PolicyCommand::All { '*' } else { 'r' };
+        let kind = if policy.permissive { 't' } else { 'f' };
+        let roles: Vec<String> = policy.roles.iter().map(ToString::to_string).collect();
+        let mut text = format!("{} {command} {kind} {{{}}}", policy.oid, roles.join(","));
+        if let Some(tree) = &policy.using_tree {
+            let hash = digest::digest(&digest::SHA256, tree.as_bytes());
+            text.push(' ');
+            hash.as_ref().iter().for_each(|byte| text += &format!("{byte:02x}"));
+        }
+        text
+    };
+    policies.into_iter().map(text).collect::<Vec<_>>().join(",")
+}
+
+/// The same of the table with this OID as a snapshot sees it; NULL: it has none.
+pub(crate) fn policies_text_sql(table: u32) -> String {
+    format!(
+        "SELECT pg_catalog.string_agg(pg_catalog.concat_ws(' ', p.oid, p.polcmd, p.polpermissive, p.polroles, \
+         pg_catalog.encode(pg_catalog.sha256(pg_catalog.convert_to(p.polqual::pg_catalog.text, 'UTF8')), 'hex')), ',' ORDER BY p.oid) \
+         FROM pg_catalog.pg_policy AS p WHERE p.polrelid = {table} AND p.polcmd IN ('*', 'r')"
+    )
 }
 
 /// The policies that decide what a role may see of a table, each kind in Postgres' own order. That decides whether a

@@ -48,6 +48,7 @@ fn plan_over(slot: Expr, policies: Vec<Expr>) -> Arc<CompiledPlan> {
         role: "member".into(),
         expression: "true".into(),
         columns: None,
+        policies: "".into(),
         not_compiled: None,
     };
     let audience = Audience::of(&program);

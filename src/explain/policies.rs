@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::gates::ask;
 use super::old_row::Judged;
 use super::{Case, Error};
+use crate::authz::plan::policies_text;
 use crate::authz::{self, Asked, OraclePlan, Plan, Verdict};
 use crate::catalog::{Policy, PolicyCommand, Role, quote_identifier};
 use crate::change::Row;
@@ -107,6 +108,7 @@ async fn one(case: &Case<'_>, policy: &Policy, row: &Row) -> Result<Verdict, Str
         role: case.question.role.clone(),
         expression: format!("({})", policy.using_text.as_deref().unwrap_or("false")),
         columns: None,
+        policies: policies_text(case.relation).into(),
         not_compiled: None,
     };
     let asked = Asked::Policy { plan: Arc::new(plan), identity: Arc::clone(&case.identity) };

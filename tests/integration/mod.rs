@@ -29,6 +29,7 @@ mod mistakes;
 mod oracle;
 mod oracle_columns;
 mod oracle_merging;
+mod oracle_policies;
 mod original_wrong;
 mod place;
 mod policy_trees;

@@ -29,6 +29,9 @@ pub enum OracleError {
     /// A column that is read was dropped since, or is another one now.
     #[error("the table no longer has a column that was asked for")]
     ColumnGone,
+    /// The stream and what is read beside it are too far behind.
+    #[error("the table's policies have changed, and could not be read anew in time")]
+    PoliciesChanged,
     #[error("the oracle is shutting down")]
     Closed,
 }

@@ -132,6 +132,8 @@ fn guise(question: &Question) -> Guise {
 pub(super) enum Next {
     /// Its transaction is not visible yet.
     Later(Job),
+    /// The table's policies have changed.
+    Outdated(Job),
     /// To be asked again, as it now says.
     Again(Job),
     /// The session is gone.
@@ -162,6 +164,12 @@ pub(super) fn conclude(
     // A role that cannot be taken on is the same for all. Anything else may be due to one of them.
     if merged && replies.iter().any(|reply| matches!(reply.rows, Err(Trouble::Transient(_) | Trouble::Statement(_)))) {
         return jobs.into_iter().map(|job| Next::Again(Job { alone: true, ..job })).collect();
+    }
+    // Postgres forgets plans when it has missed what others changed, and makes them anew as the role, which need not be
+    // allowed to use the names that the login may. Once more, as prepared by the login: see `Session::prepare`.
+    let of_the_schema = |reply: &Reply| reply.rows.as_ref().is_err_and(Trouble::is_of_the_schema);
+    if replies.iter().any(of_the_schema) && jobs.iter().all(|job| !job.prepared_anew) {
+        return jobs.into_iter().map(|job| Next::Again(Job { prepared_anew: true, ..job })).collect();
     }
     for reply in &mut replies {
         if let Err(Trouble::Transient(db)) = &reply.rows {
@@ -261,6 +269,9 @@ fn conclude_rows(jobs: Vec<Job>, transactions: &[Vec<Part>], replies: Vec<Reply>
             }
             return Some(Next::Again(Job { misfits: true, alone: true, ..job }));
         }
+        if draft.outdated && !draft.invisible {
+            return Some(Next::Outdated(job));
+        }
         if draft.invisible {
             metrics.visibility_waits.inc();
             return Some(Next::Later(job));
@@ -273,7 +284,7 @@ fn conclude_rows(jobs: Vec<Job>, transactions: &[Vec<Part>], replies: Vec<Reply>
     jobs.into_iter().zip(drafts).zip(asked).filter_map(next).collect()
 }
 
-fn finish(job: Job, answer: Result<Answer, OracleError>, metrics: &AuthzMetrics) {
+pub(super) fn finish(job: Job, answer: Result<Answer, OracleError>, metrics: &AuthzMetrics) {
     match &answer {
         Ok(Answer::Verdicts(verdicts)) => {
             let failed = verdicts.iter().filter(|verdict| **verdict == Verdict::Failed).count();
@@ -302,6 +313,8 @@ struct Draft {
     invisible: bool,
     /// The table's columns are others than those that its rows were written for.
     misfits: bool,
+    /// So are its policies.
+    outdated: bool,
 }
 
 impl Draft {
@@ -313,7 +326,7 @@ impl Draft {
                 Answer::Verdicts(vec![Verdict::Failed; rows])
             }
         };
-        Draft { answer, invisible: false, misfits: false }
+        Draft { answer, invisible: false, misfits: false, outdated: false }
     }
 
     fn fill(&mut self, place: usize, row: &Row) -> Option<()> {
@@ -347,7 +360,9 @@ fn fill(drafts: &mut [Draft], questions: &[&Question], part: &Part, rows: &[Row]
     let snapshot: Snapshot = rows.first()?.try_get::<_, &str>(0).ok()?.parse().ok()?;
     for (place, row) in part.rows.iter().zip(rows) {
         let draft = drafts.get_mut(place.question)?;
-        if questions.get(place.question)?.xid.is_some_and(|xid| !snapshot.sees(xid)) {
+        let question = questions.get(place.question)?;
+        draft.outdated |= part.looks_at_policies(question) && !row.try_get::<_, bool>(2).ok()?;
+        if question.xid.is_some_and(|xid| !snapshot.sees(xid)) {
             draft.invisible = true;
         }
         draft.fill(place.row, row)?;

@@ -37,6 +37,10 @@ pub(super) struct Job {
     pub(super) misfits: bool,
     /// How often that has happened.
     pub(super) misfit_count: u32,
+    /// Since when it is known that the table's policies are not those that it asks by.
+    pub(super) outdated_since: Option<Instant>,
+    /// Its statements were forgotten and prepared again.
+    pub(super) prepared_anew: bool,
     /// How often it was asked without an answer, through no fault of the question.
     pub(super) losses: u32,
     /// How often it was asked again for a reason that is not its own: a deadlock, a cancel meant for another.
@@ -65,6 +69,8 @@ impl Job {
             one_by_one: false,
             misfits: false,
             misfit_count: 0,
+            outdated_since: None,
+            prepared_anew: false,
             losses: 0,
             transients: 0,
             lost_at: None,

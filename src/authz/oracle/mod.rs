@@ -17,6 +17,7 @@ mod group;
 mod job;
 pub mod login;
 mod meanings;
+mod policies;
 pub mod question;
 mod queue;
 mod reshape;
@@ -38,12 +39,14 @@ use tokio_util::sync::CancellationToken;
 pub use connect::{Connect, ConnectError, Connected, PlainConnect};
 pub use error::OracleError;
 pub use login::{LoginError, check_login};
+pub use policies::KnownBy;
 pub use question::{Answer, Asked, CastFailure, JsonRow, Question, Verdict};
 
 use self::job::{Job, Work, size_of};
 use self::queue::{Lane, Queue};
 use self::worker::Worker;
 use super::metrics::AuthzMetrics;
+use crate::catalog::Catalog;
 use crate::routing::CastRequest;
 
 #[derive(Clone, Debug)]
@@ -175,6 +178,13 @@ impl Oracle {
     pub fn catalog_changed(&self, xid: Option<u32>) {
         if let Some(queue) = &self.queue {
             queue.meanings.changed(xid);
+        }
+    }
+
+    /// A catalog that policies may be newer in than where they were asked by.
+    pub fn knows(&self, known_by: KnownBy, catalog: &Arc<Catalog>) {
+        if let Some(queue) = &self.queue {
+            queue.newest.set(known_by, Arc::clone(catalog));
         }
     }
 

@@ -32,6 +32,7 @@ pub(super) use ticket::Ticket;
 use super::error::OracleError;
 use super::job::{Job, LaneKey};
 use super::meanings::Meanings;
+use super::policies::Newest;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Lane {
@@ -63,6 +64,8 @@ pub(super) struct Queue {
     bytes_max: usize,
     /// Of what is asked from now on.
     pub(super) meanings: Meanings,
+    /// By which policies that have changed are asked.
+    pub(super) newest: Newest,
 }
 
 impl Queue {
@@ -75,6 +78,7 @@ impl Queue {
             bytes: Arc::new(AtomicUsize::new(0)),
             bytes_max,
             meanings: Meanings::default(),
+            newest: Newest::default(),
         }
     }
 

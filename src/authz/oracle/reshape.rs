@@ -43,6 +43,7 @@ pub(super) fn reshape(question: &Question, columns: &str) -> Option<Question> {
             role: plan.role.clone(),
             expression: plan.expression.clone(),
             columns: moved_set(&plan.columns)?,
+            policies: Arc::clone(&plan.policies),
             not_compiled: None,
         };
         Some(Arc::new(plan))

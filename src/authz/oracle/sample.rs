@@ -58,6 +58,7 @@ pub(super) fn policy(who: &str, expression: &str) -> Question {
         role: "r".into(),
         expression: expression.into(),
         columns: Some(set(&[0])),
+        policies: expression.into(),
         not_compiled: None,
     };
     let identity = Identity { role: "r".into(), claims: who.into() };

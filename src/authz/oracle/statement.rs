@@ -11,6 +11,7 @@
 use std::sync::Arc;
 
 use super::super::RowText;
+use super::super::plan::policies_text_sql;
 use super::super::row_text::array_literal;
 use super::question::{Asked, Question};
 use crate::catalog::relation::quote_identifier;
@@ -58,6 +59,12 @@ impl Part {
         let mut parameters = vec![array_literal(rows.into_iter())];
         parameters.extend(self.xid.map(|xid| xid.to_string()));
         Some(parameters)
+    }
+
+    /// Whether its rows say, behind the answer, if the policies are still those that it asks by. The table itself is
+    /// asked by what it has.
+    pub(super) fn looks_at_policies(&self, question: &Question) -> bool {
+        self.form != Form::Current && matches!(question.asked, Asked::Policy { .. })
     }
 
     /// The same statement for each row alone.
@@ -132,7 +139,13 @@ fn sql(question: &Question, form: Form) -> String {
     };
     let answers = match &question.asked {
         Asked::Policy { .. } if form == Form::Current => current_row(relation),
-        Asked::Policy { plan, .. } | Asked::Channel { plan, .. } => format!("({})", plan.expression),
+        Asked::Policy { plan, .. } => {
+            let now = policies_text_sql(relation.id.0);
+            let same = format!("({now}) IS NOT DISTINCT FROM {}", quote_literal(&plan.policies));
+            // Looked up once per statement.
+            format!("({}), (SELECT {same})", plan.expression)
+        }
+        Asked::Channel { plan, .. } => format!("({})", plan.expression),
         Asked::Filter { expression, .. } => format!("({expression})"),
         Asked::Json { columns, .. } => json_columns(relation, columns),
     };

@@ -12,6 +12,7 @@ fn question(reads: Option<&[u16]>, rows: Vec<RowText>) -> Question {
         role: "r".into(),
         expression: "((x))".into(),
         columns: reads.map(set),
+        policies: "12 r t {0} abc".into(),
         not_compiled: None,
     };
     let identity = Identity { role: "r".into(), claims: "{}".into() };
@@ -33,8 +34,11 @@ fn whole_images_are_asked_in_one_statement() {
     let asked = question(Some(&[0]), vec![row(&[]), row(&[2]), row(&[1, 2])]);
     assert_eq!(forms(&asked), [(Form::Image, vec![0, 1, 2])], "what is missing is not read");
     let sql = &parts_of(&asked)[0].sql;
-    let expected = r#"SELECT (SELECT pg_catalog.pg_current_snapshot()::pg_catalog.text), (((x))) FROM pg_catalog.unnest((SELECT $1::pg_catalog.text FROM"#;
+    let expected = r#"SELECT (SELECT pg_catalog.pg_current_snapshot()::pg_catalog.text), (((x))), (SELECT (SELECT pg_catalog.string_agg"#;
     assert!(sql.starts_with(expected), "{sql}");
+    let expected =
+        r#" IS NOT DISTINCT FROM E'12 r t {0} abc') FROM pg_catalog.unnest((SELECT $1::pg_catalog.text FROM"#;
+    assert!(sql.contains(expected), "{sql}");
     let columns = r#"CASE a.attnum WHEN 1 THEN a.atttypid = 25 AND a.attname = E'id' WHEN 2 THEN a.atttypid = 25 AND a.attname = E'body' WHEN 3 THEN a.atttypid = 25 AND a.attname = E'gen' ELSE a.attisdropped END) IS NOT TRUE))::"s"."t""x"[]) AS "t""x""#;
     assert!(sql.ends_with(columns), "{sql}");
 }

@@ -15,9 +15,11 @@ use tokio_util::sync::CancellationToken;
 use super::OracleConfig;
 use super::connect::Connect;
 use super::error::OracleError;
-use super::flight::{Next, Script, conclude};
+use super::flight::{Next, Script, conclude, finish};
 use super::job::{Job, Work};
 use super::meanings::Change;
+use super::policies::Renewed;
+use super::question::{Answer, Verdict};
 use super::queue::{Batch, Hold, Lane, Queue};
 use super::reshape::reshape;
 use super::session::{OpenError, Reply, Session, Unprepared};
@@ -352,6 +354,7 @@ impl Worker {
             match next {
                 Next::Later(job) => self.queue.push_later(job),
                 Next::Again(job) => self.queue.push_again(job),
+                Next::Outdated(job) => self.renew(job),
                 Next::Lost { job, ordered } => {
                     self.lost(job, ordered, session);
                     end = Some(End::Lost);
@@ -359,6 +362,25 @@ impl Worker {
             }
         }
         end
+    }
+
+    /// The table's policies have changed since the question was put together.
+    fn renew(&self, mut job: Job) {
+        self.metrics.outdated.inc();
+        let since = *job.outdated_since.get_or_insert_with(std::time::Instant::now);
+        let Work::Ask { question, .. } = &mut job.work else { return };
+        let rows = question.rows.len();
+        match self.queue.newest.renew(question) {
+            Renewed::Ask(renewed) => {
+                *question = renewed;
+                // The questions that it was put together with may be renewed otherwise.
+                self.queue.push_later(job);
+            }
+            Renewed::AllAllowed => finish(job, Ok(Answer::Verdicts(vec![Verdict::Allowed; rows])), &self.metrics),
+            Renewed::AllDenied => finish(job, Ok(Answer::Verdicts(vec![Verdict::Denied; rows])), &self.metrics),
+            Renewed::Unknown if since.elapsed() < self.config.timeout => self.queue.push_later(job),
+            Renewed::Unknown => finish(job, Err(OracleError::PoliciesChanged), &self.metrics),
+        }
     }
 
     /// In their order, before all others.

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use super::{Dispatch, Error, Phase, READ_AGAIN};
+use crate::authz::oracle::KnownBy;
 use crate::catalog::ddl_log::{self, DdlEvent};
 use crate::catalog::watcher::CatalogUpdate;
 use crate::catalog::{Catalog, Relation, SessionReading};
@@ -85,6 +86,7 @@ impl Dispatch {
 
     /// A polled state waits until the stream has come as far. Roles are in no stream: they hold at once.
     pub(super) fn polled(&mut self, update: CatalogUpdate) {
+        self.handle.oracle.knows(KnownBy::Poll, &Arc::new(update.catalog.clone()));
         let roles = self.updates.polled(update);
         if *roles != *self.catalog.roles {
             let catalog = Catalog { roles, ..Catalog::clone(&self.catalog) };
@@ -166,6 +168,7 @@ impl Dispatch {
         self.track_catalog();
         self.broadcasts.catalog_changed(&self.catalog);
         self.handle.catalog.store(Arc::clone(&self.catalog));
+        self.handle.oracle.knows(KnownBy::Stream, &self.catalog);
         self.metrics.catalog_version.set(self.catalog.version as i64);
         if !Arc::ptr_eq(&previous.roles, &self.catalog.roles) {
             self.metrics.roles_version.inc();
