@@ -4,7 +4,7 @@
 //! input, `arrived` when N more events have arrived over all sockets. `latencies` prints those of all events since it was
 //! last asked, in microseconds; `bytes` the size of the newest event's frame.
 //!
-//! TABLE may also be `room` (FILTER is the number of topics, an event a broadcast), `socketio` (the same, of that server),
+//! With `+resume` behind TABLE each has a resume key of its own, the same at the next start. TABLE may also be `room` (FILTER is the number of topics, an event a broadcast), `socketio` (the same, of that server),
 //! `presence` (an event is a diff; `present N` waits until every client knows of N), or `raw` (see the floor).
 //!
 //! After the join a socket is read as bytes, and only the frames' headers are looked at: the clients share the machine
@@ -31,7 +31,7 @@ pub struct Clients {
 }
 
 impl Clients {
-    /// Starts `count` clients in a process and waits until all have joined.
+    /// Starts `count` clients in a process and waits until all have joined; those that resume, until they have asked to.
     pub fn start(count: usize, address: &str, table: &str, filter: &str) -> Clients {
         let mut child = Command::new(std::env::current_exe().expect("this program"))
             .args(["client", &count.to_string(), address, table, filter])
@@ -79,6 +79,12 @@ impl Clients {
         self.line();
     }
 
+    /// Waits until all together have been told of so many subscriptions and resumptions.
+    pub fn told(&mut self, systems: usize) {
+        writeln!(self.input, "systems {systems}").expect("clients take a line");
+        self.line();
+    }
+
     /// Events that have arrived over all sockets since the start.
     pub fn events(&mut self) -> usize {
         writeln!(self.input, "events").expect("clients take a line");
@@ -105,6 +111,8 @@ struct Counts {
     events: AtomicU64,
     /// Bytes of the newest event's frame, header included.
     frame_bytes: AtomicU64,
+    /// System messages: one for a subscription, and one for what became of resuming.
+    systems: AtomicU64,
     /// Joins of presence that clients have heard of, all together.
     presences: AtomicU64,
     changed: Notify,
@@ -136,7 +144,7 @@ pub async fn run(arguments: &[&str]) {
                 "room" => (join_room(&address, room()).await, &b"say"[..]),
                 "socketio" => (open_socketio(&address, &format!("room-{}", room())).await, &b"[\"say\""[..]),
                 "presence" => (join_presence(&address, number).await, &b"\"presence_diff\""[..]),
-                _ => (join_channel(&address, &table, &filter).await, &b"\"postgres_changes\",{\"data\""[..]),
+                _ => (join_channel(&address, &table, &filter, number).await, &b"\"postgres_changes\",{\"data\""[..]),
             };
             drop(permit);
             let _ = joined.send(());
@@ -174,6 +182,14 @@ pub async fn run(arguments: &[&str]) {
                 counts.changed.notified().await;
             }
             println!("present");
+            continue;
+        }
+        if let Some(systems) = line.strip_prefix("systems ") {
+            let systems: u64 = systems.parse().expect("a number of messages");
+            while counts.systems.load(Ordering::Relaxed) < systems {
+                counts.changed.notified().await;
+            }
+            println!("told");
             continue;
         }
         if line == "bytes" {
@@ -227,6 +243,10 @@ async fn count_events(
             if marker == b"[\"say\"" && head == b"2" {
                 // Engine.IO's heartbeat: the server asks.
                 let _ = tcp.write_all(&[0x81, 0x81, 0, 0, 0, 0, b'3']).await;
+            }
+            if memchr::memmem::find(head, b"\"system\",{").is_some() {
+                counts.systems.fetch_add(1, Ordering::Relaxed);
+                counts.changed.notify_one();
             }
             if memchr::memmem::find(head, marker).is_none() {
                 continue;
@@ -338,15 +358,20 @@ async fn join_presence(address: &str, number: usize) -> Socket {
     socket
 }
 
-async fn join_channel(address: &str, table: &str, filter: &str) -> Socket {
+async fn join_channel(address: &str, table: &str, filter: &str, number: usize) -> Socket {
     let mut socket = open(address).await;
+    let (table, resumes) = table.strip_suffix("+resume").map_or((table, false), |table| (table, true));
     let mut binding = serde_json::json!({"event": "*", "schema": "public", "table": table});
+    if resumes {
+        binding["resume"] = format!("of client {number}").into();
+    }
     if !filter.is_empty() {
         binding["filter"] = filter.into();
     }
     let join = serde_json::json!(["1", "1", "realtime:bench", "phx_join", {"config": {"postgres_changes": [binding]}}]);
     socket.send(Message::text(join.to_string())).await.expect("join");
-    loop {
+    // What was missed follows at once, and is to be counted.
+    while !resumes {
         let message = socket.next().await.expect("an answer").expect("an answer");
         let Message::Text(text) = message else { continue };
         assert!(!text.contains("\"status\":\"error\""), "{text}");
@@ -354,6 +379,7 @@ async fn join_channel(address: &str, table: &str, filter: &str) -> Socket {
             return socket;
         }
     }
+    socket
 }
 
 /// A body that begins with `t=` and microseconds says when its row was written.

@@ -1,7 +1,7 @@
 //! The numbers that the README states, as ratios against a floor measured in the same run.
 //!
-//! `cargo bench --bench relay -- stream|fanout|latency|memory|bulk|rooms` (all of them without a name). Clients run in a process
-//! of their own: this program again, told so by its first argument.
+//! `cargo bench --bench relay -- stream|fanout|latency|memory|bulk|rooms|resume` (all of them without a name). Clients run in
+//! a process of their own: this program again, told so by its first argument.
 //!
 //! Sizes are variables, `WALCAST_BENCH_` and: `SAMPLES`, `ROWS`, `SOCKETS`, `ROUNDS`, `RATE`, `SECONDS`, `CONNECTIONS`,
 //! `BULK_ROWS`, `PRESENT`. `WALCAST_BENCH_BINARY` names another relay: the one that `cargo bench` builds has tokio's `test-util`,
@@ -15,6 +15,7 @@ mod latency;
 mod measure;
 mod memory;
 mod relay;
+mod resume;
 mod rooms;
 mod stream;
 
@@ -27,7 +28,7 @@ fn main() {
             ["client", rest @ ..] => client::run(rest).await,
             ["floor", rest @ ..] => fanout::floor_server(rest).await,
             [] => {
-                for name in ["stream", "fanout", "latency", "memory", "bulk", "rooms"] {
+                for name in ["stream", "fanout", "latency", "memory", "bulk", "rooms", "resume"] {
                     bench(name).await;
                 }
             }
@@ -49,6 +50,7 @@ async fn bench(name: &str) {
         "memory" => memory::run().await,
         "bulk" => bulk::run().await,
         "rooms" => rooms::run().await,
-        _ => eprintln!("no such bench: {name} (stream, fanout, latency, memory, bulk, rooms)"),
+        "resume" => resume::run().await,
+        _ => eprintln!("no such bench: {name} (stream, fanout, latency, memory, bulk, rooms, resume)"),
     }
 }
