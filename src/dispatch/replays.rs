@@ -36,6 +36,9 @@ use crate::wal::{Lsn, Origin, Position};
 /// How often it is looked whether it is written down that changes are no longer kept.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
+/// How soon full outboxes are looked at again.
+pub const RETRY: Duration = Duration::from_millis(10);
+
 /// So many channels without a socket are decided for; then the one that has been gone for longest is judged anew when it
 /// comes back.
 pub const PARKED_MAX: usize = 1 << 16;
@@ -126,7 +129,13 @@ pub struct Replays {
     pub ring: Ring,
     pub ledger: Arc<Ledger>,
     pub metrics: ResumeMetrics,
+    /// Who is looked at next, whether he may join the pass.
     pub waiting: Vec<ChannelId>,
+    /// Who is owed what the pass has left behind: their turn comes when it has ended.
+    pub behind: Vec<ChannelId>,
+    /// Whose outboxes are full, or whose joins are not answered yet. In a storm they are too many to be looked at in every
+    /// turn.
+    pub stalled: Vec<ChannelId>,
     /// Whose logs are being sent.
     pub draining: Vec<ChannelId>,
     /// By their keys: who has what was decided for them.
@@ -134,7 +143,7 @@ pub struct Replays {
     /// Channels whose sockets are gone, oldest first: since when, and their places.
     pub parked: VecDeque<(Instant, usize, ChannelId)>,
     pub pass: Option<Pass>,
-    /// Outboxes are full: they are looked at again then.
+    /// When those who are stalled are looked at again.
     pub retry_at: Option<Instant>,
     /// Since when nobody resumes.
     pub unused_since: Instant,
@@ -164,6 +173,8 @@ impl Replays {
             ledger,
             metrics,
             waiting: Vec::new(),
+            behind: Vec::new(),
+            stalled: Vec::new(),
             draining: Vec::new(),
             holders: HashMap::default(),
             parked: VecDeque::new(),
@@ -204,7 +215,22 @@ impl Replays {
     }
 
     pub fn is_idle(&self) -> bool {
-        self.waiting.is_empty() && self.draining.is_empty() && self.pass.is_none()
+        let nobody = [&self.waiting, &self.behind, &self.stalled, &self.draining].iter().all(|list| list.is_empty());
+        nobody && self.pass.is_none()
+    }
+
+    /// Nothing can be sent to it at present.
+    pub fn stall(&mut self, channel: ChannelId) {
+        self.stalled.push(channel);
+        self.retry_at.get_or_insert_with(|| Instant::now() + RETRY);
+    }
+
+    /// Those who were stalled, if it is time.
+    pub fn take_stalled(&mut self) -> Vec<ChannelId> {
+        match self.retry_at.take_if(|at| *at <= Instant::now()) {
+            Some(_) => std::mem::take(&mut self.stalled),
+            None => Vec::new(),
+        }
     }
 
     /// When there is something to do although nothing comes.

@@ -137,6 +137,9 @@ impl Missing {
     }
 }
 
+/// While somebody waits for what is kept, it is kept for so many times the retention.
+const AWAITED: u32 = 2;
+
 pub struct Ring {
     config: Config,
     entries: VecDeque<Entry>,
@@ -233,9 +236,10 @@ impl Ring {
         }
     }
 
-    /// Lets go of what is too old.
-    pub fn expire(&mut self, now: Instant) {
-        while self.entries.front().is_some_and(|entry| now.duration_since(entry.since) >= self.config.retention) {
+    /// Lets go of what is too old. Whoever is waiting for it may be waiting for others: meanwhile it is kept for longer.
+    pub fn expire(&mut self, now: Instant, is_awaited: bool) {
+        let kept_for = if is_awaited { self.config.retention * AWAITED } else { self.config.retention };
+        while self.entries.front().is_some_and(|entry| now.duration_since(entry.since) >= kept_for) {
             self.drop_first(Missing::TooOld);
         }
     }
@@ -400,7 +404,7 @@ mod tests {
         }
         assert_eq!(ring.floor(), (Position { lsn: Lsn(20), index: 0 }, Missing::TooMuch));
         assert_eq!(ring.held_from(), Some(Lsn(20)), "what is left of the transaction comes again only with all of it");
-        ring.expire(now + Config::default().retention * 2);
+        ring.expire(now + Config::default().retention * 2, false);
         assert_eq!(
             (ring.floor(), ring.len(), ring.bytes()),
             ((Position { lsn: Lsn(30), index: 0 }, Missing::TooOld), 0, 0)

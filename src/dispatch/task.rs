@@ -39,7 +39,7 @@ use super::metrics::DispatchMetrics;
 use super::pending::{Ticket, Tickets};
 use super::pressure::Pressure;
 use super::questions::Questions;
-use super::replays::Replays;
+use super::replays::{RETRY, Replays};
 use super::ring::Missing;
 use super::run::Run;
 use super::subscribers::Subscribers;
@@ -285,7 +285,7 @@ impl Dispatch {
             let reading = !ended && may_advance && matches!(self.phase, Phase::Reading);
             let pause = self.paused_until.unwrap_or_else(Instant::now);
             // What was due has just been seen to; what could not be done is tried again, and must not keep out the stream.
-            let deadline = self.replays.next_deadline().map(|at| at.max(Instant::now() + noting::RETRY));
+            let deadline = self.replays.next_deadline().map(|at| at.max(Instant::now() + RETRY));
             tokio::select! {
                 biased;
                 () = abandon.cancelled() => return Ok(()),

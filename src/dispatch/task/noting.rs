@@ -21,8 +21,6 @@ use crate::wal::Position;
 
 /// Notes that are sent to one channel before the next one, and the stream, have their turn.
 const DRAINED_MAX: usize = 256;
-/// How soon full outboxes are looked at again.
-pub(super) const RETRY: std::time::Duration = std::time::Duration::from_millis(10);
 
 impl Dispatch {
     /// The channel's own keys, in order, if each of its bindings has one.
@@ -163,7 +161,6 @@ impl Dispatch {
 
     /// Sends some of what was noted to those who came back. `false`: nothing could be sent.
     pub(super) fn drain_logs(&mut self) -> bool {
-        self.replays.retry_at = None;
         let mut moved = false;
         for channel in std::mem::take(&mut self.replays.draining) {
             let Some(place) = self.subscribers.place_of(channel) else { continue };
@@ -182,8 +179,7 @@ impl Dispatch {
                 continue;
             }
             if subscriber.held.is_some() || subscriber.outbox.of_socket().is_full() {
-                self.replays.retry_at = Some(Instant::now() + RETRY);
-                self.replays.draining.push(channel);
+                self.replays.stall(channel);
                 continue;
             }
             moved = true;

@@ -6,7 +6,6 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::noting::RETRY;
 use super::{CHUNK_BYTES_MAX, CHUNK_DELIVERIES_MAX, Dispatch, Phase, Work, is_published};
 use crate::catalog::{ColumnSet, Relation};
 use crate::change::{Layout, Operation, Row};
@@ -175,7 +174,7 @@ impl Dispatch {
             return;
         }
         let now = Instant::now();
-        self.replays.ring.expire(now);
+        self.replays.ring.expire(now, !self.replays.is_idle());
         self.expire_parked(now);
         let replays = &mut self.replays;
         if self.subscribers.resumable() > 0 {
@@ -284,10 +283,26 @@ impl Dispatch {
         if self.replays.is_idle() || matches!(self.phase, Phase::Waiting(..)) {
             return false;
         }
+        self.look_again();
         let drained = self.drain_logs();
         self.step_back();
+        if self.replays.pass.is_none() {
+            self.replays.waiting.append(&mut self.replays.behind);
+        }
         self.admit_waiting();
         drained | self.replay_pass(matches)
+    }
+
+    /// At those to whom nothing could be sent a moment ago.
+    fn look_again(&mut self) {
+        for channel in self.replays.take_stalled() {
+            let subscriber = self.subscribers.place_of(channel).and_then(|place| self.subscribers.get(place));
+            let Some(resuming) = subscriber.and_then(|subscriber| subscriber.resuming.as_ref()) else { continue };
+            match resuming.stage {
+                Stage::Waiting => self.replays.waiting.push(channel),
+                _ => self.replays.draining.push(channel),
+            }
+        }
     }
 
     /// Some of what the pass has before it; `false`: it could not move.
@@ -312,14 +327,17 @@ impl Dispatch {
                 self.go_live(place);
             }
         }
+        // Those behind it have their turn.
+        moved |= pass.members.is_empty();
         self.replays.pass = Some(pass).filter(|pass| !pass.members.is_empty());
         self.replays.metrics.replaying.set(self.replaying());
         moved
     }
 
     fn replaying(&self) -> i64 {
-        let Replays { waiting, draining, pass, .. } = &self.replays;
-        (waiting.len() + draining.len() + pass.as_ref().map_or(0, |pass| pass.members.len())) as i64
+        let Replays { waiting, behind, stalled, draining, pass, .. } = &self.replays;
+        let lists = [waiting, behind, stalled, draining].into_iter().chain(pass.as_ref().map(|pass| &pass.members));
+        lists.map(Vec::len).sum::<usize>() as i64
     }
 
     /// Members whose outboxes are full leave the pass, and wait for their turn from where they are.
@@ -353,7 +371,7 @@ impl Dispatch {
     /// Whoever may join the pass does.
     fn admit_waiting(&mut self) {
         let waiting = std::mem::take(&mut self.replays.waiting);
-        let mut cursor = self.replays.pass.as_ref().map(|pass| pass.cursor);
+        let cursor = self.replays.pass.as_ref().map(|pass| pass.cursor);
         let mut admitted: Vec<(u64, ChannelId, usize)> = Vec::new();
         for channel in waiting {
             let Some(place) = self.subscribers.place_of(channel) else { continue };
@@ -368,9 +386,12 @@ impl Dispatch {
                 resuming.missing.get_or_insert(missing);
             }
             let start = self.replays.ring.seek(resuming.oldest());
-            let is_held = subscriber.held.is_some();
-            if is_held || subscriber.outbox.of_socket().is_full() || cursor.is_some_and(|cursor| start < cursor) {
-                self.replays.waiting.push(channel);
+            if cursor.is_some_and(|cursor| start < cursor) {
+                self.replays.behind.push(channel);
+                continue;
+            }
+            if subscriber.held.is_some() || subscriber.outbox.of_socket().is_full() {
+                self.replays.stall(channel);
                 continue;
             }
             admitted.push((start, channel, place));
@@ -390,11 +411,7 @@ impl Dispatch {
         });
         if let Some(first) = admitted.iter().map(|(start, ..)| *start).min() {
             let pass = self.replays.pass.get_or_insert_with(|| Pass { cursor: first, members: Vec::new() });
-            cursor = Some(pass.cursor);
             pass.members.extend(admitted.into_iter().map(|(_, channel, _)| channel));
-        }
-        if cursor.is_none() && !self.replays.waiting.is_empty() {
-            self.replays.retry_at = Some(Instant::now() + RETRY);
         }
     }
 
