@@ -139,8 +139,8 @@ impl Checker<'_> {
     fn gap(&self, diary: &Diary, number: usize, notice: &Notice, course: &mut Course, report: &mut Report) {
         course.counts.gaps += 1;
         let retention = self.plan.retention.as_micros() as i64;
-        let asked_at = diary.stints[number].asked_at;
-        let kept_since = asked_at - retention + SLACK;
+        // It may have waited for its turn, for as long as it could be kept.
+        let kept_since = notice.at - retention + SLACK;
         let from = match notice.from {
             Some(from) => self.truth.transactions.partition_point(|transaction| transaction.lsn <= from.lsn),
             None => 0,
@@ -148,8 +148,9 @@ impl Checker<'_> {
         if self.truth.transactions.get(from).is_none_or(|first| first.at > kept_since + SLACK) {
             let first = self.truth.transactions.get(from).map(|first| (first.lsn, first.at));
             let what = format!(
-                "{}: stint {number}, asked at {asked_at}, was told {notice:?}; what follows is {first:?}",
-                name(diary)
+                "{}: stint {number}, asked at {}, was told {notice:?}; what follows is {first:?}",
+                name(diary),
+                diary.stints[number].asked_at
             );
             report.add(Wrong::FalseGap, notice.at, what);
         }
