@@ -7,7 +7,7 @@ use crate::catalog::watcher::ByHand;
 use crate::channels::subscribe::SubscriptionSink;
 use crate::dispatch::sample::*;
 use crate::resume::store::Restored;
-use crate::resume::{self, Ask, Ledger, Link, ResumeKey, ResumeMetrics, Since};
+use crate::resume::{self, Ask, Holder, Ledger, Link, ResumeKey, ResumeMetrics, Since};
 use crate::wal::budget::{Rung, SlotPressure};
 use crate::wal::{Origin, Stamp};
 
@@ -33,7 +33,7 @@ async fn resuming(
 /// A channel that asks to be resumed, by a key of that person's.
 async fn come(house: &House, channel: u64, who: &Arc<Identity>, table: &str) -> (Client, Arc<Link>) {
     let client = Client::new(channel);
-    let key = ResumeKey::new("k", &who.role, Some(&who.subject()), table);
+    let key = ResumeKey::new("k", &Holder::of(who), table);
     let link = Arc::new(Link::new(vec![Ask { binding: 1, key: Some(key), since: Since::Absent }]));
     let mut subscribe = client.subscribe(Arc::clone(who), &[table], Some("[reply]"));
     subscribe.resume = Some(Arc::clone(&link));
