@@ -144,6 +144,8 @@ pub struct Dispatch {
     burst_since: Instant,
     /// Reused from change to change.
     buffer: Vec<u8>,
+    /// When rows above `--record-max` were last spoken of.
+    told_of_cuts: Option<Instant>,
 }
 
 struct KnownLayout {
@@ -192,7 +194,7 @@ impl Dispatch {
             numbers: Arc::default(),
         };
         let mut dispatch = Dispatch {
-            assembler: Assembler::new(config.transaction),
+            assembler: Assembler::new(config.transaction, metrics.spill.clone()),
             tracking: Tracking::new(config.tracking.clone(), metrics.tracking.clone(), None),
             broadcasts: Broadcasts::new(metrics.broadcasts.clone()),
             topics: Topics::default(),
@@ -227,6 +229,7 @@ impl Dispatch {
             burst: Burst::default(),
             burst_since: Instant::now(),
             buffer: Vec::new(),
+            told_of_cuts: None,
         };
         dispatch.topics.catalog_changed(&dispatch.catalog);
         (dispatch, receiver, handle)
