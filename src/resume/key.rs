@@ -95,10 +95,12 @@ pub struct Ask {
     pub binding: u32,
     pub key: Option<Result<ResumeKey, KeyRefused>>,
     pub since: Since,
+    /// The answer to a ping of the relay's counts as handled, too.
+    pub by_pong: bool,
 }
 
 /// The keys of a binding that are about resuming, and not about what is sent.
-pub const OWN_KEYS: [&str; 3] = ["resume", "since", "positions"];
+pub const OWN_KEYS: [&str; 4] = ["resume", "resume_ack", "since", "positions"];
 
 impl Ask {
     /// `None`: nothing is asked for. An empty or null `since`, or `positions` alone, is a client's that has no position yet:
@@ -126,7 +128,8 @@ impl Ask {
             let rest = rest.map(|(name, value)| (name.clone(), value.clone())).collect();
             ResumeKey::new(key, holder, &text(rest))
         });
-        Some(Ask { binding, key, since })
+        let by_pong = params.get("resume_ack").and_then(Value::as_str) == Some("pong");
+        Some(Ask { binding, key, since, by_pong })
     }
 }
 
@@ -151,7 +154,7 @@ mod tests {
         assert_eq!(ask(json!({"table": "t"}), Some("a")), None);
         assert_eq!(ask(json!({"table": "t", "positions": false, "resume": null}), Some("a")), None);
         for beginning in [json!({"since": null}), json!({"since": ""}), json!({"positions": true})] {
-            assert_eq!(ask(beginning, None), Some(Ask { binding: 7, key: None, since: Since::Absent }));
+            assert_eq!(ask(beginning, None), Some(Ask { binding: 7, key: None, since: Since::Absent, by_pong: false }));
         }
         let asked = ask(json!({"since": "1:1:0/10:2"}), None).unwrap();
         assert_eq!((asked.binding, asked.key, asked.since), (7, None, Since::At("1:1:0/10:2".parse().unwrap())));
@@ -165,7 +168,11 @@ mod tests {
         let key = |params: Value, subject| ask(params, subject).unwrap().key.unwrap();
         let own = key(json!({"resume": "k", "table": "t"}), Some("a"));
         assert!(own.is_ok());
-        assert_eq!(key(json!({"resume": "k", "table": "t", "since": "", "positions": true}), Some("a")), own);
+        for more in [json!({"since": "", "positions": true}), json!({"resume_ack": "pong"})] {
+            let mut params = json!({"resume": "k", "table": "t"});
+            params.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            assert_eq!(key(params, Some("a")), own);
+        }
         assert_ne!(key(json!({"resume": "k", "table": "t"}), Some("b")), own);
         assert_ne!(key(json!({"resume": "k", "table": "u"}), Some("a")), own);
         assert_ne!(key(json!({"resume": "l", "table": "t"}), Some("a")), own);

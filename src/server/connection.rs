@@ -189,6 +189,7 @@ impl Connection {
         match ready!(read) {
             Some(Ok(Message::Text(text))) => self.give(Input::Text(&text)),
             Some(Ok(Message::Binary(bytes))) => self.give(Input::Binary(&bytes)),
+            Some(Ok(Message::Pong(payload))) => self.give(Input::Pong(&payload)),
             // Tungstenite answers pings and closes itself, with its next read.
             Some(Ok(_)) => {}
             Some(Err(error)) => match broken_by(&error) {

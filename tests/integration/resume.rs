@@ -125,6 +125,37 @@ async fn a_key_is_enough() {
     assert_eq!((replayed, &said["resume"]["state"]), (vec![], &json!("complete")));
 }
 
+/// supabase-py's heartbeats have no ref: they prove nothing, and a pong proves that the client's stack has what came before.
+#[tokio::test]
+async fn a_pong_is_enough_for_whoever_says_so() {
+    let scene = Scene::new(NOTES).await;
+    let mut next = 1;
+    for (extra, needed) in [(json!({}), 3), (json!({ "resume_ack": "pong" }), 1)] {
+        let mut extra = extra;
+        extra["resume"] = format!("{KEY}-{next}").into();
+        let (mut client, _, said) = join(&scene.relay, &anon(), extra.clone()).await;
+        assert_eq!(said["resume"]["state"], "started");
+        insert(&scene, next..=next + 1).await;
+        assert_eq!(next_ids(&mut client, 2).await, [next, next + 1]);
+        let before = scene.relay.metric("acknowledgements").await;
+        for _ in 0..3 {
+            client.heartbeat_without_ref().await;
+        }
+        // What was dispatched is known to be handed over a moment later.
+        while needed == 1 && scene.relay.metric("acknowledgements").await == before {
+            client.heartbeat_without_ref().await;
+        }
+        drop(client);
+        let mut observer = observer(&scene.relay, &anon()).await;
+        insert(&scene, next + 2..=next + 2).await;
+        until_sent(&mut observer, next + 2).await;
+        let (_client, replayed, said) = join(&scene.relay, &anon(), extra).await;
+        assert_eq!(said["resume"]["state"], "complete", "{said}");
+        assert_eq!(replayed, (next + 3 - needed..=next + 2).collect::<Vec<_>>());
+        next += 10;
+    }
+}
+
 #[tokio::test]
 async fn a_position_of_ones_own_is_exact() {
     let scene = Scene::new(NOTES).await;

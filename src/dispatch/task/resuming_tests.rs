@@ -34,7 +34,7 @@ async fn resuming(
 async fn come(house: &House, channel: u64, who: &Arc<Identity>, table: &str) -> (Client, Arc<Link>) {
     let client = Client::new(channel);
     let key = ResumeKey::new("k", &Holder::of(who), table);
-    let link = Arc::new(Link::new(vec![Ask { binding: 1, key: Some(key), since: Since::Absent }]));
+    let link = Arc::new(Link::new(vec![Ask { binding: 1, key: Some(key), since: Since::Absent, by_pong: false }]));
     let mut subscribe = client.subscribe(Arc::clone(who), &[table], Some("[reply]"));
     subscribe.resume = Some(Arc::clone(&link));
     house.handle.subscribe(subscribe);
@@ -198,7 +198,7 @@ async fn a_change_that_was_too_large_is_a_gap_for_those_who_were_away() {
     house.skip(OPEN).await;
     house.stream([insert(OPEN, "3"), commit(20)]).await;
     let mut client = Client::new(2);
-    let link = Arc::new(Link::new(vec![Ask { binding: 1, key: None, since: Since::At(since) }]));
+    let link = Arc::new(Link::new(vec![Ask { binding: 1, key: None, since: Since::At(since), by_pong: false }]));
     let mut subscribe = client.subscribe(person("alice"), &["open"], Some("[reply]"));
     subscribe.resume = Some(link);
     house.handle.subscribe(subscribe);
