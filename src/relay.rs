@@ -27,8 +27,8 @@ use crate::authz::tracked::Loader;
 use crate::authz::{
     AuthzMetrics, Oracle, OracleConfig, OracleTask, SessionFactsTask, TopicAuthority, Verifier, VerifierConfig,
 };
-use crate::catalog::loader;
 use crate::catalog::watcher::Watcher;
+use crate::catalog::{Altered, loader};
 use crate::causes::with_causes;
 use crate::channels::Hub;
 use crate::channels::lobby::{self, Lobby};
@@ -146,6 +146,7 @@ impl Relay {
                 resume::store::restore(&client, slot, config.resume.retention, &ledger).await?
             }
         };
+        let altered = Altered::since(&client, &config.wal.slot.name, loaded.catalog.relations.keys().copied()).await?;
         drop(client);
         let store = resume::store::Store {
             conninfo: config.conninfo.with_application_name("walcast resume"),
@@ -191,6 +192,7 @@ impl Relay {
             stream.clone(),
         );
         dispatch.track_with(tables);
+        dispatch.doubt(altered);
         dispatch.resume_with(config.resume, Arc::clone(&ledger), resume_metrics, restored, slot_pressure);
         let hub = Arc::new(Hub::new(config.lobby.limits.clone(), Arc::clone(&channel_metrics)));
         if hub.gives_graces() {

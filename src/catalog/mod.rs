@@ -4,6 +4,7 @@
 //! their place in the stream by `walcast.ddl_log` rows and, for what event triggers do not see, by a fingerprint.
 //! Knows nothing of subscribers.
 
+pub mod altered;
 pub mod ddl_log;
 pub mod function;
 pub mod loader;
@@ -20,6 +21,7 @@ pub mod watcher;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+pub use altered::Altered;
 pub use ddl_log::{DdlEvent, ReloadReason};
 pub use function::Function;
 pub use loader::{LoadError, Loaded};

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use foldhash::fast::RandomState;
 
+use super::metrics::{SpillMetrics, Spilled};
 use super::{TrackedChange, TrackedLog, TransactionHeader};
 use crate::catalog::ddl_log;
 use crate::wal::logical;
@@ -62,24 +63,30 @@ struct FrameBuffer {
     memory_bytes: usize,
     file: Option<BufWriter<File>>,
     file_bytes: u64,
+    spilled: Option<Spilled>,
 }
 
 impl FrameBuffer {
-    fn push(&mut self, frame: Bytes, config: &Config) -> Result<(), Error> {
+    fn push(&mut self, frame: Bytes, config: &Config, metrics: &SpillMetrics) -> Result<(), Error> {
         self.memory_bytes += frame.len() + size_of::<Bytes>();
         self.memory.push(frame);
         if self.memory_bytes > config.memory_bytes_max {
-            self.spill(config)?;
+            self.spill(config, metrics)?;
         }
         Ok(())
     }
 
     /// Moves what is in memory to the end of the file.
-    fn spill(&mut self, config: &Config) -> Result<(), Error> {
+    fn spill(&mut self, config: &Config, metrics: &SpillMetrics) -> Result<(), Error> {
         let mut file = match self.file.take() {
             Some(file) => file,
-            None => BufWriter::with_capacity(1 << 20, tempfile::tempfile()?),
+            None => {
+                let bytes = self.memory_bytes;
+                tracing::info!(bytes, "a transaction above --transaction-buffer-max goes to a temporary file");
+                BufWriter::with_capacity(1 << 20, tempfile::tempfile()?)
+            }
         };
+        let before = self.file_bytes;
         for frame in self.memory.drain(..) {
             // A frame is shorter than the 1 GB that the protocol's own length field can say.
             file.write_all(&(frame.len() as u32).to_le_bytes())?;
@@ -88,6 +95,16 @@ impl FrameBuffer {
         }
         self.memory_bytes = 0;
         self.file = Some(file);
+        self.spilled.get_or_insert_with(|| Spilled::begin(metrics)).add(self.file_bytes - before);
+        let half = config.spill_bytes_max / 2;
+        if before <= half && self.file_bytes > half {
+            let (bytes, bytes_max) = (self.file_bytes, config.spill_bytes_max);
+            tracing::warn!(
+                bytes,
+                bytes_max,
+                "a transaction has used half of --transaction-spill-max, which ends the relay"
+            );
+        }
         if self.file_bytes > config.spill_bytes_max {
             return Err(Error::TooLarge(config.spill_bytes_max));
         }
@@ -103,13 +120,15 @@ impl FrameBuffer {
                 Some((BufReader::with_capacity(1 << 20, file), self.file_bytes))
             }
         };
-        Ok(FrameReader { file, memory: self.memory.into_iter() })
+        Ok(FrameReader { file, memory: self.memory.into_iter(), spilled: self.spilled })
     }
 }
 
 struct FrameReader {
     file: Option<(BufReader<File>, u64)>,
     memory: std::vec::IntoIter<Bytes>,
+    /// As long as there is the file.
+    spilled: Option<Spilled>,
 }
 
 impl FrameReader {
@@ -124,7 +143,7 @@ impl FrameReader {
                 *left -= 4 + u64::from(length);
                 return Ok(Some(frame.into()));
             }
-            self.file = None;
+            (self.file, self.spilled) = (None, None);
         }
         Ok(self.memory.next())
     }
@@ -212,6 +231,7 @@ fn kept(frame: Bytes) -> Bytes {
 /// ```
 pub struct Assembler {
     config: Config,
+    spill: SpillMetrics,
     open: Option<Open>,
     sequence: u64,
     /// `walcast.ddl_log`, once a Relation message has described it.
@@ -228,9 +248,10 @@ pub struct Assembler {
 }
 
 impl Assembler {
-    pub fn new(config: Config) -> Assembler {
+    pub fn new(config: Config, spill: SpillMetrics) -> Assembler {
         Assembler {
             config,
+            spill,
             open: None,
             sequence: 0,
             ddl_log: None,
@@ -333,10 +354,10 @@ impl Assembler {
                         let change = TrackedChange::Row(Arc::clone(described), frame.clone());
                         open.tracked.push(change, self.config.tracked_bytes_max);
                         if wanted(relation) {
-                            open.frames.push(frame, &self.config)?;
+                            open.frames.push(frame, &self.config, &self.spill)?;
                         }
                     }
-                    None if wanted(relation) => open.frames.push(kept(frame), &self.config)?,
+                    None if wanted(relation) => open.frames.push(kept(frame), &self.config, &self.spill)?,
                     None => {}
                 }
                 Ok(None)
@@ -366,7 +387,7 @@ impl Assembler {
                     self.ddl_log = None; // It has another name now.
                 }
                 // Even of a skipped transaction: the server describes a relation once per connection.
-                open.frames.push(kept(frame), &self.config)?;
+                open.frames.push(kept(frame), &self.config, &self.spill)?;
                 Ok(None)
             }
             // Others' are skipped unread, whatever is in them: anybody may emit one.
@@ -376,7 +397,7 @@ impl Assembler {
                     && logical::broadcast(&frame).is_some()
                 {
                     match frame.len() <= BROADCAST_BYTES_MAX {
-                        true => open.frames.push(kept(frame), &self.config)?,
+                        true => open.frames.push(kept(frame), &self.config, &self.spill)?,
                         false => {
                             tracing::warn!(bytes = frame.len(), "a logical message is too large to be walcast.send's")
                         }

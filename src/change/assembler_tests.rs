@@ -55,7 +55,7 @@ fn contents(transaction: &mut Transaction) -> Vec<String> {
 }
 
 fn assembler() -> Assembler {
-    Assembler::new(Config::default())
+    Assembler::new(Config::default(), SpillMetrics::default())
 }
 
 #[test]
@@ -183,16 +183,23 @@ fn a_malformed_row_is_an_error_when_it_is_read_and_not_before() {
 
 #[test]
 fn a_large_transaction_goes_to_a_file_and_has_a_limit_there() {
-    let mut small = Assembler::new(Config { memory_bytes_max: 200, spill_bytes_max: 1000, ..Config::default() });
+    let metrics = SpillMetrics::default();
+    let config = Config { memory_bytes_max: 200, spill_bytes_max: 1000, ..Config::default() };
+    let mut small = Assembler::new(config, metrics.clone());
     let rows = |n: usize| (0..n).map(|n| insert(TABLE, &n.to_string()));
     let frames = [begin(1)].into_iter().chain(rows(20)).chain([commit(1)]);
     let mut transactions = feed(&mut small, frames);
     assert!(transactions[0].frames.file.is_some());
+    assert!(metrics.bytes.get() > 200, "{}", metrics.bytes.get());
     assert_eq!(contents(&mut transactions[0]), (0..20).map(|n| n.to_string()).collect::<Vec<_>>());
+    assert_eq!((metrics.transactions.get(), metrics.bytes.get()), (1, 0), "it has been read");
 
     feed(&mut small, [begin(2)]);
     let error = rows(1000).find_map(|row| small.push(row, |_| false, |_| true).err()).unwrap();
     assert!(matches!(error, Error::TooLarge(1000)), "{error}");
+    assert!(metrics.bytes.get() > 1000);
+    small.reset();
+    assert_eq!((metrics.transactions.get(), metrics.bytes.get()), (2, 0), "its file is gone");
 }
 
 #[test]
@@ -212,7 +219,7 @@ proptest! {
         sizes in proptest::collection::vec(0..300usize, 0..60),
         memory_bytes_max in 0..2000usize,
     ) {
-        let mut assembler = Assembler::new(Config { memory_bytes_max, ..Config::default() });
+        let mut assembler = Assembler::new(Config { memory_bytes_max, ..Config::default() }, SpillMetrics::default());
         let values: Vec<String> = sizes.iter().enumerate().map(|(n, size)| format!("{n}{}", "x".repeat(*size))).collect();
         let rows = values.iter().map(|value| insert(TABLE, value));
         let mut transactions = feed(&mut assembler, [begin(1)].into_iter().chain(rows).chain([commit(1)]));
@@ -256,7 +263,7 @@ fn changes_of_tracked_tables_are_gathered_apart_whoever_else_wants_them() {
 
 #[test]
 fn of_what_is_too_much_or_too_large_only_the_tables_are_named() {
-    let mut small = Assembler::new(Config { tracked_bytes_max: 300, ..Config::default() });
+    let mut small = Assembler::new(Config { tracked_bytes_max: 300, ..Config::default() }, SpillMetrics::default());
     small.track([TABLE, OTHER]);
     let rows = |id, count: usize| (0..count).map(move |_| insert(id, "1"));
     let described = [begin(1), relation(TABLE, "public", "t"), relation(OTHER, "public", "o")];

@@ -3,12 +3,14 @@
 //! Given frames in stream order; gives whole [`Transaction`]s at their Commit. Knows no subscribers.
 
 pub mod assembler;
+pub mod metrics;
 pub mod row;
 pub mod tracked_log;
 
 use std::sync::Arc;
 
 pub use assembler::{Assembler, Relations, Transaction};
+pub use metrics::SpillMetrics;
 pub use row::{Layout, OldRow, Row};
 pub use tracked_log::{TrackedChange, TrackedLog};
 

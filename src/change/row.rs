@@ -32,6 +32,18 @@ impl Layout {
         Layout { relation, positions, is_key }
     }
 
+    /// Whether the columns are surely those that the stream describes, whatever has happened to the table since: the same
+    /// names and types in the same order, and no column was ever dropped, which another one could be named after.
+    pub fn is_certain(&self, stream: &StreamRelation) -> bool {
+        let columns = &self.relation.columns;
+        let known = columns.iter().filter(|column| column.generated.is_none());
+        let is_whole = columns.iter().zip(1..).all(|(column, attnum)| column.attnum == attnum);
+        is_whole
+            && known
+                .map(|column| (&column.name, column.type_oid))
+                .eq(stream.columns.iter().map(|c| (&c.name, c.type_oid)))
+    }
+
     /// Reads these columns as missing: what the stream has under their names may be others' values.
     pub fn forget(&mut self, is_doubtful: impl Fn(&Column) -> bool) {
         for (place, column) in self.relation.columns.iter().enumerate() {
@@ -87,5 +99,44 @@ impl OldRow {
             OldRow::Absent => None,
             OldRow::Key(row) | OldRow::Full(row) => Some(row),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::{Column, Generated};
+    use crate::routing::sample::relation_named;
+    use crate::wal::pgoutput::RelationColumn;
+
+    #[test]
+    fn columns_are_certain_where_no_other_one_could_have_had_the_name() {
+        let was = Relation::clone(&relation_named("plain"));
+        let in_stream = |known: &Column| RelationColumn {
+            name: known.name.clone(),
+            type_oid: known.type_oid,
+            type_modifier: -1,
+            is_key: false,
+        };
+        let columns = was.columns.iter().map(in_stream).collect();
+        let (schema, name) = (was.schema.clone(), was.name.clone());
+        let stream = StreamRelation { id: was.id, schema, name, replica_identity: b'd', columns };
+        let is_certain = |alter: fn(&mut Relation)| {
+            let mut now = was.clone();
+            alter(&mut now);
+            Layout::new(Arc::new(now), &stream).is_certain(&stream)
+        };
+        assert!(is_certain(|_| {}));
+        assert!(!is_certain(|now| now.columns.last_mut().unwrap().attnum += 1), "made anew");
+        assert!(!is_certain(|now| now.columns.last_mut().unwrap().name.push('x')), "renamed");
+        assert!(!is_certain(|now| now.columns.last_mut().unwrap().type_oid += 1), "of another type");
+        assert!(!is_certain(|now| drop(now.columns.pop())), "dropped");
+        let generated = |now: &mut Relation| {
+            let mut column = now.columns[0].clone();
+            (column.attnum, column.name) = (now.columns.len() as i16 + 1, "sum".into());
+            column.generated = Some(Generated { stored: true, expression: None });
+            now.columns.push(column);
+        };
+        assert!(is_certain(generated), "the stream has no generated columns");
     }
 }

@@ -13,7 +13,7 @@ use super::presence::OwnPresence;
 use super::session::Now;
 use super::subscribe::{ChannelId, EventShapeKind, Subscribe};
 use crate::authz::{Claims, TopicGrant};
-use crate::resume::Link;
+use crate::resume::{Holder, Link};
 
 /// A token is looked at again at least this often, in case it no longer verifies (PROTOCOL 5).
 const TOKEN_CHECK_INTERVAL: Duration = Duration::from_secs(300);
@@ -157,9 +157,8 @@ impl Channel {
     }
 
     pub fn renew(&mut self, token: Arc<str>, claims: Arc<Claims>, now: Now) {
-        if let Some(link) =
-            self.resume.take_if(|_| (&claims.role, &claims.sub) != (&self.claims.role, &self.claims.sub))
-        {
+        let holder = |claims: &Claims| Holder::of(&claims.identity());
+        if let Some(link) = self.resume.take_if(|_| holder(&claims) != holder(&self.claims)) {
             link.revoke();
         }
         self.token_check_at = next_token_check(&claims, now);

@@ -10,6 +10,7 @@ const HEADER_BYTES_MAX: usize = 10;
 const FINAL_TEXT: u8 = 0x81;
 const FINAL_BINARY: u8 = 0x82;
 const FINAL_CLOSE: u8 = 0x88;
+const FINAL_PING: u8 = 0x89;
 
 /// A text frame being written. Room for the header is kept in front, so that the payload is never moved.
 pub struct TextFrame {
@@ -99,6 +100,11 @@ pub fn close(code: u16, reason: &str) -> Bytes {
     frame.extend_from_slice(&code.to_be_bytes());
     frame.extend_from_slice(reason);
     frame.into()
+}
+
+/// A ping with a number, which its pong repeats (RFC 6455, 5.5.2).
+pub fn ping(number: u64) -> Bytes {
+    [&[FINAL_PING, 8][..], &number.to_be_bytes()].concat().into()
 }
 
 /// Writes the header into the room in front of the payload and says where it begins.

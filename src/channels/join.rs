@@ -3,13 +3,14 @@
 //! Lenient where the original is: a field of the wrong type falls to its default and the join goes on. Only what makes
 //! the original's join crash fails here too, with its words.
 
+use std::cell::OnceCell;
 use std::collections::HashMap;
 
 use serde_json::{Map, Value};
 
 use super::replay::LIMIT_MAX;
 use crate::authz::Claims;
-use crate::resume::{Ask, OWN_KEYS};
+use crate::resume::{Ask, Holder, OWN_KEYS};
 use crate::routing::{Binding, BindingError};
 
 /// What a join asks for.
@@ -206,13 +207,15 @@ impl Wanted {
     /// What its items ask to be sent of what they missed.
     pub fn asks(&self, claims: &Claims) -> Vec<Ask> {
         let Wanted::Items(items) = self else { return Vec::new() };
+        let holder = OnceCell::new();
         let ask = |item: &WantedItem| {
             // Few have any of these, and parsing costs.
             if !["\"resume\"", "\"since\"", "\"positions\""].iter().any(|key| item.params.contains(key)) {
                 return None;
             }
             let text = |params| canonical_text(&Value::Object(params));
-            Ask::parse(item.id, &item.params(), &claims.role, claims.sub.as_deref(), text)
+            let holder = holder.get_or_init(|| Holder::of(&claims.identity()));
+            Ask::parse(item.id, &item.params(), holder, text)
         };
         items.iter().filter_map(ask).collect()
     }

@@ -28,6 +28,7 @@ use smallvec::SmallVec;
 use super::channel::Channel;
 use super::close::CloseReason;
 use super::diary::LogLevel;
+use super::frame;
 use super::join::is_opaque_key;
 use super::limits::Seat;
 use super::lobby::Lobby;
@@ -39,7 +40,7 @@ use super::subscribe::{ChannelId, Subscribe};
 use super::system::{self, Extension, Status, join_reason, message};
 use super::topic;
 use crate::authz::Claims;
-use crate::wal::Position;
+use crate::wal::{Lsn, Position};
 
 /// Both clocks, read once per input.
 #[derive(Clone, Copy, Debug)]
@@ -53,6 +54,8 @@ pub struct Now {
 pub enum Input<'a> {
     Text(&'a str),
     Binary(&'a [u8]),
+    /// The answer to a ping, perhaps to one that nobody has sent.
+    Pong(&'a [u8]),
     /// A deadline has come, or a channel is to be looked after.
     Tick,
     /// What it waited for.
@@ -149,6 +152,7 @@ impl Session {
         match input {
             Input::Text(text) => self.take(Raw::Text(text), text.len(), now, &mut actions),
             Input::Binary(bytes) => self.take(Raw::Binary(bytes), bytes.len(), now, &mut actions),
+            Input::Pong(payload) => self.take_pong(payload),
             Input::Answered(answer) => self.answered(answer, now, &mut actions),
             Input::Tick => self.tick(now, &mut actions),
             Input::Goodbye(reason) => self.say_goodbye(reason, &mut actions),
@@ -179,8 +183,9 @@ impl Session {
         let place = self.channels.iter().position(|channel| *channel.address.topic == *incoming.topic);
         match (&*incoming.event, place) {
             ("heartbeat", _) if incoming.topic == topic::PHOENIX => {
-                self.note_heartbeat(&incoming);
+                let ping = self.note_heartbeat(&incoming);
                 actions.push(self.reply(&incoming, None, Status::Ok, "{}"));
+                actions.extend(ping.map(Action::Send));
             }
             ("phx_join", _) => self.join(&incoming, place, now, actions),
             ("phx_leave", Some(place)) => self.leave(&incoming, place, actions),
@@ -197,17 +202,29 @@ impl Session {
     }
 
     /// A client that waits for the reply to one heartbeat before it sends the next has handled, by then, all that was
-    /// queued before that reply (PROTOCOL 3.4). One without a ref waits for nothing.
-    fn note_heartbeat(&self, incoming: &Incoming<'_>) {
-        let Some(ledger) = &self.lobby.services.ledger else { return };
-        if incoming.reference.is_none() || self.channels.iter().all(|channel| channel.resume.is_none()) {
-            return;
+    /// queued before that reply (PROTOCOL 3.4). One without a ref waits for nothing. Gives a ping, for those to whom a
+    /// pong is enough.
+    fn note_heartbeat(&self, incoming: &Incoming<'_>) -> Option<Bytes> {
+        let ledger = self.lobby.services.ledger.as_ref()?;
+        if self.channels.iter().all(|channel| channel.resume.is_none()) {
+            return None;
         }
         // Read before the reply is queued.
         let handed_over = Position::through(ledger.handed_over());
+        let mut is_pinged = false;
         for link in self.channels.iter().filter_map(|channel| channel.resume.as_ref()) {
-            link.heartbeat(handed_over);
+            if incoming.reference.is_some() {
+                link.heartbeat(handed_over);
+            }
+            is_pinged |= link.ping(handed_over);
         }
+        is_pinged.then(|| frame::ping(handed_over.lsn.0))
+    }
+
+    fn take_pong(&self, payload: &[u8]) {
+        let Ok(number) = payload.try_into() else { return };
+        let lsn = Lsn(u64::from_be_bytes(number));
+        self.channels.iter().filter_map(|channel| channel.resume.as_ref()).for_each(|link| link.pong(lsn));
     }
 
     fn leave(&mut self, incoming: &Incoming<'_>, place: usize, actions: &mut Vec<Action>) {

@@ -40,6 +40,7 @@ pub(super) async fn look(client: &Client, config: &Config, report: &mut Report) 
         }
     }
     orphans(client, config, report).await?;
+    looks(client, report).await?;
     limits(keep_megabytes, config, report);
     Ok(())
 }
@@ -139,6 +140,19 @@ async fn orphans(client: &Client, config: &Config, report: &mut Report) -> Resul
             format!("nobody reads {name}, and it holds back {held} MB of WAL: if nobody is going to, drop it"),
             Some(format!("select pg_drop_replication_slot('{name}');")),
         );
+    }
+    Ok(())
+}
+
+/// Near its budget the slot is moved on as fast as the server can be asked to look what it may forget.
+async fn looks(client: &Client, report: &mut Report) -> Result<(), Error> {
+    let sql = "select format('grant execute on function pg_catalog.pg_log_standby_snapshot() to %I;', current_user)
+        from (select to_regprocedure('pg_catalog.pg_log_standby_snapshot()')::oid) f(oid)
+        where not has_function_privilege(f.oid, 'execute')";
+    if let Some(row) = client.query_opt(sql, &[]).await? {
+        let detail = "the stream's login may not call it: near its budget the slot is moved on every 15 seconds, not every \
+            second, and a busy server may fill a small budget in between";
+        report.warn("pg_log_standby_snapshot", detail, Some(row.get(0)));
     }
     Ok(())
 }

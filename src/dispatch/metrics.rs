@@ -8,6 +8,7 @@ use prometheus_client::registry::Registry;
 
 use super::broadcasts::BroadcastMetrics;
 use super::tracking::TrackingMetrics;
+use crate::change::SpillMetrics;
 
 #[derive(Debug, Default)]
 pub struct DispatchMetrics {
@@ -18,6 +19,7 @@ pub struct DispatchMetrics {
     pub events_delivered: Counter,
     pub events_undecided: Counter,
     pub encode_errors: Counter,
+    pub changes_cut: Counter,
     pub decisions: Counter,
     pub decisions_left_open: Counter,
     pub decisions_not_compiled: Counter,
@@ -30,6 +32,7 @@ pub struct DispatchMetrics {
     pub roles_version: Gauge,
     pub tracking: TrackingMetrics,
     pub broadcasts: BroadcastMetrics,
+    pub spill: SpillMetrics,
 }
 
 impl DispatchMetrics {
@@ -64,6 +67,11 @@ impl DispatchMetrics {
             ("topics_decided", "Questions about private channels decided in-process", &metrics.topics_decided),
             ("topics_asked", "Questions about private channels that Postgres was asked", &metrics.topics_asked),
             ("encode_errors", "Rows that could not be turned to JSON", &metrics.encode_errors),
+            (
+                "changes_cut",
+                "Row changes above --record-max, delivered with their small values only",
+                &metrics.changes_cut,
+            ),
         ];
         for (name, help, counter) in counters {
             registry.register(name, help, counter.clone());
@@ -80,6 +88,7 @@ impl DispatchMetrics {
         }
         metrics.tracking.register(registry);
         metrics.broadcasts.register(registry);
+        metrics.spill.register(registry);
         Arc::new(metrics)
     }
 }

@@ -222,19 +222,19 @@ impl PendingChange {
     }
 
     /// The `data` object for a shape, written once however many ask for it. `None`: it could not be encoded, and
-    /// `encode` was told why.
+    /// `encode` knows why. It is told whether this is the first time for the change.
     pub fn data(
         &self,
         shape: &Arc<RecordShape>,
         whole_old: bool,
-        encode: impl FnOnce() -> Option<Bytes>,
+        encode: impl FnOnce(bool) -> Option<Bytes>,
     ) -> Option<Bytes> {
         let mut encoded = self.encoded.lock().expect("no panic while this lock is held");
         let known = encoded.iter().find(|known| Arc::ptr_eq(&known.shape, shape) && known.whole_old == whole_old);
         if let Some(known) = known {
             return known.data.clone();
         }
-        let data = encode();
+        let data = encode(encoded.is_empty());
         encoded.push(Encoded { shape: Arc::clone(shape), whole_old, data: data.clone() });
         data
     }

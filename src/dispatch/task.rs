@@ -9,12 +9,13 @@
 mod broadcasting;
 mod catalogs;
 mod delivering;
+mod doubting;
 mod noting;
 mod resuming;
 mod subscribing;
 mod tracked;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -49,7 +50,7 @@ use super::unseen::{Release, Unseen};
 use super::updates::Updates;
 use crate::authz::Oracle;
 use crate::catalog::watcher::{CatalogUpdate, WatcherHandle};
-use crate::catalog::{Catalog, ColumnSet, Relation, SessionReading};
+use crate::catalog::{Altered, Catalog, ColumnSet, Relation, SessionReading};
 use crate::change::assembler::{DdlLog, Error as StreamFault};
 use crate::change::{Assembler, Change, Layout, OldRow, Operation, Relations, Row, Transaction};
 use crate::channels::outbox::Burst;
@@ -144,6 +145,11 @@ pub struct Dispatch {
     burst_since: Instant,
     /// Reused from change to change.
     buffer: Vec<u8>,
+    /// When rows above `--record-max` were last spoken of.
+    told_of_cuts: Option<Instant>,
+    altered: Altered,
+    /// Tables of which changes were left out because of that.
+    left_out: HashSet<RelationId>,
 }
 
 struct KnownLayout {
@@ -192,7 +198,7 @@ impl Dispatch {
             numbers: Arc::default(),
         };
         let mut dispatch = Dispatch {
-            assembler: Assembler::new(config.transaction),
+            assembler: Assembler::new(config.transaction, metrics.spill.clone()),
             tracking: Tracking::new(config.tracking.clone(), metrics.tracking.clone(), None),
             broadcasts: Broadcasts::new(metrics.broadcasts.clone()),
             topics: Topics::default(),
@@ -227,6 +233,9 @@ impl Dispatch {
             burst: Burst::default(),
             burst_since: Instant::now(),
             buffer: Vec::new(),
+            told_of_cuts: None,
+            altered: Altered::default(),
+            left_out: HashSet::new(),
         };
         dispatch.topics.catalog_changed(&dispatch.catalog);
         (dispatch, receiver, handle)
@@ -489,7 +498,7 @@ impl Dispatch {
         let mut work = Work { transaction, ticket, index: 0, is_kept: false, is_silent: false };
         self.keeps(&mut work);
         let catalog = Arc::clone(&self.catalog);
-        let loading = self.apply_ddl(ddl_log, header.xid);
+        let loading = self.apply_ddl(ddl_log, &header);
         self.began_with(catalog);
         if has_ddl {
             self.tracking.ddl(header.xid);
@@ -568,6 +577,10 @@ impl Dispatch {
         let index = work.index;
         work.index += 1;
         if !self.know_layout(relation)? {
+            return Ok(());
+        }
+        if self.is_doubtful(relation, work.transaction.header.commit_lsn) {
+            self.leave_out(relation, work);
             return Ok(());
         }
         let kept = match (&operation, &old) {

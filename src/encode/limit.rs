@@ -31,7 +31,7 @@ impl Limits {
     /// Supabase measures the text that wal2json makes of the whole row, columns nobody sees included. This is an
     /// approximation of it: the values' texts and names, and what stands around each. Escapes in values and longer
     /// type names are not counted, so within some percent of the limit the two may differ.
-    pub(super) fn exceeded_by(&self, change: &Change) -> bool {
+    pub fn exceeded_by(&self, change: &Change) -> bool {
         let rows = || change.new.iter().chain(change.old.row());
         // Rows are rarely anywhere near it: the frames' lengths bound them without a look at the fields.
         let bound = |row: &Row| row.tuple.frame.len() + row.layout.positions.len() * (COLUMN_BYTES + NAME_BYTES_MAX);

@@ -15,6 +15,8 @@ pub struct Link {
     claims: OnceLock<Vec<Claim>>,
     /// Where the reply to the last heartbeat was written, if the channel was live then.
     replied_at: Mutex<Option<Position>>,
+    /// What was written before the ping whose pong has not come.
+    pinged_at: Mutex<Option<Position>>,
     /// What has been acknowledged, by its LSN: all of that transaction.
     acknowledged: AtomicU64,
     /// The token is somebody else's by now: the keys are not theirs.
@@ -28,6 +30,7 @@ impl Link {
             is_live: AtomicBool::new(false),
             claims: OnceLock::new(),
             replied_at: Mutex::default(),
+            pinged_at: Mutex::default(),
             acknowledged: AtomicU64::new(0),
             is_revoked: AtomicBool::new(false),
         }
@@ -63,6 +66,26 @@ impl Link {
         *replied_at = is_live.then_some(handed_over);
     }
 
+    /// The same for clients that wait for no reply, and take a pong for enough: all of the channel's keys say so. `true`:
+    /// a ping is to be sent. One at a time, or those of a slow network would never be answered.
+    pub fn ping(&self, handed_over: Position) -> bool {
+        let mut keys = self.asks.iter().filter(|ask| ask.key.is_some()).peekable();
+        if keys.peek().is_none() || !keys.all(|ask| ask.by_pong) || !self.is_live() {
+            return false;
+        }
+        let mut pinged_at = self.pinged_at.lock().expect("no panic while this lock is held");
+        pinged_at.is_none() && pinged_at.replace(handed_over).is_none()
+    }
+
+    /// A pong has come for the ping that was written behind `lsn`, or for one after that: of several pings a client may
+    /// answer the last (RFC 6455, 5.5.3).
+    pub fn pong(&self, lsn: Lsn) {
+        let mut pinged_at = self.pinged_at.lock().expect("no panic while this lock is held");
+        if let Some(written) = pinged_at.take_if(|pinged_at| pinged_at.lsn <= lsn) {
+            self.acknowledge(written);
+        }
+    }
+
     /// Up to where everything has been handled.
     pub fn acknowledged(&self) -> Position {
         Position::end_of(Lsn(self.acknowledged.load(Ordering::Acquire)))
@@ -75,5 +98,50 @@ impl Link {
         }
         self.acknowledged.fetch_max(position.lsn.0, Ordering::AcqRel);
         self.claims.get().into_iter().flatten().for_each(|claim| claim.acknowledge(position));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resume::{ResumeKey, Since};
+
+    fn at(lsn: u64) -> Position {
+        Position::end_of(Lsn(lsn))
+    }
+
+    fn link(by_pong: &[bool]) -> Link {
+        let key = Some(Ok(ResumeKey([7; 32])));
+        let ask = |by_pong: &bool| Ask { binding: 1, key, since: Since::Absent, by_pong: *by_pong };
+        Link::new(by_pong.iter().map(ask).collect())
+    }
+
+    #[test]
+    fn a_pong_stands_for_what_was_written_before_its_ping() {
+        let link = link(&[true, true]);
+        assert!(!link.ping(at(10)), "it is still being sent what it missed");
+        link.go_live();
+        assert!(link.ping(at(20)));
+        assert!(!link.ping(at(30)), "one at a time");
+        link.pong(Lsn(19));
+        assert_eq!(link.acknowledged(), at(0));
+        link.pong(Lsn(20));
+        assert_eq!(link.acknowledged(), at(20));
+        link.pong(Lsn(90));
+        assert_eq!(link.acknowledged(), at(20), "nobody asked");
+        assert!(link.ping(at(40)));
+        link.pong(Lsn(50));
+        assert_eq!(link.acknowledged(), at(40), "it has answered a later one");
+    }
+
+    #[test]
+    fn a_pong_is_enough_where_all_keys_say_so_and_only_there() {
+        for keys in [&[][..], &[false], &[true, false]] {
+            let link = link(keys);
+            link.go_live();
+            assert!(!link.ping(at(20)), "{keys:?}");
+            link.pong(Lsn(20));
+            assert_eq!(link.acknowledged(), at(0));
+        }
     }
 }

@@ -12,7 +12,7 @@ pub mod store;
 
 use std::time::Duration;
 
-pub use key::{Ask, KeyRefused, OWN_KEYS, ResumeKey, Since};
+pub use key::{Ask, Holder, KeyRefused, OWN_KEYS, ResumeKey, Since};
 pub use ledger::{Claim, Ledger};
 pub use link::Link;
 pub use metrics::ResumeMetrics;

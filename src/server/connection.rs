@@ -9,6 +9,8 @@
 //!                    └───────────────────────────────┴──────── close timeout ───────────────┘
 //! ```
 //!
+//! At a shutdown whoever has been sent everything is waited for no longer than a moment.
+//!
 //! A connection is paid for a hundred thousand times, so its future is polled by hand: no `select!` of futures, no
 //! channel, one timer that is moved only when it must ring earlier. Frames are written all at once, one vectored write
 //! per wakeup.
@@ -187,6 +189,7 @@ impl Connection {
         match ready!(read) {
             Some(Ok(Message::Text(text))) => self.give(Input::Text(&text)),
             Some(Ok(Message::Binary(bytes))) => self.give(Input::Binary(&bytes)),
+            Some(Ok(Message::Pong(payload))) => self.give(Input::Pong(&payload)),
             // Tungstenite answers pings and closes itself, with its next read.
             Some(Ok(_)) => {}
             Some(Err(error)) => match broken_by(&error) {
@@ -233,7 +236,9 @@ impl Connection {
         if ready!(Pin::new(stream).poll_shutdown(context)).is_err() {
             return Poll::Ready(Step::Ended(reason));
         }
-        self.phase = Phase::Lingering(reason, self.close_deadline());
+        let server = &self.server.config;
+        let patience = if reason == CloseReason::Shutdown { server.drain_linger } else { server.close_timeout };
+        self.phase = Phase::Lingering(reason, Instant::now() + patience);
         Poll::Ready(Step::Again)
     }
 
@@ -354,10 +359,6 @@ impl Connection {
         self.full_since.map(|since| since + self.reader.grace())
     }
 
-    fn close_deadline(&self) -> Instant {
-        Instant::now() + self.server.config.close_timeout
-    }
-
     /// Says goodbye: to each channel as far as it is to be told, and to the socket.
     fn begin_closing(&mut self, reason: CloseReason) {
         if reason == CloseReason::SlowConsumer {
@@ -372,7 +373,7 @@ impl Connection {
         self.give(Input::Gone);
         self.question = None;
         self.reader.push_last(frame::close(reason.code(), reason.text()));
-        self.phase = Phase::Closing(reason, self.close_deadline());
+        self.phase = Phase::Closing(reason, Instant::now() + self.server.config.close_timeout);
     }
 
     fn give(&mut self, input: Input<'_>) {

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use hyper::server::conn::http1;
@@ -111,14 +112,20 @@ impl Server {
             Err(error) => return self.could_not_accept(&error).await,
         };
         let gone = CancellationToken::new();
-        self.tasks.spawn(tls::carry(outer, far, gone.clone(), self.config.close_timeout));
+        let linger = {
+            let (server, shutdown) = (self.clone(), shutdown.clone());
+            move || if shutdown.is_cancelled() { server.config.drain_linger } else { server.config.close_timeout }
+        };
+        self.tasks.spawn(tls::carry(outer, far, gone.clone(), linger));
         let stream = self.client_stream(Transport::Local { near, _gone: gone.drop_guard() }, seat);
         self.serve_http(stream, peer, visit, shutdown).await;
     }
 
     /// Until the connection ends or has become a WebSocket; then the visit is over.
     async fn serve_http(self: Arc<Self>, stream: ClientStream, peer: Peer, _visit: Visit, shutdown: CancellationToken) {
+        let has_asked = AtomicBool::new(false);
         let service = service_fn(|mut request| {
+            has_asked.store(true, Ordering::Relaxed);
             request.extensions_mut().insert(peer);
             routes::answer(self.clone(), request)
         });
@@ -133,7 +140,12 @@ impl Server {
             ended = connection.as_mut() => ended,
             () = shutdown.cancelled() => {
                 connection.as_mut().graceful_shutdown();
-                connection.await
+                match tokio::time::timeout(self.config.drain_linger, connection.as_mut()).await {
+                    Ok(ended) => ended,
+                    // Of what has been asked the answer is waited for; a head that does not come is not.
+                    Err(_) if has_asked.load(Ordering::Relaxed) => connection.await,
+                    Err(_) => return,
+                }
             }
         };
         if let Err(error) = ended {

@@ -88,6 +88,9 @@ pub struct Config {
     pub body_timeout: Duration,
     /// How long a stopping server waits for its sockets.
     pub drain_timeout: Duration,
+    /// Of that, for whoever has been sent everything and only has to hang up, and for a request's head to come: whoever
+    /// is there does either at once.
+    pub drain_linger: Duration,
     /// At a stop, over how long a time sockets are told to go: they all come back.
     pub drain_spread: Duration,
     /// Who knows it may read `/metrics` on the public listener; without one, nobody may.
@@ -126,6 +129,8 @@ impl Default for Config {
             bodies_bytes_max: 256 << 20,
             body_timeout: Duration::from_secs(30),
             drain_timeout: Duration::from_secs(10),
+            // Three round trips of a bad network. What the kernel still has for a client it sends after that, too.
+            drain_linger: Duration::from_secs(1),
             drain_spread: Duration::from_secs(2),
             metrics_token: None,
             metrics_tokens: None,

@@ -99,13 +99,13 @@ pub(super) async fn carry(
     mut outer: Box<TlsStream<TcpStream>>,
     mut inner: UnixStream,
     gone: CancellationToken,
-    linger: Duration,
+    linger: impl FnOnce() -> Duration,
 ) {
     let carrying = copy_bidirectional(&mut *outer, &mut inner);
     tokio::pin!(carrying);
     let carried = tokio::select! {
         carried = carrying.as_mut() => carried,
-        () = gone.cancelled() => match tokio::time::timeout(linger, carrying).await {
+        () = gone.cancelled() => match tokio::time::timeout(linger(), carrying).await {
             Ok(carried) => carried,
             Err(_) => return,
         },

@@ -27,6 +27,8 @@ pub struct Facts {
     pub event_triggers: bool,
     /// A login and password for the oracle are stored.
     pub oracle_stored: bool,
+    /// Whether the stream's login may have the server look at what may be forgotten; `None`: this one cannot be asked to.
+    pub may_log_snapshots: Option<bool>,
     /// The API roles that the oracle's login is a member of.
     pub oracle_member_of: HashSet<String>,
     /// `rds_replication` exists: REPLICATION is granted by membership.
@@ -127,6 +129,10 @@ impl Facts {
             }
         }
         facts.read_roles(client, config).await?;
+        let sql = "select case when f.oid is not null then coalesce(has_function_privilege(r.oid, f.oid, 'execute'), false) end
+            from (select to_regprocedure('pg_catalog.pg_log_standby_snapshot()')::oid) f(oid)
+            left join pg_roles r on r.rolname = $1";
+        facts.may_log_snapshots = client.query_one(sql, &[&config.stream_login]).await?.get(0);
         let rows = client.query("select pubname::text from pg_publication", &[]).await?;
         facts.publications = rows.iter().map(|row| row.get(0)).collect();
         let sql = "select exists (select from pg_publication_rel r join pg_publication p on p.oid = r.prpubid

@@ -56,6 +56,7 @@ pub fn plan(facts: &Facts, config: &Config, secrets: &Secrets) -> Vec<Step> {
     steps.push(Step::required("Where those who resume have got to.", RESUME));
     publications(facts, config, &mut steps);
     stream_login(facts, config, secrets, &mut steps);
+    log_snapshots(facts, config, &mut steps);
     oracle_login(facts, config, secrets, &mut steps);
     broadcasts::plan(facts, config, &mut steps);
     steps.push(Step::required(
@@ -81,6 +82,7 @@ pub(super) fn created(facts: &Facts, config: &Config) -> Vec<String> {
     for login in [&config.stream_login, &config.oracle_login] {
         note(!facts.roles.contains(login), format!("role {login}"));
     }
+    note(facts.may_log_snapshots == Some(false), LOG_SNAPSHOTS.into());
     if config.with_auth {
         for role in AUTH_ROLES {
             note(!facts.roles.contains(role), format!("role {role}"));
@@ -223,6 +225,24 @@ fn stream_login(facts: &Facts, config: &Config, secrets: &Secrets, steps: &mut V
         ),
         format!("{} cannot read walcast's own tables.", config.stream_login),
     ));
+}
+
+/// What it says in the list of what setup made.
+pub(super) const LOG_SNAPSHOTS: &str = "execute on pg_log_standby_snapshot";
+
+/// The server moves a slot's beginning on when it has written down which transactions run, every 15 seconds by itself: a
+/// busy one fills a small budget in that time.
+fn log_snapshots(facts: &Facts, config: &Config, steps: &mut Vec<Step>) {
+    if facts.may_log_snapshots != Some(false) {
+        return;
+    }
+    let login = escape_identifier(&config.stream_login);
+    let sql = format!("grant execute on function pg_catalog.pg_log_standby_snapshot() to {login}");
+    let note = format!(
+        "Near its budget the slot is moved on every 15 seconds, not every second. A superuser can mend it: {sql};"
+    );
+    let title = "The stream's login may have the server write down what its slot no longer needs.";
+    steps.push(Step::optional(title, sql, note));
 }
 
 fn create_by_hand(config: &Config) -> String {

@@ -2,6 +2,7 @@
 
 use postgres_protocol::escape::{escape_identifier, escape_literal};
 
+use super::plan::LOG_SNAPSHOTS;
 use super::{Config, Facts, OWN_PUBLICATION, Step};
 
 /// The steps of `setup --remove`: only what setup made, and only what nobody else has come to use.
@@ -44,6 +45,14 @@ pub fn removal(facts: &Facts, config: &Config) -> Vec<Step> {
     }
     steps.push(Step::required("The schema walcast.", "drop schema if exists walcast cascade"));
     super::broadcasts::removal(facts, &mut steps);
+    if facts.may_log_snapshots == Some(true) && made(LOG_SNAPSHOTS.into()) {
+        let login = escape_identifier(&config.stream_login);
+        steps.push(Step::optional(
+            "The stream's login may no longer have the server write down what runs.",
+            format!("revoke execute on function pg_catalog.pg_log_standby_snapshot() from {login}"),
+            "A superuser granted it, who has to take it back.",
+        ));
+    }
     for login in [&config.oracle_login, &config.stream_login] {
         if facts.roles.contains(login) && made(format!("role {login}")) {
             steps.push(drop_role(login));

@@ -77,7 +77,9 @@ async fn a_healthy_database_passes_and_its_plans_are_shown() {
 async fn each_ailment_is_named_and_its_statement_heals_it() {
     let patient = Patient::healthy().await;
     patient.sql("alter table messages replica identity full").await;
+    patient.sql(super::setup::STANDBY_SNAPSHOT).await;
     let ailments: &[(&str, Level, &str)] = &[
+        ("revoke execute on function pg_log_standby_snapshot() from walcast", Level::Warn, "moved on every 15 seconds"),
         ("alter publication walcast add table messages", Level::Fail, "walcast's own publication too"),
         ("alter role walcast noreplication", Level::Fail, "may not replicate"),
         ("alter event trigger walcast_sql_drop enable", Level::Warn, "ENABLE ALWAYS"),

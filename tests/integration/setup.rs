@@ -21,6 +21,14 @@ pub async fn set_up(database: &mut Database, config: &Config) -> Report {
     report
 }
 
+/// What Postgres has from 16 on.
+pub const STANDBY_SNAPSHOT: &str = "do $$ begin
+    if to_regprocedure('pg_catalog.pg_log_standby_snapshot()') is null then
+        create function pg_catalog.pg_log_standby_snapshot() returns pg_lsn language sql as 'select pg_current_wal_lsn()';
+        revoke execute on function pg_catalog.pg_log_standby_snapshot() from public;
+    end if;
+end $$";
+
 #[tokio::test]
 async fn setup_makes_logins_that_can_do_their_work_and_no_more() {
     let cluster = cluster();
@@ -152,6 +160,51 @@ async fn the_dry_run_is_a_script_that_does_the_same_and_shows_no_password() {
     assert!(!script.contains("SCRAM-SHA-256"));
     database.client.batch_execute(&script).await.unwrap();
     assert!(newest(&database.client).await.1.is_some());
+}
+
+#[tokio::test]
+async fn the_stream_may_have_the_server_look_where_it_can_be_asked() {
+    let cluster = cluster();
+    let mut database = Database::create_in(&cluster).await;
+    let config = config(&cluster);
+    let script = async |client: &Client| {
+        let facts = Facts::read(client, &config).await.unwrap();
+        setup::script(&setup::plan(&facts, &config, &Secrets::generate()))
+    };
+    let look = "select pg_log_standby_snapshot()";
+    if database.client.query("select where to_regproc('pg_log_standby_snapshot') is null", &[]).await.unwrap().len()
+        == 1
+    {
+        assert!(!script(&database.client).await.contains("standby_snapshot"));
+    }
+    database.client.batch_execute(STANDBY_SNAPSHOT).await.unwrap();
+    assert!(script(&database.client).await.contains("grant execute on function pg_catalog.pg_log_standby_snapshot()"));
+    let report = set_up(&mut database, &config).await;
+    let stream = connect(report.url.as_deref().unwrap()).await;
+    stream.query(look, &[]).await.unwrap();
+    assert!(!script(&database.client).await.contains("grant execute on function pg_catalog.pg_log"), "it is done");
+    drop(stream);
+    setup::remove(&mut database.client, &config).await.unwrap();
+
+    // A login that was there, and may have had it: what setup granted is taken back, and nothing else.
+    database.client.batch_execute("create role walcast login replication bypassrls").await.unwrap();
+    for had in [false, true] {
+        if had {
+            database
+                .client
+                .batch_execute("grant execute on function pg_log_standby_snapshot() to walcast")
+                .await
+                .unwrap();
+        }
+        for _ in 0..2 {
+            set_up(&mut database, &config).await;
+        }
+        let may = "select has_function_privilege('walcast', 'pg_log_standby_snapshot()', 'execute')";
+        assert!(database.client.query_one(may, &[]).await.unwrap().get::<_, bool>(0));
+        let report = setup::remove(&mut database.client, &config).await.unwrap();
+        assert_eq!(report.notes().count(), 0, "{report}");
+        assert_eq!(database.client.query_one(may, &[]).await.unwrap().get::<_, bool>(0), had);
+    }
 }
 
 #[tokio::test]

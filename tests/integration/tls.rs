@@ -163,6 +163,21 @@ async fn a_client_that_neither_reads_nor_leaves_is_not_waited_for() {
 }
 
 #[tokio::test]
+async fn whoever_is_silent_behind_tls_does_not_hold_up_a_stop() {
+    let files = Files::new();
+    let relay = Relay::with(|_, server| {
+        server.tls = Some(files.load());
+        (server.close_timeout, server.drain_timeout) = (Duration::from_secs(3600), Duration::from_secs(3600));
+        server.drain_linger = Duration::from_millis(10);
+    })
+    .await;
+    let mut silent = socket(&relay, &files.certificate()).await;
+    silent.subscribe("room").await;
+    relay.stop().await;
+    assert!(silent.text().await.contains("Server requested disconnect"));
+}
+
+#[tokio::test]
 async fn a_new_certificate_is_for_those_who_come_after_it() {
     let files = Files::new();
     let tls = files.load();

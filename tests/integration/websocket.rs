@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use futures_util::SinkExt;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 use walcast::channels::{CloseReason, Pushed, frame};
 
@@ -356,4 +358,51 @@ async fn a_stopping_server_says_goodbye_to_every_channel() {
         drop(socket);
     });
     assert!(matches!(dispatch.told()[1], Told::Unsubscribe(_)));
+}
+
+/// As they are by default, but for times that a test does not wait for.
+fn in_no_hurry(server: &mut walcast::server::Config) {
+    let hour = Duration::from_secs(3600);
+    (server.close_timeout, server.drain_timeout, server.header_timeout) = (hour, hour, hour);
+    server.drain_linger = Duration::from_millis(10);
+}
+
+/// What is left of a connection is a close frame, and whoever does not answer it has nothing more to get.
+#[tokio::test]
+async fn whoever_is_silent_does_not_hold_up_a_stop() {
+    let relay = Relay::with(|_, server| in_no_hurry(server)).await;
+    let mut half_a_head = TcpStream::connect(relay.address).await.unwrap();
+    half_a_head.write_all(b"GET /socket/websocket?apikey=").await.unwrap();
+    let mut silent = relay.connect().await;
+    silent.subscribe("room").await;
+    relay.stop().await;
+    assert!(silent.text().await.contains("Server requested disconnect"));
+    match silent.next().await {
+        Some(Message::Close(Some(close))) => assert_eq!(u16::from(close.code), 1012),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn what_is_queued_is_waited_for_at_a_stop() {
+    let relay = Relay::with(|channels, server| {
+        in_no_hurry(server);
+        server.drain_linger = Duration::ZERO;
+        channels.outbox.bytes_max = 64 << 20;
+        channels.outbox.spill_bytes_max = 64 << 20;
+    })
+    .await;
+    let mut socket = relay.connect().await;
+    socket.subscribe("room").await;
+    // More than the kernel holds.
+    let body = "y".repeat(1_000_000);
+    for _ in 0..20 {
+        relay.dispatch.outbox("realtime:room").push(frame::text(body.as_bytes()));
+    }
+    let ((), ()) = tokio::join!(relay.stop(), async {
+        for _ in 0..20 {
+            socket.expect(&body).await;
+        }
+        assert!(socket.text().await.contains("Server requested disconnect"));
+    });
 }

@@ -212,6 +212,18 @@ impl Client {
         self.wait_for("the reply to the heartbeat", is_reply).await;
     }
 
+    /// One without a ref, as supabase-py sends them, and its reply.
+    pub async fn heartbeat_without_ref(&mut self) {
+        let frame = match self.vsn {
+            Vsn::V1 => json!({ "topic": "phoenix", "event": "heartbeat", "payload": {}, "ref": null }),
+            Vsn::V2 => json!([null, null, "phoenix", "heartbeat", {}]),
+        };
+        if let Err(error) = self.sink.send(Frame::text(frame.to_string())).await {
+            self.fail(&format!("a heartbeat could not be sent: {error}"));
+        }
+        self.wait_for("the reply to the heartbeat", |message| message.topic == "phoenix").await;
+    }
+
     /// The next message, whatever it is.
     pub async fn next(&mut self) -> Message {
         if let Some(message) = self.aside.pop_front() {

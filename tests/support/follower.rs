@@ -12,7 +12,7 @@ use walcast::authz::policy::{Need, Value};
 use walcast::authz::tracked::{Loader, Moment, Table};
 use walcast::catalog::{Catalog, ColumnIndex, Followed, Relation, RelationKind, loader};
 use walcast::change::assembler::{self, Assembler};
-use walcast::change::{Transaction, TransactionHeader};
+use walcast::change::{SpillMetrics, Transaction, TransactionHeader};
 use walcast::dispatch::tracking::{Config, Event, Since, Tracking, TrackingMetrics};
 use walcast::wal::pgoutput::{Datum, Message, OldTuple, RelationId, StreamRelation, Tuple};
 use walcast::wal::{Batch, Conninfo, Error, Handle, Lsn, StreamFrame, WalMetrics, reader};
@@ -72,7 +72,7 @@ impl Follower {
             handle,
             batches,
             backlog: Vec::new(),
-            assembler: Assembler::new(assembler::Config::default()),
+            assembler: Assembler::new(assembler::Config::default(), SpillMetrics::default()),
             needs,
             streamed: Vec::new(),
             replay: Replay::default(),

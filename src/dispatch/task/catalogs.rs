@@ -11,6 +11,7 @@ use crate::authz::oracle::KnownBy;
 use crate::catalog::ddl_log::{self, DdlEvent};
 use crate::catalog::watcher::CatalogUpdate;
 use crate::catalog::{Catalog, Relation, SessionReading};
+use crate::change::TransactionHeader;
 use crate::change::assembler::DdlLog;
 use crate::channels::system;
 use crate::dispatch::hint;
@@ -22,7 +23,12 @@ use crate::wal::pgoutput::{self, Message, RelationId, StreamRelation};
 
 impl Dispatch {
     /// Applies what `walcast.ddl_log` says: the state as the commit leaves it. `Some`: it must be loaded first.
-    pub(super) fn apply_ddl(&mut self, log: DdlLog, xid: u32) -> Option<oneshot::Receiver<CatalogUpdate>> {
+    pub(super) fn apply_ddl(
+        &mut self,
+        log: DdlLog,
+        header: &TransactionHeader,
+    ) -> Option<oneshot::Receiver<CatalogUpdate>> {
+        let xid = header.xid;
         let (relation, frame) = match log {
             DdlLog::Nothing => return None,
             DdlLog::Row(relation, frame) => (relation, frame),
@@ -34,6 +40,7 @@ impl Dispatch {
         match self.state_of(&relation, frame) {
             Ok(catalog) => {
                 self.updates.told_by_stream(xid);
+                self.altered.told(header.end_lsn);
                 self.apply(catalog, Some(xid));
                 None
             }

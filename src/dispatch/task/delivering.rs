@@ -22,6 +22,9 @@ use crate::dispatch::run::{FrameOf, Source};
 use crate::dispatch::subscribers::NotShown;
 use crate::encode::{self, OldVisibility, RecordShape};
 
+/// How often rows above `--record-max` are spoken of.
+const WORDS_APART: std::time::Duration = std::time::Duration::from_secs(60);
+
 impl Dispatch {
     /// Puts the chunk's questions, and its deliveries into their channels' order.
     pub(super) fn flush(&mut self, mut chunk: Chunk) {
@@ -257,7 +260,16 @@ impl Dispatch {
 
     fn data(&mut self, pending: &PendingChange, shape: &Arc<RecordShape>, whole_old: bool) -> Option<Bytes> {
         let (limits, buffer, metrics) = (&self.config.limits, &mut self.buffer, &self.metrics);
-        pending.data(shape, whole_old, || {
+        let told = &mut self.told_of_cuts;
+        pending.data(shape, whole_old, |is_first| {
+            if is_first && limits.exceeded_by(&pending.change) {
+                metrics.changes_cut.inc();
+                if told.is_none_or(|told| told.elapsed() > WORDS_APART) {
+                    *told = Some(Instant::now());
+                    let relation = pending.change.relation.sql_name();
+                    tracing::warn!(relation, "a row above --record-max is delivered with its small values only");
+                }
+            }
             let computed = pending.computed.values();
             let old = if whole_old { OldVisibility::Whole } else { OldVisibility::KeyOnly };
             let data = encode::change_data(shape, &pending.change, old, limits, Some(&computed), buffer);

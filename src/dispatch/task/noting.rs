@@ -16,7 +16,7 @@ use crate::dispatch::ring::Missing;
 use crate::dispatch::run::Source;
 use crate::dispatch::sent::{BINDINGS_MAX, Sent, SentLog};
 use crate::encode::{self, ErrorRow, RecordShape};
-use crate::resume::{Link, ResumeKey};
+use crate::resume::{Holder, Link, ResumeKey};
 use crate::wal::Position;
 
 /// Notes that are sent to one channel before the next one, and the stream, have their turn.
@@ -93,8 +93,9 @@ impl Dispatch {
         if before.is_same_but_for_time(identity) {
             return;
         }
-        let is_another = (&before.role, before.subject()) != (&identity.role, identity.subject());
-        if is_another && let Some(keys) = resuming.keys.take() {
+        if Holder::of(&before) != Holder::of(identity)
+            && let Some(keys) = resuming.keys.take()
+        {
             // Somebody else may have them by now.
             if self.replays.holders.get(&keys) == Some(&place) {
                 self.replays.holders.remove(&keys);

@@ -7,7 +7,7 @@ use crate::catalog::watcher::ByHand;
 use crate::channels::subscribe::SubscriptionSink;
 use crate::dispatch::sample::*;
 use crate::resume::store::Restored;
-use crate::resume::{self, Ask, Ledger, Link, ResumeKey, ResumeMetrics, Since};
+use crate::resume::{self, Ask, Holder, Ledger, Link, ResumeKey, ResumeMetrics, Since};
 use crate::wal::budget::{Rung, SlotPressure};
 use crate::wal::{Origin, Stamp};
 
@@ -33,8 +33,8 @@ async fn resuming(
 /// A channel that asks to be resumed, by a key of that person's.
 async fn come(house: &House, channel: u64, who: &Arc<Identity>, table: &str) -> (Client, Arc<Link>) {
     let client = Client::new(channel);
-    let key = ResumeKey::new("k", &who.role, Some(&who.subject()), table);
-    let link = Arc::new(Link::new(vec![Ask { binding: 1, key: Some(key), since: Since::Absent }]));
+    let key = ResumeKey::new("k", &Holder::of(who), table);
+    let link = Arc::new(Link::new(vec![Ask { binding: 1, key: Some(key), since: Since::Absent, by_pong: false }]));
     let mut subscribe = client.subscribe(Arc::clone(who), &[table], Some("[reply]"));
     subscribe.resume = Some(Arc::clone(&link));
     house.handle.subscribe(subscribe);
@@ -198,7 +198,7 @@ async fn a_change_that_was_too_large_is_a_gap_for_those_who_were_away() {
     house.skip(OPEN).await;
     house.stream([insert(OPEN, "3"), commit(20)]).await;
     let mut client = Client::new(2);
-    let link = Arc::new(Link::new(vec![Ask { binding: 1, key: None, since: Since::At(since) }]));
+    let link = Arc::new(Link::new(vec![Ask { binding: 1, key: None, since: Since::At(since), by_pong: false }]));
     let mut subscribe = client.subscribe(person("alice"), &["open"], Some("[reply]"));
     subscribe.resume = Some(link);
     house.handle.subscribe(subscribe);

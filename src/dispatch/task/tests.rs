@@ -430,6 +430,24 @@ async fn a_change_too_large_to_be_read_is_told_to_whom_it_may_concern() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_row_above_the_limit_is_cut_and_counted_once() {
+    let mut metrics = Arc::default();
+    let house = House::with(catalog(), None, |dispatch| {
+        dispatch.config.limits.record_bytes_max = 1000;
+        metrics = Arc::clone(&dispatch.metrics);
+    });
+    let mut clients = [Client::new(1), Client::new(2)];
+    for client in &mut clients {
+        house.join(client, "member", &["open"]).await;
+    }
+    house.stream(transaction(10, &[(OPEN, "1"), (OPEN, &"2".repeat(1000))])).await;
+    for client in &mut clients {
+        assert_eq!(client.received().matches("Error 413").count(), 1);
+    }
+    assert_eq!(metrics.changes_cut.get(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn commands_without_end_do_not_hold_up_the_stream() {
     let (house, mut client) = joined(catalog(), &["open"]).await;
     let flood = Client::new(2);

@@ -1,0 +1,55 @@
+//! Changes of tables that were altered while nobody read the stream.
+//!
+//! What they were at the time is not known, so nobody is shown anything of such changes: what had a column's name then may be
+//! what nobody was ever to see. Whoever would have got them is told of a gap.
+
+use std::sync::Arc;
+
+use super::{Dispatch, READ_AGAIN, Work};
+use crate::catalog::Altered;
+use crate::change::Layout;
+use crate::channels::system;
+use crate::dispatch::ring::Missing;
+use crate::wal::pgoutput::RelationId;
+use crate::wal::{Lsn, Position};
+
+impl Dispatch {
+    /// Gives what was altered before the catalog was read, and after what the stream is going to begin with.
+    pub fn doubt(&mut self, altered: Altered) {
+        self.altered = altered;
+    }
+
+    /// Whether a column's name may have been another one's in that transaction. The layout is known.
+    pub(super) fn is_doubtful(&self, id: RelationId, commit_lsn: Lsn) -> bool {
+        let altered = self.altered.columns(id, commit_lsn);
+        let Some(known) = self.layouts.get(&id).filter(|_| !altered.is_empty()) else { return false };
+        let Layout { relation, positions, .. } = &*known.layout;
+        // One that was added, and that the row does not have, takes nobody's place.
+        let is_read =
+            relation.columns.iter().zip(positions).any(|(column, p)| p.is_some() && altered.contains(&column.attnum));
+        is_read && !known.layout.is_certain(&known.stream)
+    }
+
+    pub(super) fn leave_out(&mut self, id: RelationId, work: &Work) {
+        let header = work.transaction.header;
+        if work.is_kept {
+            self.replays.ring.has_hole(Position::end_of(header.commit_lsn), header.end_lsn, Missing::Altered);
+        }
+        let is_first = self.left_out.insert(id);
+        let relation = self.layouts.get(&id).map(|known| Arc::clone(&known.layout.relation));
+        if let Some(relation) = relation.filter(|_| is_first) {
+            let relation = relation.sql_name();
+            tracing::warn!(
+                relation,
+                "the table was altered while the stream was not read: what came before is not shown"
+            );
+        }
+        for place in self.subscribers.places_of(id) {
+            self.note_missing(place, Missing::Altered);
+            if is_first && !work.is_silent {
+                let message = "A table was altered while the relay was away: changes from before that are not shown";
+                self.send_to(place, |s| system::postgres_changes_error(&s.address, message, Some(READ_AGAIN)));
+            }
+        }
+    }
+}
