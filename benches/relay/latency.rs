@@ -28,7 +28,7 @@ pub async fn run() {
         let (mut floor50, mut floor99) = (Samples::default(), Samples::default());
         for sample in 0..samples {
             let slot = format!("latency_floor_{sample}");
-            let floor = floor(&bench, &slot).await;
+            let floor = floor(&bench, &slot, "proto_version=1", "").await;
             clients.latencies();
             clients.expect(rows);
             write_rows(&bench, table, rate, rows).await;
@@ -85,19 +85,22 @@ async fn write_rows(bench: &Bench, table: &str, rate: usize, rows: usize) {
     }
 }
 
-struct Floor {
+pub struct Floor {
     child: std::process::Child,
     reader: std::thread::JoinHandle<Vec<f64>>,
     rows: Arc<AtomicUsize>,
 }
 
-/// pg_recvlogical printing to a pipe; each row's time of arrival less the time in its body.
-async fn floor(bench: &Bench, slot: &str) -> Floor {
+/// pg_recvlogical printing to a pipe; each row's time of arrival less the time in its body. `options` are pgoutput's,
+/// `settings` its session's.
+pub async fn floor(bench: &Bench, slot: &str, options: &str, settings: &str) -> Floor {
     let create = ["-d", &bench.url(), "--slot", slot, "--create-slot", "-P", "pgoutput"].map(str::to_owned);
     assert!(Command::new("pg_recvlogical").args(create).status().expect("pg_recvlogical").success());
     let mut child = Command::new("pg_recvlogical")
         .args(["-d", &bench.url(), "--slot", slot, "--start", "-f", "-", "--no-loop", "-F", "0"])
-        .args(["-o", "proto_version=1", "-o", "publication_names=supabase_realtime"])
+        .args(options.split_whitespace().flat_map(|option| ["-o", option]))
+        .args(["-o", "publication_names=supabase_realtime"])
+        .env("PGOPTIONS", settings)
         .stdout(Stdio::piped())
         .stderr(Stdio::null()) // It complains of being interrupted.
         .spawn()
@@ -112,7 +115,7 @@ async fn floor(bench: &Bench, slot: &str) -> Floor {
         let (mut latencies, mut line) = (Vec::new(), Vec::new());
         // Every message ends with a newline; rows are those with a time in them.
         while output.read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
-            if let Some(place) = line.windows(2).position(|window| window == b"t=") {
+            if let Some(place) = memchr::memmem::find(&line, b"t=") {
                 let digits: String =
                     line[place + 2..].iter().map_while(|b| b.is_ascii_digit().then_some(char::from(*b))).collect();
                 if let Ok(sent) = digits.parse::<f64>() {
@@ -128,7 +131,12 @@ async fn floor(bench: &Bench, slot: &str) -> Floor {
 }
 
 impl Floor {
-    async fn finish(mut self, rows: usize) -> Vec<f64> {
+    /// Rows that it has printed.
+    pub fn rows(&self) -> usize {
+        self.rows.load(Ordering::Relaxed)
+    }
+
+    pub async fn finish(mut self, rows: usize) -> Vec<f64> {
         while self.rows.load(Ordering::Relaxed) < rows {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }

@@ -1,13 +1,14 @@
 //! The numbers that the README states, as ratios against a floor measured in the same run.
 //!
-//! `cargo bench --bench relay -- stream|fanout|latency|memory|bulk|rooms|resume` (all of them without a name). Clients run in
-//! a process of their own: this program again, told so by its first argument.
+//! `cargo bench --bench relay -- stream|fanout|latency|memory|bulk|beside_bulk|rooms|resume` (all of them without a name).
+//! Clients run in a process of their own: this program again, told so by its first argument.
 //!
 //! Sizes are variables, `WALCAST_BENCH_` and: `SAMPLES`, `ROWS`, `SOCKETS`, `ROUNDS`, `RATE`, `SECONDS`, `CONNECTIONS`,
-//! `BULK_ROWS`, `PRESENT`. `WALCAST_BENCH_BINARY` names another relay: the one that `cargo bench` builds has tokio's `test-util`,
-//! whose clock is slower; `cargo build --release` makes one without. On a loaded machine the spread says how much to
-//! believe.
+//! `BULK_ROWS`, `PRESENT`; `OPTIONS` are those of the relay's sessions. `WALCAST_BENCH_BINARY` names another relay: the one
+//! that `cargo bench` builds has tokio's `test-util`, whose clock is slower; `cargo build --release` makes one without. On a
+//! loaded machine the spread says how much to believe.
 
+mod beside_bulk;
 mod bulk;
 mod client;
 mod fanout;
@@ -28,7 +29,7 @@ fn main() {
             ["client", rest @ ..] => client::run(rest).await,
             ["floor", rest @ ..] => fanout::floor_server(rest).await,
             [] => {
-                for name in ["stream", "fanout", "latency", "memory", "bulk", "rooms", "resume"] {
+                for name in ["stream", "fanout", "latency", "memory", "bulk", "beside_bulk", "rooms", "resume"] {
                     bench(name).await;
                 }
             }
@@ -49,8 +50,9 @@ async fn bench(name: &str) {
         "latency" => latency::run().await,
         "memory" => memory::run().await,
         "bulk" => bulk::run().await,
+        "beside_bulk" => beside_bulk::run().await,
         "rooms" => rooms::run().await,
         "resume" => resume::run().await,
-        _ => eprintln!("no such bench: {name} (stream, fanout, latency, memory, bulk, rooms, resume)"),
+        _ => eprintln!("no such bench: {name} (stream, fanout, latency, memory, bulk, beside_bulk, rooms, resume)"),
     }
 }

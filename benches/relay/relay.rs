@@ -62,8 +62,11 @@ impl Bench {
     }
 
     pub fn relay_with(&self, slot: &str, flags: &[&str]) -> Relay {
+        // For experiments with settings of its sessions.
+        let options = std::env::var("WALCAST_BENCH_OPTIONS").map(|options| format!("?options={options}"));
+        let url = self.url() + &options.unwrap_or_default();
         let mut child = Command::new(binary())
-            .args(["serve", "--database-url", &self.url(), "--jwt-secret", SECRET])
+            .args(["serve", "--database-url", &url, "--jwt-secret", SECRET])
             .args([
                 "--listen",
                 "127.0.0.1:0",

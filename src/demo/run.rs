@@ -60,7 +60,7 @@ pub async fn run(options: Options) -> Result<(), DemoError> {
     let secret = random_hex(32);
     let relay_config =
         RelayConfig { database_url: cluster.socket_url("postgres", DATABASE), jwt_secret: secret.clone(), listener };
-    let relay = start_relay(relay_config, || install_chat(&cluster)).await?;
+    let relay = Box::pin(start_relay(relay_config, || install_chat(&cluster))).await?;
     let url = format!("http://{}", relay.address());
     let played = tokio::select! {
         played = play(&options, &url, &secret, &cluster) => played,
