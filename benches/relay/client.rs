@@ -370,8 +370,11 @@ async fn join_channel(address: &str, table: &str, filter: &str, number: usize) -
     }
     let join = serde_json::json!(["1", "1", "realtime:bench", "phx_join", {"config": {"postgres_changes": [binding]}}]);
     socket.send(Message::text(join.to_string())).await.expect("join");
-    // What was missed follows at once, and is to be counted.
-    while !resumes {
+    if resumes {
+        // What was missed follows at once, and is to be counted.
+        return socket;
+    }
+    loop {
         let message = socket.next().await.expect("an answer").expect("an answer");
         let Message::Text(text) = message else { continue };
         assert!(!text.contains("\"status\":\"error\""), "{text}");
@@ -379,7 +382,6 @@ async fn join_channel(address: &str, table: &str, filter: &str, number: usize) -
             return socket;
         }
     }
-    socket
 }
 
 /// A body that begins with `t=` and microseconds says when its row was written.

@@ -80,7 +80,7 @@ pub struct OraclePlan {
     pub expression: String,
     /// The columns it reads; `None`: the whole row, or unknown.
     pub columns: Option<ColumnSet>,
-    /// The table's policies for SELECT, to tell whether it still has these ([`policies_text`]).
+    /// The table's policies for SELECT, as one text, to tell whether it still has these.
     pub policies: Arc<str>,
     /// Why it is not decided in-process; `None`: it is, as far as the row allows.
     pub not_compiled: Option<NotCompiled>,
