@@ -89,11 +89,16 @@ pub struct Failure {
     pub text: Arc<str>,
     /// The database is in another history: a relay that knows nothing of the last one can go on there.
     pub begins_anew: bool,
+    /// A task ended without saying why: perhaps because another one had failed, which may still be on its way to say so.
+    is_unexplained: bool,
 }
+
+/// How long what has failed takes to say so, when others have ended because of it.
+const EXPLAINED_WITHIN: Duration = Duration::from_secs(1);
 
 impl Failure {
     fn of(text: impl Into<Arc<str>>) -> Failure {
-        Failure { text: text.into(), begins_anew: false }
+        Failure { text: text.into(), begins_anew: false, is_unexplained: false }
     }
 }
 
@@ -258,11 +263,7 @@ impl Relay {
 
     /// Waits until something fails that trying again does not mend.
     pub async fn failed(&self) -> Failure {
-        let mut failure = self.failure.clone();
-        match failure.wait_for(Option::is_some).await {
-            Ok(failure) => failure.clone().unwrap_or_else(|| Failure::of("a task ended")),
-            Err(_) => Failure::of("every task ended"),
-        }
+        first_failure(self.failure.clone()).await
     }
 
     /// Drains: what was read is delivered, the position is confirmed, clients are told and leave.
@@ -285,6 +286,19 @@ impl Relay {
     }
 }
 
+/// The first failure, or the one that explains it.
+async fn first_failure(mut failure: watch::Receiver<Option<Failure>>) -> Failure {
+    let Ok(first) = failure.wait_for(Option::is_some).await.map(|failure| failure.clone()) else {
+        return Failure::of("every task ended");
+    };
+    let is_explained = |failure: &Option<Failure>| failure.as_ref().is_some_and(|failure| !failure.is_unexplained);
+    match tokio::time::timeout(EXPLAINED_WITHIN, failure.wait_for(is_explained)).await {
+        Ok(Ok(explained)) => explained.clone(),
+        _ => first,
+    }
+    .unwrap_or_else(|| Failure::of("a task ended"))
+}
+
 /// Spawns a task whose end before `until`, by an error or a panic or just so, ends the relay.
 fn supervise<E: std::error::Error + Send + Sync + 'static>(
     tracker: &TaskTracker,
@@ -297,7 +311,10 @@ fn supervise<E: std::error::Error + Send + Sync + 'static>(
     tracker.spawn(async move {
         let new = match AssertUnwindSafe(task).catch_unwind().await {
             Ok(Ok(())) if until.is_cancelled() => return,
-            Ok(Ok(())) => Failure::of(format!("the task \"{name}\" ended before its time")),
+            Ok(Ok(())) => {
+                let text = format!("the task \"{name}\" ended before its time");
+                Failure { is_unexplained: true, ..Failure::of(text) }
+            }
             Ok(Err(error)) => {
                 let begins_anew = (&error as &dyn Any).downcast_ref().is_some_and(wal::Error::is_of_another_history);
                 Failure { begins_anew, ..Failure::of(with_causes(&error)) }
@@ -306,8 +323,14 @@ fn supervise<E: std::error::Error + Send + Sync + 'static>(
             Err(_) => Failure::of(format!("the task \"{name}\" panicked")),
         };
         tracing::error!(task = name, error = %new.text, "walcast cannot go on");
-        // What failed first is the cause of what fails after it.
-        failed.send_if_modified(|failure| failure.is_none() && failure.replace(new).is_none());
+        // What failed first is the cause of what fails after it, if it says anything.
+        failed.send_if_modified(|failure| {
+            let gives_way = failure.as_ref().is_none_or(|known| known.is_unexplained && !new.is_unexplained);
+            if gives_way {
+                *failure = Some(new);
+            }
+            gives_way
+        });
     });
 }
 
@@ -320,13 +343,10 @@ async fn forever(task: impl Future<Output = ()>) -> Result<(), Infallible> {
 /// Waits for the first stream: what is wrong with slot, publication or privileges is an error of the start.
 async fn first_stream(
     state: &mut watch::Receiver<ReaderState>,
-    mut failure: watch::Receiver<Option<Failure>>,
+    failure: watch::Receiver<Option<Failure>>,
 ) -> Result<(), BoxError> {
     tokio::select! {
-        failure = failure.wait_for(Option::is_some) => {
-            let text = failure.ok().and_then(|failure| failure.clone()).map(|failure| failure.text);
-            Err(text.as_deref().unwrap_or("replication ended").to_owned().into())
-        }
+        failure = first_failure(failure) => Err(failure.text.to_string().into()),
         streaming = state.wait_for(|state| matches!(state, ReaderState::Streaming { .. })) => {
             streaming.map(|_| ()).map_err(|_| "replication ended".into())
         }
@@ -427,6 +447,25 @@ mod tests {
         tracker.close();
         tracker.wait().await;
         failure.borrow().clone().map(|failure| failure.text)
+    }
+
+    /// Dispatch ends when the reader does, and may be the first to say so.
+    #[tokio::test(start_paused = true)]
+    async fn what_failed_is_told_and_not_what_ended_because_of_it() {
+        let (failed, failure) = watch::channel(None);
+        let (tracker, token) = (TaskTracker::new(), CancellationToken::new());
+        let (frames, mut ends) = tokio::sync::mpsc::channel::<()>(1);
+        let read = |error: Option<std::fmt::Error>| async move {
+            drop(frames);
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            error.map_or(Ok(()), Err)
+        };
+        supervise(&tracker, &failed, "dispatch", &token, async move {
+            ends.recv().await;
+            Ok::<(), Infallible>(())
+        });
+        supervise(&tracker, &failed, "replication", &token, read(Some(std::fmt::Error)));
+        assert_eq!(first_failure(failure).await, Failure::of(std::fmt::Error.to_string()));
     }
 
     #[tokio::test]
