@@ -19,7 +19,6 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use foldhash::fast::RandomState;
 use smallvec::SmallVec;
 use tokio::sync::watch;
@@ -66,8 +65,10 @@ pub struct Resuming {
     pub told: Option<(Position, Missing)>,
     /// Why a binding is not remembered.
     pub refused: Option<Box<str>>,
-    /// What the client is told when so many more of its deliveries have been decided.
-    pub announcement: Option<(usize, Bytes)>,
+    /// When so many more of its deliveries have been decided the client is told that it has all up to here.
+    pub announcement: Option<(usize, Position)>,
+    /// The last change that it was sent as it was decided.
+    pub sent: Position,
     /// The keys of its bindings, if each has one: whoever comes back with the same is the same channel.
     pub keys: Option<Arc<[ResumeKey]>>,
     /// What was decided for it since it was live.
@@ -92,6 +93,7 @@ impl Resuming {
             told: None,
             refused: None,
             announcement: None,
+            sent: Position::START,
             keys: None,
             log: None,
             fall_back_from: None,

@@ -131,6 +131,9 @@ impl Dispatch {
         let is_open = subscriber.outbox.is_open();
         let Some(resuming) = &mut subscriber.resuming else { return true };
         let is_sent = resuming.is_direct && is_open;
+        if is_sent {
+            resuming.sent = position;
+        }
         let Some(log) = &mut resuming.log else { return is_sent };
         let acknowledged = resuming.link.acknowledged();
         let fits = log.note(position, ids.iter().copied(), flags, is_sent, acknowledged);

@@ -558,7 +558,6 @@ impl Dispatch {
     /// What became of resuming is told behind what is still being decided.
     pub(super) fn announce(&mut self, place: usize) {
         let reached = self.reached();
-        let origin = Arc::clone(&self.replays.origin);
         let log = self.new_log(place);
         let Some(subscriber) = self.subscribers.get_mut(place) else { return };
         let Some(resuming) = &mut subscriber.resuming else { return };
@@ -569,21 +568,12 @@ impl Dispatch {
         if let Some(keys) = resuming.keys.as_ref().filter(|_| resuming.log.is_some()) {
             self.replays.holders.insert(Arc::clone(keys), place);
         }
-        let stamp = |position| origin.stamp(position).to_string();
-        let (from, position) = (resuming.from.map(stamp), stamp(position));
-        let resumption = Resumption {
-            from: from.as_deref(),
-            position: &position,
-            missing: resuming.missing.map(Missing::text),
-            refused: resuming.refused.as_deref(),
-        };
-        let frame = system::resumed(&subscriber.address, &resumption);
         match (resuming.missing, resuming.from) {
             (Some(_), _) => self.replays.metrics.gaps.inc(),
             (None, Some(_)) => self.replays.metrics.resumed.inc(),
             (None, None) => 0,
         };
-        resuming.announcement = Some((subscriber.queue.len(), frame));
+        resuming.announcement = Some((subscriber.queue.len(), position));
         self.announce_if_due(place);
     }
 
@@ -602,14 +592,23 @@ impl Dispatch {
 
     /// From here on what is sent can be acknowledged.
     pub(super) fn announce_if_due(&mut self, place: usize) {
+        let origin = Arc::clone(&self.replays.origin);
         let Some(subscriber) = self.subscribers.get_mut(place).filter(|subscriber| subscriber.held.is_none()) else {
             return;
         };
         let Some(resuming) = &mut subscriber.resuming else { return };
-        if let Some((_, frame)) = resuming.announcement.take_if(|(left, _)| *left == 0) {
-            subscriber.outbox.push(frame);
-            resuming.link.go_live();
-        }
+        let Some((_, position)) = resuming.announcement.take_if(|(left, _)| *left == 0) else { return };
+        let stamp = |position| origin.stamp(position).to_string();
+        // Not behind what it has: who goes on from here would be sent that again.
+        let (from, position) = (resuming.from.map(stamp), stamp(position.max(resuming.sent)));
+        let resumption = Resumption {
+            from: from.as_deref(),
+            position: &position,
+            missing: resuming.missing.map(Missing::text),
+            refused: resuming.refused.as_deref(),
+        };
+        subscriber.outbox.push(system::resumed(&subscriber.address, &resumption));
+        resuming.link.go_live();
     }
 }
 
