@@ -137,9 +137,11 @@ export function resumable<
       if (!resume) return
       const from = position
       const isOn = from === undefined || isBehind(resume.position, from)
-      // The relay may know less of this client than the client does: a gap that ends before its position is none.
-      const isLost = (resume.state === 'gap' && isOn) || (resume.state !== 'gap' && resume.state !== 'complete' && from !== undefined)
-      if (isLost || isOn) had(resume.position)
+      // The relay may know less of this client than the client does: a gap that ends before its position is none. One that
+      // ends where it begins is somewhere behind.
+      const isOver = resume.state === 'gap' && resume.from !== resume.position && from !== undefined && isBehind(from, resume.position)
+      const isLost = resume.state === 'gap' ? !isOver : resume.state !== 'complete' && from !== undefined
+      if (isOn) had(resume.position)
       isJoined = true
       if (isLost) {
         const reason = resume.reason ?? 'the relay does not know any more where this client was'

@@ -127,9 +127,21 @@ fn plan_as(catalog: &Catalog, relation: &Arc<Relation>, role: &Role, clauses: Cl
     }
 }
 
-/// What Postgres is asked of a table's rows for a role, whatever could be decided here; `None`: nothing, all are shown.
-pub(super) fn asked(relation: &Arc<Relation>, role: &Role) -> Result<Option<OraclePlan>, DeniedReason> {
-    asked_as(relation, role, Clauses::Using)
+/// What Postgres is asked of a table's rows for a role, whatever could be decided here. `None`: a text is missing.
+pub(super) fn asked(relation: &Arc<Relation>, role: &Role) -> Option<OraclePlan> {
+    let always = |answer: &str| OraclePlan {
+        relation: Arc::clone(relation),
+        role: role.name.clone(),
+        expression: answer.to_owned(),
+        columns: Some(ColumnSet::default()),
+        policies: policies_text(relation).into(),
+        not_compiled: None,
+    };
+    match asked_as(relation, role, Clauses::Using) {
+        Ok(asked) => Some(asked.unwrap_or_else(|| always("true"))),
+        Err(DeniedReason::TextMissing { .. }) => None,
+        Err(_) => Some(always("false")),
+    }
 }
 
 fn asked_as(relation: &Arc<Relation>, role: &Role, clauses: Clauses) -> Result<Option<OraclePlan>, DeniedReason> {
@@ -145,7 +157,8 @@ fn asked_as(relation: &Arc<Relation>, role: &Role, clauses: Clauses) -> Result<O
     Ok(Some(OraclePlan { relation: Arc::clone(relation), role, expression, columns, policies, not_compiled: None }))
 }
 
-/// The policies for SELECT as one text: two that are equal are the same policies. In SQL: [`policies_text_sql`].
+/// What a table's row-level security for SELECT is, as one text: two that are equal mean the same. In SQL:
+/// [`policies_text_sql`].
 pub(crate) fn policies_text(relation: &Relation) -> String {
     let for_select = |policy: &&Policy| matches!(policy.command, PolicyCommand::All | PolicyCommand::Select);
     let mut policies: Vec<&Policy> = relation.policies.iter().filter(for_select).collect();
@@ -162,15 +175,19 @@ pub(crate) fn policies_text(relation: &Relation) -> String {
         }
         text
     };
-    policies.into_iter().map(text).collect::<Vec<_>>().join(",")
+    let flag = |is_set| if is_set { "t" } else { "f" };
+    let flags = [flag(relation.row_security), flag(relation.force_row_security)];
+    flags.into_iter().map(str::to_owned).chain(policies.into_iter().map(text)).collect::<Vec<_>>().join(",")
 }
 
-/// The same of the table with this OID as a snapshot sees it; NULL: it has none.
+/// The same of the table with this OID as a snapshot sees it.
 pub(crate) fn policies_text_sql(table: u32) -> String {
     format!(
-        "SELECT pg_catalog.string_agg(pg_catalog.concat_ws(' ', p.oid, p.polcmd, p.polpermissive, p.polroles, \
+        "SELECT pg_catalog.concat_ws(',', c.relrowsecurity, c.relforcerowsecurity, \
+         (SELECT pg_catalog.string_agg(pg_catalog.concat_ws(' ', p.oid, p.polcmd, p.polpermissive, p.polroles, \
          pg_catalog.encode(pg_catalog.sha256(pg_catalog.convert_to(p.polqual::pg_catalog.text, 'UTF8')), 'hex')), ',' ORDER BY p.oid) \
-         FROM pg_catalog.pg_policy AS p WHERE p.polrelid = {table} AND p.polcmd IN ('*', 'r')"
+         FROM pg_catalog.pg_policy AS p WHERE p.polrelid = {table} AND p.polcmd IN ('*', 'r'))) \
+         FROM pg_catalog.pg_class AS c WHERE c.oid = {table}"
     )
 }
 

@@ -11,8 +11,7 @@ pub struct RowText {
     pub literal: Box<str>,
     /// The columns that the image lacks: nothing may be decided by them.
     pub missing: ColumnSet,
-    /// The image may be the row's present state: more of it may be asked of the table by its key. An image of
-    /// which only the key was sent is an old row.
+    /// The image may be the row's present state: more of it may be asked of the table by its key. An old row is not.
     pub is_new: bool,
 }
 

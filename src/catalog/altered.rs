@@ -13,12 +13,12 @@ use crate::wal::pgoutput::RelationId;
 
 /// A row of `pg_attribute` is written by whoever adds, drops, renames or retypes the column. Such a transaction and one
 /// that writes to the table exclude each other until their ends. Whatever is older than the slot's `catalog_xmin` had ended
-/// where the slot begins, so before all that is going to be read; `age` of a frozen xid is beyond all others.
+/// where the slot begins, so before all that is going to be read. Half of all xids ago and older, `age` is negative.
 const ALTERED: &str = "
     select a.attrelid, a.attnum
     from pg_catalog.pg_attribute a
     join pg_catalog.pg_replication_slots s on s.slot_name = $1::text and s.database = current_database()
-    where a.attrelid = any ($2::oid[]) and a.attnum > 0 and pg_catalog.age(a.xmin) <= pg_catalog.age(s.catalog_xmin)";
+    where a.attrelid = any ($2::oid[]) and a.attnum > 0 and pg_catalog.age(a.xmin) between 0 and pg_catalog.age(s.catalog_xmin)";
 const NOW: &str =
     "select case when pg_is_in_recovery() then pg_last_wal_replay_lsn() else pg_current_wal_insert_lsn() end";
 

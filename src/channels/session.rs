@@ -40,7 +40,7 @@ use super::subscribe::{ChannelId, Subscribe};
 use super::system::{self, Extension, Status, join_reason, message};
 use super::topic;
 use crate::authz::Claims;
-use crate::wal::{Lsn, Position};
+use crate::wal::Position;
 
 /// Both clocks, read once per input.
 #[derive(Clone, Copy, Debug)]
@@ -95,6 +95,8 @@ pub struct Session {
     /// The `x-` headers of the upgrade, as policies read them.
     headers: Arc<str>,
     pending: Option<Box<private::Pending>>,
+    /// Pings that were sent.
+    ping_count: u64,
     /// A frame is looked at for the second time, with what it needed known.
     is_again: bool,
 }
@@ -127,6 +129,7 @@ impl Session {
             delayed: Vec::new(),
             headers,
             pending: None,
+            ping_count: 0,
             is_again: false,
         }
     }
@@ -204,27 +207,30 @@ impl Session {
     /// A client that waits for the reply to one heartbeat before it sends the next has handled, by then, all that was
     /// queued before that reply (PROTOCOL 3.4). One without a ref waits for nothing. Gives a ping, for those to whom a
     /// pong is enough.
-    fn note_heartbeat(&self, incoming: &Incoming<'_>) -> Option<Bytes> {
+    fn note_heartbeat(&mut self, incoming: &Incoming<'_>) -> Option<Bytes> {
         let ledger = self.lobby.services.ledger.as_ref()?;
         if self.channels.iter().all(|channel| channel.resume.is_none()) {
             return None;
         }
         // Read before the reply is queued.
         let handed_over = Position::through(ledger.handed_over());
+        // Not the position: that need not move from one ping to the next.
+        let number = self.ping_count + 1;
         let mut is_pinged = false;
         for link in self.channels.iter().filter_map(|channel| channel.resume.as_ref()) {
             if incoming.reference.is_some() {
                 link.heartbeat(handed_over);
             }
-            is_pinged |= link.ping(handed_over);
+            is_pinged |= link.ping(number, handed_over);
         }
-        is_pinged.then(|| frame::ping(handed_over.lsn.0))
+        self.ping_count += u64::from(is_pinged);
+        is_pinged.then(|| frame::ping(number))
     }
 
     fn take_pong(&self, payload: &[u8]) {
         let Ok(number) = payload.try_into() else { return };
-        let lsn = Lsn(u64::from_be_bytes(number));
-        self.channels.iter().filter_map(|channel| channel.resume.as_ref()).for_each(|link| link.pong(lsn));
+        let number = u64::from_be_bytes(number);
+        self.channels.iter().filter_map(|channel| channel.resume.as_ref()).for_each(|link| link.pong(number));
     }
 
     fn leave(&mut self, incoming: &Incoming<'_>, place: usize, actions: &mut Vec<Action>) {

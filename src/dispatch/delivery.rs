@@ -466,7 +466,11 @@ impl Texts {
             (Image::Old, _) => (change.known_old(), None),
         };
         let row = row?;
-        Some(self.known[image as usize].get_or_insert_with(|| row_text(row, fallback)).clone())
+        let text = || {
+            let text = row_text(row, fallback);
+            RowText { is_new: text.is_new && matches!(image, Image::New), ..text }
+        };
+        Some(self.known[image as usize].get_or_insert_with(text).clone())
     }
 }
 

@@ -237,7 +237,7 @@ impl Replays {
 
     /// When there is something to do although nothing comes.
     pub fn next_deadline(&self) -> Option<Instant> {
-        let expires = self.ring.expires_at();
+        let expires = self.ring.expires_at(!self.is_idle());
         let parked = self.parked.front().map(|(since, ..)| *since + self.config.retention);
         // What is waited for then is written down elsewhere, or cannot be.
         let unused = self.ring.is_on().then(|| match self.ledger.is_keeping() {

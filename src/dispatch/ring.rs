@@ -238,15 +238,15 @@ impl Ring {
 
     /// Lets go of what is too old. Whoever is waiting for it may be waiting for others: meanwhile it is kept for longer.
     pub fn expire(&mut self, now: Instant, is_awaited: bool) {
-        let kept_for = if is_awaited { self.config.retention * AWAITED } else { self.config.retention };
-        while self.entries.front().is_some_and(|entry| now.duration_since(entry.since) >= kept_for) {
+        while self.expires_at(is_awaited).is_some_and(|at| at <= now) {
             self.drop_first(Missing::TooOld);
         }
     }
 
     /// When [`Ring::expire`] has something to do next.
-    pub fn expires_at(&self) -> Option<Instant> {
-        self.entries.front().map(|entry| entry.since + self.config.retention)
+    pub fn expires_at(&self, is_awaited: bool) -> Option<Instant> {
+        let kept_for = if is_awaited { self.config.retention * AWAITED } else { self.config.retention };
+        self.entries.front().map(|entry| entry.since + kept_for)
     }
 
     fn drop_first(&mut self, missing: Missing) {

@@ -148,8 +148,10 @@ pub struct Dispatch {
     /// When rows above `--record-max` were last spoken of.
     told_of_cuts: Option<Instant>,
     altered: Altered,
-    /// Tables of which changes were left out because of that.
-    left_out: HashSet<RelationId>,
+    /// Tables of which changes were left out because of that, and how many channels had been bound when it was last told.
+    left_out: HashMap<RelationId, u64>,
+    told_left_out: HashSet<(ChannelId, RelationId)>,
+    bound_count: u64,
 }
 
 struct KnownLayout {
@@ -235,7 +237,9 @@ impl Dispatch {
             buffer: Vec::new(),
             told_of_cuts: None,
             altered: Altered::default(),
-            left_out: HashSet::new(),
+            left_out: HashMap::new(),
+            told_left_out: HashSet::new(),
+            bound_count: 0,
         };
         dispatch.topics.catalog_changed(&dispatch.catalog);
         (dispatch, receiver, handle)
@@ -438,6 +442,7 @@ impl Dispatch {
         if known.is_some_and(|known| known != started.system_identifier) {
             tracing::warn!("the database has another system identifier: positions start anew");
             self.last_commit = Lsn::ZERO;
+            self.altered = Altered::default();
             self.unseen.forget();
         }
         self.tracking.started(&started, &self.catalog, Instant::now());

@@ -15,8 +15,8 @@ pub struct Link {
     claims: OnceLock<Vec<Claim>>,
     /// Where the reply to the last heartbeat was written, if the channel was live then.
     replied_at: Mutex<Option<Position>>,
-    /// What was written before the ping whose pong has not come.
-    pinged_at: Mutex<Option<Position>>,
+    /// The ping whose pong has not come, by its number, and what was written before it.
+    pinged_at: Mutex<Option<(u64, Position)>>,
     /// What has been acknowledged, by its LSN: all of that transaction.
     acknowledged: AtomicU64,
     /// The token is somebody else's by now: the keys are not theirs.
@@ -68,20 +68,19 @@ impl Link {
 
     /// The same for clients that wait for no reply, and take a pong for enough: all of the channel's keys say so. `true`:
     /// a ping is to be sent. One at a time, or those of a slow network would never be answered.
-    pub fn ping(&self, handed_over: Position) -> bool {
+    pub fn ping(&self, number: u64, handed_over: Position) -> bool {
         let mut keys = self.asks.iter().filter(|ask| ask.key.is_some()).peekable();
         if keys.peek().is_none() || !keys.all(|ask| ask.by_pong) || !self.is_live() {
             return false;
         }
         let mut pinged_at = self.pinged_at.lock().expect("no panic while this lock is held");
-        pinged_at.is_none() && pinged_at.replace(handed_over).is_none()
+        pinged_at.is_none() && pinged_at.replace((number, handed_over)).is_none()
     }
 
-    /// A pong has come for the ping that was written behind `lsn`, or for one after that: of several pings a client may
-    /// answer the last (RFC 6455, 5.5.3).
-    pub fn pong(&self, lsn: Lsn) {
+    /// A pong has come for the ping with this number: of several pings a client may answer the last (RFC 6455, 5.5.3).
+    pub fn pong(&self, number: u64) {
         let mut pinged_at = self.pinged_at.lock().expect("no panic while this lock is held");
-        if let Some(written) = pinged_at.take_if(|pinged_at| pinged_at.lsn <= lsn) {
+        if let Some((_, written)) = pinged_at.take_if(|(pinged, _)| *pinged <= number) {
             self.acknowledge(written);
         }
     }
@@ -119,18 +118,18 @@ mod tests {
     #[test]
     fn a_pong_stands_for_what_was_written_before_its_ping() {
         let link = link(&[true, true]);
-        assert!(!link.ping(at(10)), "it is still being sent what it missed");
+        assert!(!link.ping(1, at(10)), "it is still being sent what it missed");
         link.go_live();
-        assert!(link.ping(at(20)));
-        assert!(!link.ping(at(30)), "one at a time");
-        link.pong(Lsn(19));
+        assert!(link.ping(2, at(20)));
+        assert!(!link.ping(3, at(30)), "one at a time");
+        link.pong(1);
         assert_eq!(link.acknowledged(), at(0));
-        link.pong(Lsn(20));
+        link.pong(2);
         assert_eq!(link.acknowledged(), at(20));
-        link.pong(Lsn(90));
+        link.pong(9);
         assert_eq!(link.acknowledged(), at(20), "nobody asked");
-        assert!(link.ping(at(40)));
-        link.pong(Lsn(50));
+        assert!(link.ping(10, at(40)));
+        link.pong(11);
         assert_eq!(link.acknowledged(), at(40), "it has answered a later one");
     }
 
@@ -139,8 +138,8 @@ mod tests {
         for keys in [&[][..], &[false], &[true, false]] {
             let link = link(keys);
             link.go_live();
-            assert!(!link.ping(at(20)), "{keys:?}");
-            link.pong(Lsn(20));
+            assert!(!link.ping(2, at(20)), "{keys:?}");
+            link.pong(2);
             assert_eq!(link.acknowledged(), at(0));
         }
     }

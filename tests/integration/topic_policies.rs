@@ -204,7 +204,7 @@ async fn probe(client: &mut Client, question: &TopicQuestion) -> TopicGrant {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_answer_is_that_of_the_originals_probe() {
-    let house = House::new(CASES, &[]).await;
+    let house = Box::pin(House::new(CASES, &[])).await;
     house.until_decided_here(&members_question("members", "lobby", ALICE)).await;
     let mut postgres = connect(&house.url).await;
     let (mut wrong, mut count, mut by_postgres) = (Vec::new(), 0, 0.0);
@@ -264,7 +264,7 @@ async fn answers_follow_memberships_policies_and_the_table_itself() {
         exists (select from members m where m.user_id = auth.uid() and m.room = realtime.topic()));";
     let sleeper = "create policy {r}_r on realtime.messages for select to {r} using (pg_sleep(60)::text = '');";
     let cases = [case("follower", Here, members), case("sleeper", Postgres, sleeper)];
-    let house = House::new(&cases, &["--authz-timeout", "300ms"]).await;
+    let house = Box::pin(House::new(&cases, &["--authz-timeout", "300ms"])).await;
     let postgres = connect(&house.url).await;
     let all = Ok(TopicGrant { broadcast: true, presence: true });
     let nothing = Ok(TopicGrant::default());

@@ -5,12 +5,14 @@
 //! asked alone, and within a question each row.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use futures_util::future::{BoxFuture, join_all};
 use tokio_postgres::Row;
 
 use super::error::OracleError;
 use super::job::{Job, Work};
+use super::policies::both;
 use super::question::{Answer, Asked, Question, Verdict};
 use super::session::{Guise, Reply, Session, Unprepared};
 use super::statement::{Part, parts};
@@ -270,6 +272,9 @@ fn conclude_rows(jobs: Vec<Job>, transactions: &[Vec<Part>], replies: Vec<Reply>
             return Some(Next::Again(Job { misfits: true, alone: true, ..job }));
         }
         if draft.outdated && !draft.invisible {
+            if let Answer::Verdicts(verdicts) = draft.answer {
+                job.outdated.get_or_insert((Instant::now(), verdicts));
+            }
             return Some(Next::Outdated(job));
         }
         if draft.invisible {
@@ -284,7 +289,12 @@ fn conclude_rows(jobs: Vec<Job>, transactions: &[Vec<Part>], replies: Vec<Reply>
     jobs.into_iter().zip(drafts).zip(asked).filter_map(next).collect()
 }
 
-pub(super) fn finish(job: Job, answer: Result<Answer, OracleError>, metrics: &AuthzMetrics) {
+pub(super) fn finish(job: Job, mut answer: Result<Answer, OracleError>, metrics: &AuthzMetrics) {
+    if let (Some((_, first)), Some(question), Ok(Answer::Verdicts(verdicts))) =
+        (&job.outdated, job.question(), &mut answer)
+    {
+        both(first, verdicts, &question.rows);
+    }
     match &answer {
         Ok(Answer::Verdicts(verdicts)) => {
             let failed = verdicts.iter().filter(|verdict| **verdict == Verdict::Failed).count();

@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 
 use super::error::OracleError;
 use super::group::{GroupKey, Subject};
-use super::question::{Answer, Asked, CastFailure, Question};
+use super::question::{Answer, Asked, CastFailure, Question, Verdict};
 use super::queue::Ticket;
 use crate::authz::metrics::QuestionKind;
 use crate::routing::CastRequest;
@@ -37,8 +37,8 @@ pub(super) struct Job {
     pub(super) misfits: bool,
     /// How often that has happened.
     pub(super) misfit_count: u32,
-    /// Since when it is known that the table's policies are not those that it asks by.
-    pub(super) outdated_since: Option<Instant>,
+    /// The table's policies are not those that it asked by: since when that is known, and what those said.
+    pub(super) outdated: Option<(Instant, Vec<Verdict>)>,
     /// Its statements were forgotten and prepared again.
     pub(super) prepared_anew: bool,
     /// How often it was asked without an answer, through no fault of the question.
@@ -69,7 +69,7 @@ impl Job {
             one_by_one: false,
             misfits: false,
             misfit_count: 0,
-            outdated_since: None,
+            outdated: None,
             prepared_anew: false,
             losses: 0,
             transients: 0,

@@ -2,13 +2,13 @@
 //!
 //! The stream lags, and what a policy reads of other tables is read at the moment of the answer: an earlier policy beside
 //! later rows would say what was so at no moment. So each statement looks, in its own snapshot, whether the table's
-//! policies are those that it was made of. Where they are not, it is asked again by those that the newest catalog has:
-//! then the answer is that of a SELECT at the moment it is given.
+//! policies are those that it was made of. Where they are not, it is asked again by those that the newest catalog has, and
+//! shown is what both show.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::super::plan::{self, DeniedReason};
-use super::question::{Asked, Question};
+use super::super::{RowText, plan};
+use super::question::{Asked, Question, Verdict};
 use crate::authz::OraclePlan;
 use crate::catalog::{Catalog, Relation};
 
@@ -23,42 +23,34 @@ pub enum KnownBy {
     Stream = 1,
 }
 
-/// What the policies of now make of a question.
-pub(super) enum Renewed {
-    Ask(Question),
-    /// Row-level security is off.
-    AllAllowed,
-    AllDenied,
-    /// No other policies are known yet.
-    Unknown,
-}
-
 impl Newest {
     pub(super) fn set(&self, known_by: KnownBy, catalog: Arc<Catalog>) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)[known_by as usize] = Some(catalog);
     }
 
-    /// The question, by other policies than its own.
-    pub(super) fn renew(&self, question: &Question) -> Renewed {
-        let Asked::Policy { plan: asked, identity } = &question.asked else { return Renewed::Unknown };
+    /// The question, by other policies than its own; `None`: none are known yet. Which of those that are known are the
+    /// present ones the next answer tells.
+    pub(super) fn renew(&self, question: &Question) -> Option<Question> {
+        let Asked::Policy { plan: asked, identity } = &question.asked else { return None };
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        for catalog in known.into_iter().flatten() {
-            let Some(relation) = catalog.relation(question.relation.id) else { continue };
-            let Some(role) = catalog.roles.get(&asked.role) else { continue };
-            match plan::asked(relation, role) {
-                Ok(None) => return Renewed::AllAllowed,
-                // Its text comes when the lock that was in the way is gone.
-                Err(DeniedReason::TextMissing { .. }) => {}
-                Err(_) => return Renewed::AllDenied,
-                Ok(Some(plan)) if plan.policies == asked.policies => {}
-                Ok(Some(plan)) => {
-                    let plan = Arc::new(for_columns_of(&question.relation, plan));
-                    let asked = Asked::Policy { plan, identity: Arc::clone(identity) };
-                    return Renewed::Ask(Question { asked, ..question.clone() });
-                }
-            }
+        let plan_of = |catalog: Arc<Catalog>| {
+            plan::asked(catalog.relation(question.relation.id)?, catalog.roles.get(&asked.role)?)
+        };
+        let plan = known.into_iter().flatten().filter_map(plan_of).find(|plan| plan.policies != asked.policies)?;
+        let plan = Arc::new(for_columns_of(&question.relation, plan));
+        let asked = Asked::Policy { plan, identity: Arc::clone(identity) };
+        Some(Question { asked, ..question.clone() })
+    }
+}
+
+/// What holds of rows that were judged by the policies of their commit and by those of the answer, each beside what is read
+/// elsewhere at that moment. Shown is what both show: an old row, or one that was overwritten before a policy was opened,
+/// was shown at no moment. Where only the later ones show a new row nobody knows, and whoever would have got it is told.
+pub(super) fn both(first: &[Verdict], last: &mut [Verdict], rows: &[RowText]) {
+    for ((first, last), row) in first.iter().zip(last).zip(rows) {
+        if last.is_allowed() && !first.is_allowed() {
+            *last = if row.is_new { Verdict::Failed } else { Verdict::Denied };
         }
-        Renewed::Unknown
     }
 }
 
@@ -98,36 +90,48 @@ mod tests {
         Arc::new(catalog)
     }
 
-    fn expression(renewed: Renewed) -> String {
-        match renewed {
-            Renewed::Ask(question) => {
-                let Asked::Policy { plan, .. } = question.asked else { unreachable!("a policy was asked") };
-                format!("{} {:?}", plan.expression, plan.columns)
-            }
-            Renewed::AllAllowed => "allowed".into(),
-            Renewed::AllDenied => "denied".into(),
-            Renewed::Unknown => "unknown".into(),
-        }
+    fn expression(renewed: Option<Question>) -> String {
+        let Some(question) = renewed else { return "unknown".into() };
+        let Asked::Policy { plan, .. } = question.asked else { unreachable!("a policy was asked") };
+        format!("{} {:?}", plan.expression, plan.columns)
     }
 
     #[test]
     fn a_question_is_asked_by_policies_that_are_not_its_own() {
         let (newest, question) = (Newest::default(), policy("ann", "x"));
+        let (none, second) = (Some(set(&[])), Some(set(&[1])));
         assert_eq!(expression(newest.renew(&question)), "unknown");
         newest.set(KnownBy::Poll, catalog(&["y"], true));
-        let Renewed::Ask(renewed) = newest.renew(&question) else { panic!("it has another policy") };
-        assert_eq!(expression(newest.renew(&question)), format!("((y)) {:?}", Some(set(&[1]))));
+        let renewed = newest.renew(&question).expect("it has another policy");
+        assert_eq!(expression(newest.renew(&question)), format!("((y)) {second:?}"));
         assert_eq!(expression(newest.renew(&renewed)), "unknown", "these were asked");
         // The stream has come further than the last reading.
         newest.set(KnownBy::Stream, catalog(&["z"], true));
-        assert_eq!(expression(newest.renew(&renewed)), format!("((z)) {:?}", Some(set(&[1]))));
+        assert_eq!(expression(newest.renew(&renewed)), format!("((z)) {second:?}"));
+        // Whether it is so is asked, too.
         newest.set(KnownBy::Poll, catalog(&[], true));
-        assert_eq!(expression(newest.renew(&question)), "denied");
+        assert_eq!(expression(newest.renew(&question)), format!("false {none:?}"));
         newest.set(KnownBy::Poll, catalog(&["y"], false));
-        assert_eq!(expression(newest.renew(&question)), "allowed");
+        assert_eq!(expression(newest.renew(&question)), format!("true {none:?}"));
         newest.set(KnownBy::Poll, catalog(&["locked"], true));
         newest.set(KnownBy::Stream, catalog(&["locked"], true));
         assert_eq!(expression(newest.renew(&question)), "unknown");
+    }
+
+    #[test]
+    fn shown_is_what_the_policies_of_the_commit_show_as_well() {
+        use Verdict::{Allowed, Denied, Failed};
+        let all = [Allowed, Denied, Failed];
+        let row = |is_new| RowText { is_new, ..policy("ann", "x").rows.remove(0) };
+        let (new, old) = ([(); 3].map(|()| row(true)), [(); 3].map(|()| row(false)));
+        let both = |last, rows| {
+            let mut verdicts = [last; 3];
+            both(&all, &mut verdicts, rows);
+            verdicts
+        };
+        assert_eq!(both(Allowed, &new), [Allowed, Failed, Failed]);
+        assert_eq!(both(Allowed, &old), [Allowed, Denied, Denied]);
+        assert_eq!((both(Denied, &new), both(Failed, &new)), ([Denied; 3], [Failed; 3]));
     }
 
     #[test]

@@ -34,7 +34,7 @@ fn whole_images_are_asked_in_one_statement() {
     let asked = question(Some(&[0]), vec![row(&[]), row(&[2]), row(&[1, 2])]);
     assert_eq!(forms(&asked), [(Form::Image, vec![0, 1, 2])], "what is missing is not read");
     let sql = &parts_of(&asked)[0].sql;
-    let expected = r#"SELECT (SELECT pg_catalog.pg_current_snapshot()::pg_catalog.text), (((x))), (SELECT (SELECT pg_catalog.string_agg"#;
+    let expected = r#"SELECT (SELECT pg_catalog.pg_current_snapshot()::pg_catalog.text), (((x))), (SELECT (SELECT pg_catalog.concat_ws"#;
     assert!(sql.starts_with(expected), "{sql}");
     let expected =
         r#" IS NOT DISTINCT FROM E'12 r t {0} abc') FROM pg_catalog.unnest((SELECT $1::pg_catalog.text FROM"#;

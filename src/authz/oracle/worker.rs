@@ -18,8 +18,6 @@ use super::error::OracleError;
 use super::flight::{Next, Script, conclude, finish};
 use super::job::{Job, Work};
 use super::meanings::Change;
-use super::policies::Renewed;
-use super::question::{Answer, Verdict};
 use super::queue::{Batch, Hold, Lane, Queue};
 use super::reshape::reshape;
 use super::session::{OpenError, Reply, Session, Unprepared};
@@ -367,20 +365,16 @@ impl Worker {
     /// The table's policies have changed since the question was put together.
     fn renew(&self, mut job: Job) {
         self.metrics.outdated.inc();
-        let since = *job.outdated_since.get_or_insert_with(std::time::Instant::now);
-        let Work::Ask { question, .. } = &mut job.work else { return };
-        let rows = question.rows.len();
-        match self.queue.newest.renew(question) {
-            Renewed::Ask(renewed) => {
-                *question = renewed;
-                // The questions that it was put together with may be renewed otherwise.
-                self.queue.push_later(job);
-            }
-            Renewed::AllAllowed => finish(job, Ok(Answer::Verdicts(vec![Verdict::Allowed; rows])), &self.metrics),
-            Renewed::AllDenied => finish(job, Ok(Answer::Verdicts(vec![Verdict::Denied; rows])), &self.metrics),
-            Renewed::Unknown if since.elapsed() < self.config.timeout => self.queue.push_later(job),
-            Renewed::Unknown => finish(job, Err(OracleError::PoliciesChanged), &self.metrics),
+        let is_late = job.outdated.as_ref().is_some_and(|(since, _)| since.elapsed() > self.config.timeout);
+        if is_late {
+            return finish(job, Err(OracleError::PoliciesChanged), &self.metrics);
         }
+        if let Work::Ask { question, .. } = &mut job.work
+            && let Some(renewed) = self.queue.newest.renew(question)
+        {
+            *question = renewed;
+        }
+        self.queue.push_later(job);
     }
 
     /// In their order, before all others.

@@ -3,8 +3,6 @@
 //! What they were at the time is not known, so nobody is shown anything of such changes: what had a column's name then may be
 //! what nobody was ever to see. Whoever would have got them is told of a gap.
 
-use std::sync::Arc;
-
 use super::{Dispatch, READ_AGAIN, Work};
 use crate::catalog::Altered;
 use crate::change::Layout;
@@ -35,21 +33,33 @@ impl Dispatch {
         if work.is_kept {
             self.replays.ring.has_hole(Position::end_of(header.commit_lsn), header.end_lsn, Missing::Altered);
         }
-        let is_first = self.left_out.insert(id);
-        let relation = self.layouts.get(&id).map(|known| Arc::clone(&known.layout.relation));
-        if let Some(relation) = relation.filter(|_| is_first) {
-            let relation = relation.sql_name();
+        let known = self.left_out.get(&id).copied();
+        if known.is_none()
+            && let Some(layout) = self.layouts.get(&id)
+        {
+            let relation = layout.layout.relation.sql_name();
             tracing::warn!(
                 relation,
                 "the table was altered while the stream was not read: what came before is not shown"
             );
         }
+        // What was handed over before is for those alone who come back, and whom the hole is for.
+        if work.is_silent {
+            self.left_out.entry(id).or_insert(u64::MAX);
+            return;
+        }
+        // Whoever has been told reads again, and finds all of it: it was committed before the relay began.
+        if self.left_out.insert(id, self.bound_count) == Some(self.bound_count) {
+            return;
+        }
         for place in self.subscribers.places_of(id) {
-            self.note_missing(place, Missing::Altered);
-            if is_first && !work.is_silent {
-                let message = "A table was altered while the relay was away: changes from before that are not shown";
-                self.send_to(place, |s| system::postgres_changes_error(&s.address, message, Some(READ_AGAIN)));
+            let Some(subscriber) = self.subscribers.get(place) else { continue };
+            if !self.told_left_out.insert((subscriber.channel, id)) {
+                continue;
             }
+            self.note_missing(place, Missing::Altered);
+            let message = "A table was altered while the relay was away: changes from before that are not shown";
+            self.send_to(place, |s| system::postgres_changes_error(&s.address, message, Some(READ_AGAIN)));
         }
     }
 }

@@ -241,7 +241,7 @@ impl Dispatch {
                 resuming.missing.get_or_insert(if is_kept { Missing::Altered } else { missing });
             }
             // Once for all that is gone. What is there and cannot be shown is told at the end.
-            if !is_kept {
+            if !is_kept && sent.position <= floor {
                 self.finish_run(place);
                 self.tell_gap(place, floor);
             }

@@ -271,6 +271,7 @@ impl Dispatch {
 
     /// The channel is bound and its join answered. Whoever is owed nothing is told so.
     pub(super) fn resume_bound(&mut self, place: usize) {
+        self.bound_count += 1;
         let subscriber = self.subscribers.get(place);
         let is_live = |resuming: &Resuming| resuming.stage == Stage::Live && resuming.is_direct;
         if subscriber.and_then(|subscriber| subscriber.resuming.as_deref()).is_some_and(is_live) {
@@ -551,6 +552,7 @@ impl Dispatch {
             return;
         };
         resuming.stage = Stage::Live;
+        self.bound_count += 1;
         self.rebind_resuming(place);
         self.announce(place);
     }
