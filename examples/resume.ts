@@ -138,8 +138,8 @@ export function resumable<
       const from = position
       const isOn = from === undefined || isBehind(resume.position, from)
       // The relay may know less of this client than the client does: a gap that ends before its position is none. One that
-      // ends where it begins is somewhere behind.
-      const isOver = resume.state === 'gap' && resume.from !== resume.position && from !== undefined && isBehind(from, resume.position)
+      // ends where it begins is somewhere behind. (Of two databases each position is behind the other.)
+      const isOver = !isOn && resume.from !== resume.position && isBehind(from!, resume.position)
       const isLost = resume.state === 'gap' ? !isOver : resume.state !== 'complete' && from !== undefined
       if (isOn) had(resume.position)
       isJoined = true
