@@ -19,10 +19,8 @@ use crate::encode::{self, ErrorRow, RecordShape};
 use crate::resume::{Holder, Link, ResumeKey};
 use crate::wal::Position;
 
-/// Notes that are sent to one channel before the next one has its turn.
+/// Notes that are sent to one channel before the next one, and the stream, have their turn.
 const DRAINED_MAX: usize = 256;
-/// Notes that are sent before the stream has its turn: of a storm of those who come back others must not notice much.
-const DRAINED_IN_TURN_MAX: usize = 1024;
 
 impl Dispatch {
     /// The channel's own keys, in order, if each of its bindings has one.
@@ -167,11 +165,8 @@ impl Dispatch {
 
     /// Sends some of what was noted to those who came back. `false`: nothing could be sent.
     pub(super) fn drain_logs(&mut self) -> bool {
-        let (mut moved, mut drained) = (false, 0);
-        let mut waiting = std::mem::take(&mut self.replays.draining).into_iter();
-        while drained < DRAINED_IN_TURN_MAX
-            && let Some(channel) = waiting.next()
-        {
+        let mut moved = false;
+        for channel in std::mem::take(&mut self.replays.draining) {
             let Some(place) = self.subscribers.place_of(channel) else { continue };
             let Some(subscriber) = self.subscribers.get_mut(place) else { continue };
             let Some(resuming) = &mut subscriber.resuming else { continue };
@@ -194,22 +189,18 @@ impl Dispatch {
             moved = true;
             let begins = resuming.oldest();
             self.tell_gap(place, begins);
-            if !self.drain_log(place, &mut drained) {
+            if !self.drain_log(place) {
                 self.replays.draining.push(channel);
             }
         }
-        // Those whose turn did not come are the first in the next one.
-        let had_their_turn = std::mem::take(&mut self.replays.draining);
-        self.replays.draining = waiting.chain(had_their_turn).collect();
         moved
     }
 
     /// `true`: all that was noted is sent.
-    fn drain_log(&mut self, place: usize, count: &mut usize) -> bool {
+    fn drain_log(&mut self, place: usize) -> bool {
         let ticket = Arc::new(Ticket);
         let mut drained = false;
         for _ in 0..DRAINED_MAX {
-            *count += 1;
             let Some(resuming) = self.subscribers.get_mut(place).and_then(|subscriber| subscriber.resuming.as_mut())
             else {
                 return true;
