@@ -80,6 +80,8 @@ pub enum NotShown {
     Undecided,
     /// The row could not be turned to JSON.
     NotEncoded,
+    /// It is from before the table was altered, while the stream was not read.
+    LeftOut,
 }
 
 /// One bound subscription.

@@ -15,7 +15,7 @@ mod resuming;
 mod subscribing;
 mod tracked;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -150,7 +150,6 @@ pub struct Dispatch {
     altered: Altered,
     /// Tables of which changes were left out because of that, and how many channels had been bound when it was last told.
     left_out: HashMap<RelationId, u64>,
-    told_left_out: HashSet<(ChannelId, RelationId)>,
     bound_count: u64,
 }
 
@@ -238,7 +237,6 @@ impl Dispatch {
             told_of_cuts: None,
             altered: Altered::default(),
             left_out: HashMap::new(),
-            told_left_out: HashSet::new(),
             bound_count: 0,
         };
         dispatch.topics.catalog_changed(&dispatch.catalog);

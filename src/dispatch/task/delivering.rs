@@ -6,7 +6,7 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
-use super::{Dispatch, PAUSE};
+use super::{Dispatch, PAUSE, READ_AGAIN};
 use crate::catalog::Relation;
 use crate::causes::with_causes;
 use crate::change::Operation;
@@ -283,7 +283,7 @@ impl Dispatch {
     }
 
     /// Tells a client, once per table and subscription, that something is not shown. `true`: it was the first time.
-    fn tell(&mut self, place: usize, relation: &Relation, what: NotShown) -> bool {
+    pub(super) fn tell(&mut self, place: usize, relation: &Relation, what: NotShown) -> bool {
         let Some(subscriber) = self.subscribers.get_mut(place).filter(|subscriber| subscriber.outbox.is_open()) else {
             return false;
         };
@@ -293,6 +293,10 @@ impl Dispatch {
         subscriber.told.push((relation.id, what));
         let table = format!("{}.{}", relation.schema, relation.name);
         let (message, hint) = match what {
+            NotShown::LeftOut => (
+                format!("{table} was altered while the relay was away: changes from before that are not shown"),
+                READ_AGAIN,
+            ),
             NotShown::Undecided => (
                 format!("Row-level security of {table} could not be evaluated for you: its events are not shown"),
                 "The server's log has the error; SELECT from the table with the same token to see it",

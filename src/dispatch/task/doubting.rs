@@ -3,11 +3,13 @@
 //! What they were at the time is not known, so nobody is shown anything of such changes: what had a column's name then may be
 //! what nobody was ever to see. Whoever would have got them is told of a gap.
 
-use super::{Dispatch, READ_AGAIN, Work};
+use std::sync::Arc;
+
+use super::{Dispatch, Work};
 use crate::catalog::Altered;
 use crate::change::Layout;
-use crate::channels::system;
 use crate::dispatch::ring::Missing;
+use crate::dispatch::subscribers::NotShown;
 use crate::wal::pgoutput::RelationId;
 use crate::wal::{Lsn, Position};
 
@@ -33,11 +35,9 @@ impl Dispatch {
         if work.is_kept {
             self.replays.ring.has_hole(Position::end_of(header.commit_lsn), header.end_lsn, Missing::Altered);
         }
-        let known = self.left_out.get(&id).copied();
-        if known.is_none()
-            && let Some(layout) = self.layouts.get(&id)
-        {
-            let relation = layout.layout.relation.sql_name();
+        let Some(relation) = self.layouts.get(&id).map(|known| Arc::clone(&known.layout.relation)) else { return };
+        if !self.left_out.contains_key(&id) {
+            let relation = relation.sql_name();
             tracing::warn!(
                 relation,
                 "the table was altered while the stream was not read: what came before is not shown"
@@ -53,13 +53,10 @@ impl Dispatch {
             return;
         }
         for place in self.subscribers.places_of(id) {
-            let Some(subscriber) = self.subscribers.get(place) else { continue };
-            if !self.told_left_out.insert((subscriber.channel, id)) {
-                continue;
+            let is_open = self.subscribers.get(place).is_some_and(|subscriber| subscriber.outbox.is_open());
+            if self.tell(place, &relation, NotShown::LeftOut) || !is_open {
+                self.note_missing(place, Missing::Altered);
             }
-            self.note_missing(place, Missing::Altered);
-            let message = "A table was altered while the relay was away: changes from before that are not shown";
-            self.send_to(place, |s| system::postgres_changes_error(&s.address, message, Some(READ_AGAIN)));
         }
     }
 }
