@@ -40,7 +40,6 @@ use super::subscribe::{ChannelId, Subscribe};
 use super::system::{self, Extension, Status, join_reason, message};
 use super::topic;
 use crate::authz::Claims;
-use crate::wal::Position;
 
 /// Both clocks, read once per input.
 #[derive(Clone, Copy, Debug)]
@@ -213,15 +212,15 @@ impl Session {
             return None;
         }
         // Read before the reply is queued.
-        let handed_over = Position::through(ledger.handed_over());
+        let routed = ledger.routed();
         // Not the position: that need not move from one ping to the next.
         let number = self.ping_count + 1;
         let mut is_pinged = false;
         for link in self.channels.iter().filter_map(|channel| channel.resume.as_ref()) {
             if incoming.reference.is_some() {
-                link.heartbeat(handed_over);
+                link.heartbeat(routed);
             }
-            is_pinged |= link.ping(number, handed_over);
+            is_pinged |= link.ping(number, routed);
         }
         self.ping_count += u64::from(is_pinged);
         is_pinged.then(|| frame::ping(number))

@@ -60,6 +60,14 @@ impl Subscriber {
         self.resuming.as_ref().is_some_and(|resuming| resuming.log.is_some())
     }
 
+    /// Tells whoever acknowledges what has not been queued for it. Called where the head of the queue is another, and what
+    /// was before it is in the outbox.
+    pub fn say_what_waits(&self) {
+        let Some(resuming) = &self.resuming else { return };
+        let head = self.queue.front().map(|queued| queued.delivery.change.change.position().lsn);
+        resuming.link.waits_from(head);
+    }
+
     /// What a table's program knows of the identity; `None`: the bindings were made for another plan, or identity.
     pub fn slots(&self, plan: &Arc<CompiledPlan>) -> Option<&Arc<Slots>> {
         self.slots.iter().find(|(known, _)| Arc::ptr_eq(known, plan)).map(|(_, slots)| slots)

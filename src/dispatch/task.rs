@@ -539,6 +539,7 @@ impl Dispatch {
         self.flush(chunk);
         if finished {
             self.replays.worked = Position::end_of(work.transaction.header.commit_lsn);
+            self.replays.ledger.routed_to(work.transaction.header.end_lsn);
             self.finish_tracked();
             if self.before.take().is_some() {
                 self.layouts.clear();

@@ -23,6 +23,8 @@ pub struct Ledger {
     records: Mutex<Records>,
     /// The end of the last transaction that has been handed over, to everybody whom it concerns.
     handed_over: AtomicU64,
+    /// The end of the last transaction that has been routed: what of it is still to be decided waits in its channels' queues.
+    routed: AtomicU64,
     is_keeping: AtomicBool,
     /// What of `handed_over` is written down, and that changes are kept.
     written: AtomicU64,
@@ -59,6 +61,7 @@ impl Ledger {
         Ledger {
             records: Mutex::default(),
             handed_over: AtomicU64::new(0),
+            routed: AtomicU64::new(0),
             is_keeping: AtomicBool::new(false),
             written: AtomicU64::new(0),
             is_keeping_written: AtomicBool::new(false),
@@ -115,6 +118,16 @@ impl Ledger {
         Lsn(self.handed_over.load(Ordering::Acquire))
     }
 
+    /// The end of a transaction all of whose changes have been offered to whom they concern.
+    pub fn routed_to(&self, end_lsn: Lsn) {
+        self.routed.store(end_lsn.0, Ordering::Release);
+    }
+
+    /// A channel has been queued everything before it, but for what its link says that it waits for.
+    pub fn routed(&self) -> Position {
+        Position::through(Lsn(self.routed.load(Ordering::Acquire)))
+    }
+
     /// Dispatch keeps changes from here on, or keeps none.
     pub fn keep(&self, keeps: bool) {
         self.is_keeping.store(keeps, Ordering::Release);
@@ -164,6 +177,7 @@ impl Ledger {
     /// Positions past `known` are of a history that was left, or of another database; what is read begins at `begins`.
     pub fn begin_again(&self, known: Position, begins: Lsn) {
         self.handed_over.store(begins.0, Ordering::Release);
+        self.routed.store(begins.0, Ordering::Release);
         self.rewind(known);
     }
 

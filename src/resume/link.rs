@@ -19,6 +19,8 @@ pub struct Link {
     pinged_at: Mutex<Option<(u64, Position)>>,
     /// What has been acknowledged, by its LSN: all of that transaction.
     acknowledged: AtomicU64,
+    /// The commit LSN of the first change that waits for its turn, or for an answer; 0: nothing does.
+    waits_from: AtomicU64,
     /// The token is somebody else's by now: the keys are not theirs.
     is_revoked: AtomicBool,
 }
@@ -32,7 +34,23 @@ impl Link {
             replied_at: Mutex::default(),
             pinged_at: Mutex::default(),
             acknowledged: AtomicU64::new(0),
+            waits_from: AtomicU64::new(0),
             is_revoked: AtomicBool::new(false),
+        }
+    }
+
+    /// Said by dispatch: before the transaction counts as routed where something begins to wait, and once everything
+    /// before it is in the outbox where something has ended waiting.
+    pub fn waits_from(&self, commit_lsn: Option<Lsn>) {
+        self.waits_from.store(commit_lsn.map_or(0, |lsn| lsn.0), Ordering::Release);
+    }
+
+    /// Up to where the channel has been queued everything, given that as much has been `routed`. That is read first: what
+    /// waits of it is known by then.
+    fn queued(&self, routed: Position) -> Position {
+        match self.waits_from.load(Ordering::Acquire) {
+            0 => routed,
+            waits => routed.min(Position::through(Lsn(waits))),
         }
     }
 
@@ -55,26 +73,26 @@ impl Link {
         self.is_revoked.store(true, Ordering::Relaxed);
     }
 
-    /// A heartbeat has come: what was queued before the reply to the one before it has been handled. `handed_over`: read
+    /// A heartbeat has come: what was queued before the reply to the one before it has been handled. `routed`: read
     /// before the reply to this one is queued.
-    pub fn heartbeat(&self, handed_over: Position) {
-        let is_live = self.is_live();
+    pub fn heartbeat(&self, routed: Position) {
+        let queued = self.is_live().then(|| self.queued(routed));
         let mut replied_at = self.replied_at.lock().expect("no panic while this lock is held");
         if let Some(handled) = replied_at.take() {
             self.acknowledge(handled);
         }
-        *replied_at = is_live.then_some(handed_over);
+        *replied_at = queued;
     }
 
     /// The same for clients that wait for no reply, and take a pong for enough: all of the channel's keys say so. `true`:
     /// a ping is to be sent. One at a time, or those of a slow network would never be answered.
-    pub fn ping(&self, number: u64, handed_over: Position) -> bool {
+    pub fn ping(&self, number: u64, routed: Position) -> bool {
         let mut keys = self.asks.iter().filter(|ask| ask.key.is_some()).peekable();
         if keys.peek().is_none() || !keys.all(|ask| ask.by_pong) || !self.is_live() {
             return false;
         }
         let mut pinged_at = self.pinged_at.lock().expect("no panic while this lock is held");
-        pinged_at.is_none() && pinged_at.replace((number, handed_over)).is_none()
+        pinged_at.is_none() && pinged_at.replace((number, self.queued(routed))).is_none()
     }
 
     /// A pong has come for the ping with this number: of several pings a client may answer the last (RFC 6455, 5.5.3).
@@ -131,6 +149,22 @@ mod tests {
         assert!(link.ping(10, at(40)));
         link.pong(11);
         assert_eq!(link.acknowledged(), at(40), "it has answered a later one");
+    }
+
+    #[test]
+    fn what_waits_is_not_acknowledged_with_what_came_after_it() {
+        let link = link(&[false]);
+        link.go_live();
+        link.waits_from(Some(Lsn(15)));
+        link.heartbeat(at(20));
+        link.waits_from(None);
+        link.heartbeat(at(30));
+        assert_eq!(link.acknowledged(), at(14), "as of the reply");
+        link.waits_from(Some(Lsn(40)));
+        link.heartbeat(at(31));
+        assert_eq!(link.acknowledged(), at(30));
+        link.heartbeat(at(50));
+        assert_eq!(link.acknowledged(), at(31), "what has not been routed waits for nothing");
     }
 
     #[test]

@@ -142,7 +142,11 @@ impl Dispatch {
         for asked in delivery.undecided() {
             asked.wait(place);
         }
+        let is_first = subscriber.queue.is_empty();
         subscriber.queue.extend(offered.take().map(|delivery| Queued::new(delivery, &self.budget)));
+        if is_first {
+            subscriber.say_what_waits();
+        }
     }
 
     pub(super) fn answered(&mut self, answered: Answered) {
@@ -166,6 +170,9 @@ impl Dispatch {
         self.announce_if_due(place);
         self.perform_decided(place);
         self.finish_run(place);
+        if let Some(subscriber) = self.subscribers.get(place) {
+            subscriber.say_what_waits();
+        }
     }
 
     fn perform_decided(&mut self, place: usize) {

@@ -51,6 +51,7 @@ impl Dispatch {
             resuming.missing = resuming.missing.or(told.map(|(_, missing)| missing));
             if let Some(subscriber) = self.subscribers.get_mut(place) {
                 subscriber.queue.extend(queue);
+                subscriber.say_what_waits();
                 self.replays.draining.push(subscriber.channel);
             }
             self.replays.holders.insert(keys, place);
@@ -175,6 +176,7 @@ impl Dispatch {
                 resuming.owed = ids.map(|id| (id, sent.max(resuming.owed_after(id)))).collect();
                 (resuming.stage, resuming.is_direct) = (Stage::Waiting, true);
                 subscriber.queue.clear();
+                subscriber.say_what_waits();
                 self.rebind_resuming(place);
                 self.replays.waiting.push(channel);
                 continue;

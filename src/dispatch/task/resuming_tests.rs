@@ -111,6 +111,33 @@ async fn what_could_not_be_decided_is_told_again_until_it_is_acknowledged() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_waits_for_an_answer_holds_back_its_own_channel_alone() {
+    let (mut house, ledger, _) = resuming(catalog(), None).await;
+    let (mut alice, hers) = come(&house, 1, &person("alice"), "secured").await;
+    let (mut bob, his) = come(&house, 2, &person("bob"), "open").await;
+    let beat = |link: &Link| {
+        link.heartbeat(ledger.routed());
+        link.acknowledged().lsn
+    };
+    house.stream(transaction(10, &[(OPEN, "1")])).await;
+    house.stream(transaction(20, &[(SECURED, "2"), (OPEN, "2")])).await;
+    house.stream(transaction(30, &[(SECURED, "3"), (OPEN, "3")])).await;
+    let first = house.question();
+    assert!(beat(&hers) < Lsn(20) && beat(&his) < Lsn(20), "no heartbeat before this one");
+    assert_eq!(bob.rows(), ["1", "2", "3"]);
+    assert!(beat(&his) >= Lsn(30), "another's question is nothing to him");
+    assert_eq!(beat(&hers), Lsn(19), "up to the first that waits");
+    house.answer(first, Verdict::Allowed).await;
+    assert_eq!(alice.rows(), ["2"]);
+    assert_eq!(beat(&hers), Lsn(19), "as of the reply before");
+    assert_eq!(beat(&hers), Lsn(29));
+    let second = house.question();
+    house.answer(second, Verdict::Denied).await;
+    beat(&hers);
+    assert!(beat(&hers) >= Lsn(30), "nothing waits any more");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_gap_that_was_told_in_vain_is_told_again() {
     let (house, ..) = resuming(catalog(), None).await;
     let (mut client, _) = come(&house, 1, &person("alice"), "open").await;
