@@ -26,8 +26,9 @@ use tokio::time::Instant;
 
 use super::ring::{Missing, Ring};
 use super::sent::SentLog;
-use crate::channels::subscribe::ChannelId;
+use crate::channels::subscribe::{ChannelId, Subscribe};
 use crate::resume::{Config, Ledger, Link, ResumeKey, ResumeMetrics};
+use crate::routing::Casts;
 use crate::wal::budget::{Rung, SlotPressure};
 use crate::wal::history::History;
 use crate::wal::{Lsn, Origin, Position};
@@ -138,6 +139,8 @@ pub struct Replays {
     /// Whose outboxes are full, or whose joins are not answered yet. In a storm they are too many to be looked at in every
     /// turn.
     pub stalled: Vec<ChannelId>,
+    /// Joins from before there was a stream: nobody knows of which history positions are. With casts and number.
+    pub before_history: Vec<(Subscribe, Arc<Casts>, u64)>,
     /// Whose logs are being sent.
     pub draining: Vec<ChannelId>,
     /// By their keys: who has what was decided for them.
@@ -177,6 +180,7 @@ impl Replays {
             waiting: Vec::new(),
             behind: Vec::new(),
             stalled: Vec::new(),
+            before_history: Vec::new(),
             draining: Vec::new(),
             holders: HashMap::default(),
             parked: VecDeque::new(),
@@ -219,6 +223,10 @@ impl Replays {
     pub fn is_idle(&self) -> bool {
         let nobody = [&self.waiting, &self.behind, &self.stalled, &self.draining].iter().all(|list| list.is_empty());
         nobody && self.pass.is_none()
+    }
+
+    pub fn knows_history(&self) -> bool {
+        !self.origin.system_identifier.is_empty()
     }
 
     /// Nothing can be sent to it at present.

@@ -392,9 +392,8 @@ impl Dispatch {
                 StreamFrame::KeepAlive { wal_end } => self.keepalive(wal_end),
                 StreamFrame::Started(started) => {
                     self.started(started);
-                    if matches!(self.phase, Phase::Waiting(..)) {
-                        return Ok(true);
-                    }
+                    // Whoever waited for it has his turn, and the catalog may be waited for.
+                    return Ok(true);
                 }
                 StreamFrame::Disconnected => {
                     self.assembler.reset();
@@ -453,6 +452,9 @@ impl Dispatch {
             if let Some(loading) = self.load_catalog(None) {
                 self.phase = Phase::Waiting(None, loading);
             }
+        }
+        for (subscribe, casts, number) in std::mem::take(&mut self.replays.before_history) {
+            self.subscribe(subscribe, casts, number);
         }
     }
 

@@ -19,6 +19,15 @@ async fn resuming(
     catalog: Catalog,
     watcher: Option<WatcherHandle>,
 ) -> (House, Arc<Ledger>, watch::Sender<SlotPressure>) {
+    let (house, ledger, pressure) = without_stream(catalog, watcher);
+    house.reconnect_after(None).await;
+    (house, ledger, pressure)
+}
+
+fn without_stream(
+    catalog: Catalog,
+    watcher: Option<WatcherHandle>,
+) -> (House, Arc<Ledger>, watch::Sender<SlotPressure>) {
     let metrics = ResumeMetrics::default();
     let ledger = Arc::new(Ledger::new(metrics.clone()));
     let (pressure, felt) = watch::channel(SlotPressure::default());
@@ -26,7 +35,6 @@ async fn resuming(
     let house = House::with(catalog, watcher, |dispatch| {
         dispatch.resume_with(resume::Config::default(), known, metrics, Restored::default(), felt);
     });
-    house.reconnect_after(None).await;
     (house, ledger, pressure)
 }
 
@@ -108,6 +116,22 @@ async fn what_could_not_be_decided_is_told_again_until_it_is_acknowledged() {
     let (mut third, _) = come(&house, 3, &person("alice"), "secured").await;
     assert!(third.received().contains("\"gap\""));
     drop(link);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_comes_before_the_stream_waits_for_it() {
+    let (house, ledger, _) = without_stream(catalog(), None);
+    let key = ResumeKey::new("k", &Holder::of(&person("alice")), "open");
+    ledger.restore(key.unwrap(), Position::through(Lsn(1)));
+    let (mut client, _) = come(&house, 1, &person("alice"), "open").await;
+    let (mut gone, _) = come(&house, 2, &person("bob"), "open").await;
+    house.handle.unsubscribe(gone.channel);
+    assert_eq!(client.received(), "", "nobody knows of which history its position is");
+    house.reconnect_after(None).await;
+    let received = client.received();
+    assert!(received.starts_with("[reply]") && received.contains("\"complete\""), "{received}");
+    assert!(received.contains("\"7:1:"), "{received}");
+    assert_eq!(gone.received(), "");
 }
 
 #[tokio::test(start_paused = true)]

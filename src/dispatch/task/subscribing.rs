@@ -66,12 +66,15 @@ impl Dispatch {
     }
 
     /// Active from the next transaction to begin; only then the reply leaves, and after it the `system` message.
-    fn subscribe(&mut self, subscribe: Subscribe, casts: Arc<Casts>, number: u64) {
+    pub(super) fn subscribe(&mut self, subscribe: Subscribe, casts: Arc<Casts>, number: u64) {
         if !subscribe.outbox.is_open() {
             return;
         }
         let channel = subscribe.channel;
         let resume = subscribe.resume.clone();
+        if resume.is_some() && !self.replays.knows_history() {
+            return self.replays.before_history.push((subscribe, casts, number));
+        }
         if resume.is_none()
             && let Some(place) = self.subscribers.place_of(channel)
         {
