@@ -1,4 +1,5 @@
-//! People who come and go at random: nobody is left behind on any topic, no presence is an orphan, memory stays flat.
+//! People who come and go at random: nobody is left behind on any topic, no presence is an orphan, memory stays flat. Some
+//! come back with keys to what they missed.
 //!
 //! A few seconds by default; `WALCAST_CHURN_SECONDS=1800 cargo test --test main churn -- --nocapture` for the full run.
 //! `WALCAST_CHURN_SEED` repeats one.
@@ -20,6 +21,9 @@ use crate::support::scene::{ROOMS, Scene};
 const WORKERS: u64 = 8;
 const SOCKETS_OF_A_WORKER: usize = 12;
 const TOPICS: usize = 10;
+/// Each is remembered for a week: were they all new, memory would grow.
+const RESUME_KEYS: u32 = 100;
+const RETENTION: Duration = Duration::from_secs(10);
 
 /// A socket whose reader throws everything away.
 struct Socket {
@@ -78,7 +82,11 @@ async fn work(address: std::net::SocketAddr, seed: u64, until: Instant) -> usize
                 let presence = json!({"enabled": random.random_bool(0.5), "key": key});
                 let mut config = json!({"presence": presence, "broadcast": {"self": true, "ack": true}});
                 if random.random_bool(0.3) {
-                    config["postgres_changes"] = json!([{"event": "*", "schema": "public", "table": "posts"}]);
+                    let mut binding = json!({"event": "*", "schema": "public", "table": "posts"});
+                    if random.random_bool(0.5) {
+                        binding["resume"] = json!(random.random_range(0..RESUME_KEYS).to_string());
+                    }
+                    config["postgres_changes"] = json!([binding]);
                 }
                 if random.random_bool(0.1) {
                     config["private"] = json!(true);
@@ -96,7 +104,8 @@ async fn work(address: std::net::SocketAddr, seed: u64, until: Instant) -> usize
                 let token = socket.person.token();
                 socket.push(&topic, "access_token", json!({"access_token": token})).await
             }
-            18 => {
+            18 => socket.push("phoenix", "heartbeat", json!({})).await,
+            19 if random.random_bool(0.5) => {
                 let _ = socket.write.close().await;
                 false
             }
@@ -121,7 +130,9 @@ async fn nobody_is_left_behind_by_those_who_come_and_go() {
     let seconds = number("WALCAST_CHURN_SECONDS").unwrap_or(5);
     let seed = number("WALCAST_CHURN_SEED").unwrap_or_else(rand::random);
     println!("churn of {seconds} s, seed {seed}");
-    let flags = ["--presence-calls-max", "1000000", "--joins-per-second-max", "1000000"];
+    let retention = format!("{}s", RETENTION.as_secs());
+    let flags =
+        ["--presence-calls-max", "1000000", "--joins-per-second-max", "1000000", "--resume-retention", &retention];
     let scene = Scene::with_flags(ROOMS, &flags).await;
     let (start, length) = (Instant::now(), Duration::from_secs(seconds));
     let address = scene.relay.address;
@@ -145,6 +156,10 @@ async fn nobody_is_left_behind_by_those_who_come_and_go() {
     for metric in
         ["=walcast_connections", "=walcast_channels", "=walcast_topics", "=walcast_presences", "=walcast_subscriptions"]
     {
+        scene.relay.until_metric(metric, |value| value == 0.0).await;
+    }
+    // Whoever could come back for what he missed cannot any more, and nothing is kept for him.
+    for metric in ["=walcast_parked_channels", "=walcast_noted_bytes", "=walcast_kept_changes"] {
         scene.relay.until_metric(metric, |value| value == 0.0).await;
     }
     println!("{acts} acts; {early:.1} MB resident after a third, {late:.1} MB at the end");

@@ -335,6 +335,7 @@ impl Dispatch {
             self.replays.holders.remove(keys);
         }
         self.subscribers.remove_parked(place);
+        self.count_subscribers();
         true
     }
 }

@@ -36,6 +36,10 @@ impl Dispatch {
             Command::Unsubscribe(channel) => self.unsubscribe(channel),
             Command::Topic { question, reply } => return self.topic(*question, reply),
         }
+        self.count_subscribers();
+    }
+
+    pub(super) fn count_subscribers(&self) {
         self.metrics.subscribers.set(self.subscribers.channels() as i64);
         self.metrics.subscriptions.set(self.subscribers.subscriptions() as i64);
     }
