@@ -1,7 +1,7 @@
 //! Chaos: clients of every kind come and go, the network, the relay and Postgres break at random, and in the end each
 //! client's diary is compared with what Postgres says that it was entitled to.
 //!
-//!   WALCAST_CHAOS_SECONDS=1800 WALCAST_CHAOS_SEED=1 cargo test --test main chaos -- --nocapture
+//!   WALCAST_CHAOS_SECONDS=1800 WALCAST_CHAOS_SEED=1 cargo test --release --test main chaos::nobody -- --nocapture
 //!
 //! Without these it is short, so that it can be a part of every test run. The seed fixes who the clients are, what is
 //! written and what breaks when; how the machine interleaves that is its own.
