@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use super::{Dispatch, Work};
 use crate::catalog::Altered;
-use crate::change::Layout;
 use crate::dispatch::ring::Missing;
 use crate::dispatch::subscribers::NotShown;
 use crate::wal::pgoutput::RelationId;
@@ -23,11 +22,7 @@ impl Dispatch {
     pub(super) fn is_doubtful(&self, id: RelationId, commit_lsn: Lsn) -> bool {
         let altered = self.altered.columns(id, commit_lsn);
         let Some(known) = self.layouts.get(&id).filter(|_| !altered.is_empty()) else { return false };
-        let Layout { relation, positions, .. } = &*known.layout;
-        // One that was added, and that the row does not have, takes nobody's place.
-        let is_read =
-            relation.columns.iter().zip(positions).any(|(column, p)| p.is_some() && altered.contains(&column.attnum));
-        is_read && !known.layout.is_certain(&known.stream)
+        !known.layout.is_certain(&known.stream, altered)
     }
 
     pub(super) fn leave_out(&mut self, id: RelationId, work: &Work) {
