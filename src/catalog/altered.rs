@@ -50,6 +50,11 @@ impl Altered {
         Ok(Altered { columns, until: now.map_or(Lsn(u64::MAX), |now| Lsn(now.into())) })
     }
 
+    #[cfg(test)]
+    pub fn by_hand(relation: RelationId, columns: &[i16], until: Lsn) -> Altered {
+        Altered { columns: HashMap::from([(relation, columns.to_vec())]), until }
+    }
+
     /// The numbers, in order, of the columns whose names may have been others' in a transaction that is committed there.
     pub fn columns(&self, relation: RelationId, commit_lsn: Lsn) -> &[i16] {
         let columns = self.columns.get(&relation).filter(|_| commit_lsn < self.until);

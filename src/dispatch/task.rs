@@ -29,6 +29,8 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use doubting::Doubt;
+
 use super::Config;
 use super::access::AccessTable;
 use super::broadcasts::Broadcasts;
@@ -50,7 +52,7 @@ use super::unseen::{Release, Unseen};
 use super::updates::Updates;
 use crate::authz::Oracle;
 use crate::catalog::watcher::{CatalogUpdate, WatcherHandle};
-use crate::catalog::{Altered, Catalog, ColumnSet, Relation, SessionReading};
+use crate::catalog::{Catalog, ColumnSet, Relation, SessionReading};
 use crate::change::assembler::{DdlLog, Error as StreamFault};
 use crate::change::{Assembler, Change, Layout, OldRow, Operation, Relations, Row, Transaction};
 use crate::channels::outbox::Burst;
@@ -147,10 +149,7 @@ pub struct Dispatch {
     buffer: Vec<u8>,
     /// When rows above `--record-max` were last spoken of.
     told_of_cuts: Option<Instant>,
-    altered: Altered,
-    /// Tables of which changes were left out because of that, and how many channels had been bound when it was last told.
-    left_out: HashMap<RelationId, u64>,
-    bound_count: u64,
+    doubt: Doubt,
 }
 
 struct KnownLayout {
@@ -235,9 +234,7 @@ impl Dispatch {
             burst_since: Instant::now(),
             buffer: Vec::new(),
             told_of_cuts: None,
-            altered: Altered::default(),
-            left_out: HashMap::new(),
-            bound_count: 0,
+            doubt: Doubt::default(),
         };
         dispatch.topics.catalog_changed(&dispatch.catalog);
         (dispatch, receiver, handle)
@@ -440,10 +437,11 @@ impl Dispatch {
         if known.is_some_and(|known| known != started.system_identifier) {
             tracing::warn!("the database has another system identifier: positions start anew");
             self.last_commit = Lsn::ZERO;
-            self.altered = Altered::default();
+            self.doubt.forget();
             self.unseen.forget();
         }
         self.tracking.started(&started, &self.catalog, Instant::now());
+        self.doubt.started(started.wal_end);
         self.resume_started(&started);
         if let Some((from, to)) = started.lost {
             tracing::error!(%from, %to, "changes between these positions are lost: the slot was made anew or moved on");
@@ -671,6 +669,8 @@ async fn wait_for_catalog(phase: &mut Phase) -> Option<CatalogUpdate> {
     }
 }
 
+#[cfg(test)]
+mod doubting_tests;
 #[cfg(test)]
 mod resuming_tests;
 #[cfg(test)]
