@@ -6,7 +6,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::{CHUNK_BYTES_MAX, CHUNK_DELIVERIES_MAX, Dispatch, Phase, Work, is_published};
+use super::routing::is_published;
+use super::{CHUNK_BYTES_MAX, CHUNK_DELIVERIES_MAX, Dispatch, Phase, Work};
 use crate::catalog::{ColumnSet, Relation};
 use crate::change::{Layout, Operation, Row};
 use crate::channels::subscribe::ChannelId;
