@@ -99,13 +99,13 @@ impl Dispatch {
                 "the table was altered while the stream was not read: what came before is not shown"
             );
         }
-        if work.is_kept {
-            // Where the stream begins next time, nobody is told that there was nothing.
-            self.replays.unsettled.push_back(work.transaction.header.end_lsn);
-        }
         let left_out = self.doubt.left_out.entry(id).or_default();
         if left_out.at < at {
             left_out.at = at;
+            if work.is_kept {
+                // A relay that begins behind it must not say that there was nothing.
+                self.replays.unsettled.push_back(work.transaction.header.end_lsn);
+            }
             self.tell_replaying(id, at);
         }
         // What was handed over before is for those alone who come back.
