@@ -120,14 +120,20 @@ impl Dispatch {
             return;
         }
         for place in self.subscribers.places_of(id) {
-            let resuming = self.subscribers.get_mut(place).and_then(|subscriber| subscriber.resuming.as_mut());
-            let Some(resuming) = resuming.filter(|resuming| resuming.stage == Stage::Replaying) else { continue };
-            if resuming.oldest() < at {
-                resuming.missing.get_or_insert(Missing::Altered);
-                self.tell_gap(place, at);
+            let resuming = self.subscribers.get(place).and_then(|subscriber| subscriber.resuming.as_deref());
+            if resuming.is_some_and(|resuming| resuming.stage == Stage::Replaying) && self.tell_altered(place, at) {
                 self.rebind_resuming(place);
             }
         }
+    }
+
+    /// Of a gap up to there, if the channel is owed something before it. `true`: it was told.
+    pub(super) fn tell_altered(&mut self, place: usize, until: Position) -> bool {
+        let resuming = self.subscribers.get_mut(place).and_then(|subscriber| subscriber.resuming.as_mut());
+        let Some(resuming) = resuming.filter(|resuming| resuming.oldest() < until) else { return false };
+        resuming.missing.get_or_insert(Missing::Altered);
+        self.tell_gap(place, until);
+        true
     }
 
     /// Whoever has been told reads again, and finds all of it: it was committed before the relay began.

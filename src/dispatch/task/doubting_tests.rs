@@ -73,7 +73,7 @@ fn story(client: &mut Client) -> Vec<String> {
 #[tokio::test(start_paused = true)]
 async fn a_gap_ends_where_the_last_change_was_left_out() {
     let house = restarted().await;
-    house.stream(transaction(10, &[(OPEN, "1"), (KEYLESS, "2")])).await;
+    house.stream(transaction(10, &[(OPEN, "1")])).await;
     house.stream(transaction(40, &[(OPEN, "3")])).await;
     let mut client = come(&house, 1, 5, &["open"]).await;
     a_moment(&house).await;
@@ -82,6 +82,21 @@ async fn a_gap_ends_where_the_last_change_was_left_out() {
     house.stream(transaction(120, &[(OPEN, "5")])).await;
     a_moment(&house).await;
     assert_eq!(story(&mut client), ["gap 5 3C", "5", "complete 3C 78"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_missing_for_another_reason_is_told_apart() {
+    let house = restarted().await;
+    // From the year 2000.
+    house.stream(transaction(10, &[(KEYLESS, "1")])).await;
+    house.stream(transaction(40, &[(OPEN, "2")])).await;
+    house.keepalive(Lsn(100)).await;
+    let mut client = come(&house, 1, 5, &["open"]).await;
+    let received = client.received();
+    let place = |text: &str| received.find(text).unwrap_or_else(|| panic!("no {text}: {received}"));
+    assert!(place("longer ago") < place("was altered meanwhile"), "{received}");
+    let mut other = come(&house, 2, 5, &["secured"]).await;
+    assert_eq!(story(&mut other), ["gap 5 A:0", "complete A:0 63"]);
 }
 
 #[tokio::test(start_paused = true)]

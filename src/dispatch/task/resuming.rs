@@ -377,7 +377,7 @@ impl Dispatch {
         let mut admitted: Vec<(u64, ChannelId, usize)> = Vec::new();
         for channel in waiting {
             let Some(place) = self.subscribers.place_of(channel) else { continue };
-            let (is_in_doubt, left_out) = (self.is_in_doubt(place), self.left_out_until(place));
+            let is_in_doubt = self.is_in_doubt(place);
             let Some(subscriber) = self.subscribers.get_mut(place) else { continue };
             // One that was given up meanwhile is live, and must not be sent what came before that.
             let Some(resuming) = subscriber.resuming.as_mut().filter(|resuming| resuming.stage == Stage::Waiting)
@@ -387,9 +387,6 @@ impl Dispatch {
             let (floor, missing) = self.replays.ring.floor();
             if resuming.oldest() < floor {
                 resuming.missing.get_or_insert(missing);
-            }
-            if resuming.oldest() < left_out {
-                resuming.missing.get_or_insert(Missing::Altered);
             }
             let start = self.replays.ring.seek(resuming.oldest());
             if cursor.is_some_and(|cursor| start < cursor) {
@@ -407,8 +404,9 @@ impl Dispatch {
             {
                 resuming.stage = Stage::Replaying;
             }
-            let until = self.replays.ring.gap_before(*start).map(|floor| floor.max(self.left_out_until(*place)));
-            self.tell_gap(*place, until.unwrap_or(Position::START));
+            let until = self.replays.ring.gap_before(*start).unwrap_or(Position::START);
+            self.tell_gap(*place, until);
+            self.tell_altered(*place, self.left_out_until(*place));
             self.rebind_resuming(*place);
         }
         admitted.retain(|(_, _, place)| {
