@@ -13,18 +13,21 @@ use crate::wal::pgoutput::RelationId;
 
 /// A row of `pg_attribute` is written by whoever adds, drops, renames or retypes the column. Such a transaction and one
 /// that writes to the table exclude each other until their ends. Whatever is older than the slot's `catalog_xmin` had ended
-/// where the slot begins, so before all that is going to be read. Half of all xids ago and older, `age` is negative.
+/// where the slot begins, so before all that is going to be read. Half of all xids ago and older, `age` is negative. Before
+/// Postgres 18 the stream has no generated columns, and none becomes one.
 const ALTERED: &str = "
     select a.attrelid, a.attnum
     from pg_catalog.pg_attribute a
     join pg_catalog.pg_replication_slots s on s.slot_name = $1::text and s.database = current_database()
-    where a.attrelid = any ($2::oid[]) and a.attnum > 0 and pg_catalog.age(a.xmin) between 0 and pg_catalog.age(s.catalog_xmin)";
+    where a.attrelid = any ($2::oid[]) and a.attnum > 0 and pg_catalog.age(a.xmin) between 0 and pg_catalog.age(s.catalog_xmin)
+      and (a.attgenerated = '' or current_setting('server_version_num')::int >= 180000)
+    order by a.attnum";
 const NOW: &str =
     "select case when pg_is_in_recovery() then pg_last_wal_replay_lsn() else pg_current_wal_insert_lsn() end";
 
 #[derive(Clone, Debug, Default)]
 pub struct Altered {
-    /// The numbers of such columns. Others have the name and the type that they had.
+    /// The numbers of such columns, in order, with those that were dropped. Others have the name and the type that they had.
     columns: HashMap<RelationId, Vec<i16>>,
     /// For transactions that are committed from here on the catalog holds that was read at the start, or a later one.
     until: Lsn,
@@ -47,7 +50,12 @@ impl Altered {
         Ok(Altered { columns, until: now.map_or(Lsn(u64::MAX), |now| Lsn(now.into())) })
     }
 
-    /// The numbers of the columns whose names may have been others' in a transaction that is committed there.
+    #[cfg(test)]
+    pub fn by_hand(relation: RelationId, columns: &[i16], until: Lsn) -> Altered {
+        Altered { columns: HashMap::from([(relation, columns.to_vec())]), until }
+    }
+
+    /// The numbers, in order, of the columns whose names may have been others' in a transaction that is committed there.
     pub fn columns(&self, relation: RelationId, commit_lsn: Lsn) -> &[i16] {
         let columns = self.columns.get(&relation).filter(|_| commit_lsn < self.until);
         columns.map_or(&[], Vec::as_slice)

@@ -32,16 +32,34 @@ impl Layout {
         Layout { relation, positions, is_key }
     }
 
-    /// Whether the columns are surely those that the stream describes, whatever has happened to the table since: the same
-    /// names and types in the same order, and no column was ever dropped, which another one could be named after.
-    pub fn is_certain(&self, stream: &StreamRelation) -> bool {
+    /// Whether each column is surely the one that had its name and type in the stream. `altered`: the numbers, in order, of
+    /// those that may have had others then, or been others' in between; dropped ones as well.
+    ///
+    /// All others stand where their names are. Between two of them the stream has those of the altered ones that were there
+    /// then, in the order of their numbers: which ones is known only where it has as many as there are.
+    pub fn is_certain(&self, stream: &StreamRelation, altered: &[i16]) -> bool {
         let columns = &self.relation.columns;
-        let known = columns.iter().filter(|column| column.generated.is_none());
-        let is_whole = columns.iter().zip(1..).all(|(column, attnum)| column.attnum == attnum);
-        is_whole
-            && known
-                .map(|column| (&column.name, column.type_oid))
-                .eq(stream.columns.iter().map(|c| (&c.name, c.type_oid)))
+        let is_altered = |attnum: i16| altered.binary_search(&attnum).is_ok();
+        let fixed = |name: &str| {
+            let known = columns.iter().find(|column| column.name == name)?;
+            (!is_altered(known.attnum)).then_some(known.attnum)
+        };
+        let mut fixed: Vec<(usize, i16)> =
+            stream.columns.iter().enumerate().filter_map(|(at, column)| Some((at, fixed(&column.name)?))).collect();
+        fixed.push((stream.columns.len(), i16::MAX));
+        let is_own = |(column, position): (&Column, usize)| {
+            let next = fixed.partition_point(|(at, _)| *at <= position);
+            let (begin, after) = next.checked_sub(1).map_or((0, 0), |last| (fixed[last].0 + 1, fixed[last].1));
+            let (end, before) = fixed[next];
+            let between: Vec<i16> =
+                altered.iter().copied().filter(|attnum| after < *attnum && *attnum < before).collect();
+            between.len() == end - begin
+                && between[position - begin] == column.attnum
+                && stream.columns[position].type_oid == column.type_oid
+        };
+        let position = |column: &Column| stream.columns.iter().position(|known| known.name == column.name);
+        let altered_ones = columns.iter().filter(|column| is_altered(column.attnum));
+        altered_ones.filter_map(|column| Some((column, position(column)?))).all(is_own)
     }
 
     /// Reads these columns as missing: what the stream has under their names may be others' values.
@@ -105,38 +123,71 @@ impl OldRow {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::catalog::{Column, Generated};
+    use crate::catalog::Column;
     use crate::routing::sample::relation_named;
     use crate::wal::pgoutput::RelationColumn;
 
+    /// A column of an integer type, of a table whose columns are named here.
+    fn is_certain(now: &[(i16, &str)], stream: &[&str], altered: &[i16]) -> bool {
+        let mut relation = Relation::clone(&relation_named("plain"));
+        let any = relation.columns[0].clone();
+        let column = |(attnum, name): &(i16, &str)| Column { attnum: *attnum, name: (*name).into(), ..any.clone() };
+        relation.columns = now.iter().map(column).collect();
+        let in_stream = |name: &&str| RelationColumn {
+            name: (*name).into(),
+            type_oid: any.type_oid,
+            type_modifier: -1,
+            is_key: false,
+        };
+        let columns = stream.iter().map(in_stream).collect();
+        let (schema, name) = (relation.schema.clone(), relation.name.clone());
+        let stream = StreamRelation { id: relation.id, schema, name, replica_identity: b'd', columns };
+        Layout::new(Arc::new(relation), &stream).is_certain(&stream, altered)
+    }
+
     #[test]
-    fn columns_are_certain_where_no_other_one_could_have_had_the_name() {
-        let was = Relation::clone(&relation_named("plain"));
+    fn a_column_is_certain_where_no_other_one_could_have_had_its_name() {
+        let now = [(1, "id"), (2, "body")];
+        assert!(is_certain(&now, &["id", "body"], &[]));
+        assert!(is_certain(&now, &["id", "body"], &[1, 2]), "neither was ever dropped");
+        assert!(is_certain(&now, &["id"], &[2]), "added since");
+        assert!(is_certain(&now, &["id", "body", "gone"], &[3]), "what has been dropped is not read");
+        assert!(!is_certain(&now, &["body", "id"], &[1, 2]), "they swapped names");
+        assert!(!is_certain(&now, &["id", "of", "body"], &[2]), "more than there can have been");
+
+        let anew = [(1, "id"), (3, "body")];
+        assert!(!is_certain(&anew, &["id", "body"], &[2, 3]), "made anew");
+        assert!(is_certain(&anew, &["id", "body"], &[3]), "2 was dropped long ago");
+        assert!(is_certain(&anew, &["id", "old", "body"], &[2, 3]), "2 was still there");
+        assert!(!is_certain(&anew, &["id", "body", "new"], &[2, 3]), "2 had the name, and 3 another one");
+        assert!(!is_certain(&[(1, "id"), (2, "body"), (4, "more")], &["id", "body"], &[2, 3, 4]), "3 had it");
+        assert!(
+            !is_certain(&[(1, "id"), (3, "new"), (4, "body")], &["id", "body"], &[3, 4]),
+            "renamed, then made anew"
+        );
+
+        let between = [(1, "id"), (3, "body"), (4, "at"), (6, "more")];
+        assert!(is_certain(&between, &["id", "body", "at", "more"], &[3, 5]), "5 stands behind");
+        assert!(!is_certain(&between, &["id", "body", "at", "more"], &[2, 3]));
+        assert!(is_certain(&between, &["id", "at", "more"], &[2, 3]), "body is not there");
+        assert!(!is_certain(&between, &["body", "more"], &[1, 3, 5, 6]), "a column list has something else");
+    }
+
+    #[test]
+    fn a_column_of_another_type_is_not_certain() {
+        let relation = relation_named("plain");
         let in_stream = |known: &Column| RelationColumn {
             name: known.name.clone(),
             type_oid: known.type_oid,
             type_modifier: -1,
             is_key: false,
         };
-        let columns = was.columns.iter().map(in_stream).collect();
-        let (schema, name) = (was.schema.clone(), was.name.clone());
-        let stream = StreamRelation { id: was.id, schema, name, replica_identity: b'd', columns };
-        let is_certain = |alter: fn(&mut Relation)| {
-            let mut now = was.clone();
-            alter(&mut now);
-            Layout::new(Arc::new(now), &stream).is_certain(&stream)
-        };
-        assert!(is_certain(|_| {}));
-        assert!(!is_certain(|now| now.columns.last_mut().unwrap().attnum += 1), "made anew");
-        assert!(!is_certain(|now| now.columns.last_mut().unwrap().name.push('x')), "renamed");
-        assert!(!is_certain(|now| now.columns.last_mut().unwrap().type_oid += 1), "of another type");
-        assert!(!is_certain(|now| drop(now.columns.pop())), "dropped");
-        let generated = |now: &mut Relation| {
-            let mut column = now.columns[0].clone();
-            (column.attnum, column.name) = (now.columns.len() as i16 + 1, "sum".into());
-            column.generated = Some(Generated { stored: true, expression: None });
-            now.columns.push(column);
-        };
-        assert!(is_certain(generated), "the stream has no generated columns");
+        let columns = relation.columns.iter().map(in_stream).collect();
+        let (schema, name) = (relation.schema.clone(), relation.name.clone());
+        let mut stream = StreamRelation { id: relation.id, schema, name, replica_identity: b'd', columns };
+        let layout = Layout::new(relation, &stream);
+        assert!(layout.is_certain(&stream, &[1]));
+        stream.columns[0].type_oid += 1;
+        assert!(!layout.is_certain(&stream, &[1]));
     }
 }

@@ -266,12 +266,12 @@ impl Ring {
         Some(self.floor_end.min(Lsn(first.kept.header.commit_lsn.0)))
     }
 
-    /// Up to where something is missing in front of the entry with a number. Where there is a hole among what is kept,
-    /// nothing is said to be whole before it.
-    pub fn gap_before(&self, number: u64) -> Position {
+    /// Up to where something is missing in front of the entry with a number. `None`: somewhere behind it, there is a hole
+    /// among what is kept.
+    pub fn gap_before(&self, number: u64) -> Option<Position> {
         match self.at_or_after(number) {
-            Some((_, kept)) if kept.position() <= self.floor => Position::START,
-            _ => self.floor,
+            Some((_, kept)) if kept.position() <= self.floor => None,
+            _ => Some(self.floor),
         }
     }
 

@@ -12,6 +12,7 @@ mod delivering;
 mod doubting;
 mod noting;
 mod resuming;
+mod routing;
 mod subscribing;
 mod tracked;
 
@@ -29,10 +30,13 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::delivering::Encoding;
+use self::doubting::Doubt;
+use self::routing::KnownLayout;
 use super::Config;
 use super::access::AccessTable;
 use super::broadcasts::Broadcasts;
-use super::delivery::{Chunk, Context};
+use super::delivery::Chunk;
 use super::facts::Facts;
 use super::handle::{Command, Handle};
 use super::judging::Before;
@@ -50,16 +54,15 @@ use super::unseen::{Release, Unseen};
 use super::updates::Updates;
 use crate::authz::Oracle;
 use crate::catalog::watcher::{CatalogUpdate, WatcherHandle};
-use crate::catalog::{Altered, Catalog, ColumnSet, Relation, SessionReading};
+use crate::catalog::{Catalog, SessionReading};
 use crate::change::assembler::{DdlLog, Error as StreamFault};
-use crate::change::{Assembler, Change, Layout, OldRow, Operation, Relations, Row, Transaction};
+use crate::change::{Assembler, Relations, Transaction};
 use crate::channels::outbox::Burst;
 use crate::channels::subscribe::ChannelId;
 use crate::channels::system;
-use crate::encode;
 use crate::routing::Matches;
 use crate::wal::batch::{Batch, Started, StreamFrame};
-use crate::wal::pgoutput::{Begin, Message, OldTuple, RelationId, StreamRelation};
+use crate::wal::pgoutput::{Begin, RelationId};
 use crate::wal::{Lsn, Position, Progress};
 
 /// What dispatch listens to.
@@ -143,20 +146,8 @@ pub struct Dispatch {
     /// What is in outboxes whose connections do not know yet; the first of it since then.
     burst: Burst,
     burst_since: Instant,
-    /// Reused from change to change.
-    buffer: Vec<u8>,
-    /// When rows above `--record-max` were last spoken of.
-    told_of_cuts: Option<Instant>,
-    altered: Altered,
-    /// Tables of which changes were left out because of that, and how many channels had been bound when it was last told.
-    left_out: HashMap<RelationId, u64>,
-    bound_count: u64,
-}
-
-struct KnownLayout {
-    stream: Arc<StreamRelation>,
-    layout: Arc<Layout>,
-    columns_asked: ColumnSet,
+    encoding: Encoding,
+    doubt: Doubt,
 }
 
 /// Deliveries after which a chunk is closed, however few its changes: one change may be for ten thousand people.
@@ -233,11 +224,8 @@ impl Dispatch {
             run: Run::default(),
             burst: Burst::default(),
             burst_since: Instant::now(),
-            buffer: Vec::new(),
-            told_of_cuts: None,
-            altered: Altered::default(),
-            left_out: HashMap::new(),
-            bound_count: 0,
+            encoding: Encoding::default(),
+            doubt: Doubt::default(),
         };
         dispatch.topics.catalog_changed(&dispatch.catalog);
         (dispatch, receiver, handle)
@@ -439,10 +427,11 @@ impl Dispatch {
         if known.is_some_and(|known| known != started.system_identifier) {
             tracing::warn!("the database has another system identifier: positions start anew");
             self.last_commit = Lsn::ZERO;
-            self.altered = Altered::default();
+            self.doubt.forget();
             self.unseen.forget();
         }
         self.tracking.started(&started, &self.catalog, Instant::now());
+        self.doubt.started(started.wal_end);
         self.resume_started(&started);
         if let Some((from, to)) = started.lost {
             tracing::error!(%from, %to, "changes between these positions are lost: the slot was made anew or moved on");
@@ -551,120 +540,6 @@ impl Dispatch {
         }
         Ok(())
     }
-
-    fn route(
-        &mut self,
-        message: Message,
-        work: &mut Work,
-        chunk: &mut Chunk,
-        matches: &mut Matches,
-    ) -> Result<(), StreamFault> {
-        let (relation, operation, new, old) = match message {
-            Message::Relation(relation) => {
-                self.layouts.remove(&relation.id);
-                self.relations.insert(relation);
-                return Ok(());
-            }
-            Message::Insert { relation, new } if self.broadcasts.has(relation) && !work.is_silent => {
-                chunk.broadcasts += self.broadcast_row(relation, &new, &work.ticket)?;
-                // Also a change of a table, where the user's publication has it.
-                (relation, Operation::Insert, Some(new), OldTuple::Absent)
-            }
-            Message::Logical { .. } if work.is_silent => return Ok(()),
-            Message::Logical { content, .. } => {
-                chunk.broadcasts += self.broadcast_sent(&content, work);
-                return Ok(());
-            }
-            Message::Insert { relation, new } => (relation, Operation::Insert, Some(new), OldTuple::Absent),
-            Message::Update { relation, old, new } => (relation, Operation::Update, Some(new), old),
-            Message::Delete { relation, old } => (relation, Operation::Delete, None, old),
-            _ => return Ok(()),
-        };
-        let index = work.index;
-        work.index += 1;
-        if !self.know_layout(relation)? {
-            return Ok(());
-        }
-        if self.is_doubtful(relation, work.transaction.header.commit_lsn) {
-            self.leave_out(relation, work);
-            return Ok(());
-        }
-        let kept = match (&operation, &old) {
-            (Operation::Delete, OldTuple::Key(key)) => self.kept_row(relation, key)?,
-            _ => None,
-        };
-        let known = &self.layouts[&relation];
-        if !is_published(&known.layout.relation, operation) {
-            return Ok(());
-        }
-        if work.is_kept {
-            let (stream, relation) = (Arc::clone(&known.stream), Arc::clone(&known.layout.relation));
-            self.keep(work, (operation, new.as_ref(), &old), (&stream, &relation, kept.as_ref()));
-        }
-        self.replays.worked = Position { lsn: work.transaction.header.commit_lsn, index };
-        if work.is_silent {
-            return Ok(());
-        }
-        let known = &self.layouts[&relation];
-        let row = |tuple, key_only| Row { layout: Arc::clone(&known.layout), tuple, key_only };
-        let change = Change {
-            relation: Arc::clone(&known.layout.relation),
-            operation,
-            new: new.map(|tuple| row(tuple, false)),
-            old: match old {
-                OldTuple::Absent => OldRow::Absent,
-                OldTuple::Key(tuple) => OldRow::Key(row(tuple, true)),
-                OldTuple::Full(tuple) => OldRow::Full(row(tuple, false)),
-            },
-            kept,
-            commit_lsn: work.transaction.header.commit_lsn,
-            index,
-            commit_timestamp: work.transaction.header.commit_timestamp,
-        };
-        let context = Context {
-            catalog: &self.catalog,
-            config: &self.config,
-            subscribers: &self.subscribers,
-            budget: &self.budget,
-            columns_asked: &known.columns_asked,
-            tables: self.tracking.tables(),
-            xid: work.transaction.header.xid,
-            sequence: work.transaction.sequence,
-            replayed: None,
-        };
-        if chunk.add(change, &work.ticket, matches, &mut self.access, self.before.as_mut(), &context) {
-            self.metrics.changes_matched.inc();
-        }
-        Ok(())
-    }
-
-    /// Makes sure of the layout of a relation's rows; `false`: the catalog does not have the table (it left the
-    /// publication, or was dropped, by the end of this transaction), so nobody may see it.
-    fn know_layout(&mut self, id: RelationId) -> Result<bool, StreamFault> {
-        let stream = self.relations.get(id)?;
-        if self.layouts.get(&id).is_some_and(|known| Arc::ptr_eq(&known.stream, stream)) {
-            return Ok(true);
-        }
-        let Some(relation) = self.catalog.relation(id) else { return Ok(false) };
-        let mut layout = Layout::new(Arc::clone(relation), stream);
-        if let Some(earlier) = self.before.as_ref().and_then(|before| before.catalog.relation(id)) {
-            // A row of this transaction may be from before its DDL, which the stream does not say.
-            layout.forget(|column| earlier.columns.iter().any(|known| known.name == column.name && !known.is(column)));
-        }
-        let layout = Arc::new(layout);
-        let columns_asked = encode::columns_only_postgres_encodes(&self.catalog, relation, &layout);
-        self.layouts.insert(id, KnownLayout { stream: Arc::clone(stream), layout, columns_asked });
-        Ok(true)
-    }
-}
-
-/// Whether the user's publication has the operation. Where a table is in walcast's own as well, the stream has more.
-fn is_published(relation: &Relation, operation: Operation) -> bool {
-    match operation {
-        Operation::Insert => relation.publish.insert,
-        Operation::Update => relation.publish.update,
-        Operation::Delete => relation.publish.delete,
-    }
 }
 
 async fn wait_for_catalog(phase: &mut Phase) -> Option<CatalogUpdate> {
@@ -674,6 +549,8 @@ async fn wait_for_catalog(phase: &mut Phase) -> Option<CatalogUpdate> {
     }
 }
 
+#[cfg(test)]
+mod doubting_tests;
 #[cfg(test)]
 mod resuming_tests;
 #[cfg(test)]

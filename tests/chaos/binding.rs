@@ -60,6 +60,10 @@ impl Binding {
         Binding { table: Some(table), operation, filter }
     }
 
+    pub fn is_of(&self, table: Table) -> bool {
+        self.table.is_none_or(|mine| mine == table)
+    }
+
     pub fn to_json(&self) -> Value {
         let event = match self.operation {
             None => "*",

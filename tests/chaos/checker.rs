@@ -142,6 +142,9 @@ impl Checker<'_> {
         if notice.reason.starts_with("row-level security could not be evaluated") {
             return;
         }
+        if notice.reason.starts_with("a table was altered") {
+            return self.altered(diary, number, notice, course, report);
+        }
         let retention = self.plan.retention.as_micros() as i64;
         // It may have waited for its turn, for as long as it could be kept.
         let kept_since = notice.at - retention + SLACK;
@@ -160,6 +163,31 @@ impl Checker<'_> {
         }
         // What was kept must come all the same.
         while self.truth.changes.get(course.next).is_some_and(|change| self.truth.at(change) < kept_since) {
+            course.counts.excused += usize::from(self.must_come(diary, course, course.next, notice.at));
+            course.next += 1;
+        }
+    }
+
+    /// A gap because a table was altered covers what it names, and nothing else. It is real where a column of a table that
+    /// the client listens to was made anew, the relay began after that, and all of it was committed before.
+    fn altered(&self, diary: &Diary, number: usize, notice: &Notice, course: &mut Course, report: &mut Report) {
+        let is_before = |at: &&i64| **at < notice.at;
+        let started = self.log.starts.iter().filter(is_before).max().copied().unwrap_or_default();
+        let concerns = |table| diary.bindings.iter().any(|binding| binding.is_of(table));
+        let is_altered = self.log.altered.iter().any(|(at, table)| *at < started && concerns(*table));
+        let until = notice.position.map_or(0, |position| position.lsn);
+        let last = self.truth.transactions.partition_point(|transaction| transaction.lsn <= until).checked_sub(1);
+        let is_old = last.is_some_and(|last| self.truth.transactions[last].at < started);
+        if !is_altered || !is_old || notice.from >= notice.position {
+            let what = format!(
+                "{}: stint {number} was told {notice:?}; the relay began at {started}, altered were {:?}",
+                name(diary),
+                self.log.altered
+            );
+            report.add(Wrong::FalseGap, notice.at, what);
+        }
+        let lsn = |change: &Change| self.truth.transactions[change.transaction as usize].lsn;
+        while self.truth.changes.get(course.next).is_some_and(|change| lsn(change) <= until) {
             course.counts.excused += usize::from(self.must_come(diary, course, course.next, notice.at));
             course.next += 1;
         }

@@ -76,7 +76,11 @@ fn beating(mut stint: Stint, replies: &[usize]) -> Stint {
 }
 
 fn wrongs_with(kind: Kind, stints: Vec<Stint>, log: Log) -> Vec<Wrong> {
-    let bindings = vec![Binding::everything()];
+    wrongs_of(Binding::everything(), kind, stints, log)
+}
+
+fn wrongs_of(binding: Binding, kind: Kind, stints: Vec<Stint>, log: Log) -> Vec<Wrong> {
+    let bindings = vec![binding];
     let diary = Diary { number: 0, person: READER, kind, bindings, stints, complaints: Vec::new() };
     let plan = Plan { retention: Duration::from_secs(30), ..Plan::short(1, 1) };
     let mut report = Report::default();
@@ -171,6 +175,48 @@ fn a_gap_must_be_real_and_what_was_kept_must_come() {
     assert_eq!(wrongs(Kind::Since, told_both(18)), [Wrong::Position]);
     let found = wrongs(Kind::Key, stints(45, 20));
     assert!(!found.is_empty() && found.iter().all(|wrong| *wrong == Wrong::Lost), "{found:?}");
+}
+
+#[test]
+fn a_gap_because_a_table_was_altered_covers_what_it_names() {
+    // From behind 4 to 20 nothing is shown.
+    let told = |until: i64, posts: std::ops::Range<i64>| {
+        let mut back = resumed(30, "complete", until, posts);
+        let gap = Notice {
+            state: "gap".into(),
+            got: 0,
+            from: Some(position(4)),
+            position: Some(position(until)),
+            reason: "a table was altered meanwhile, or left the publication".into(),
+            ..back.notices[0].clone()
+        };
+        back.notices.insert(0, gap);
+        vec![resumed(2, "started", 2, 3..5), back]
+    };
+    let log = |altered: &[i64], started: i64, table| Log {
+        altered: altered.iter().map(|at| (at * SECOND, table)).collect(),
+        starts: vec![started * SECOND],
+        ..Log::default()
+    };
+    let wrongs = |stints, log| {
+        let mut wrongs = wrongs_with(Kind::Key, stints, log);
+        wrongs.dedup();
+        wrongs
+    };
+    assert_eq!(wrongs(told(20, 21..49), log(&[10], 25, Table::Posts)), []);
+    assert_eq!(wrongs(told(20, 22..49), log(&[10], 25, Table::Posts)), [Wrong::Lost], "behind it");
+    assert_eq!(wrongs(told(20, 21..49), log(&[], 25, Table::Posts)), [Wrong::FalseGap], "no table was");
+    assert_eq!(wrongs(told(20, 21..49), log(&[26], 25, Table::Posts)), [Wrong::FalseGap], "the relay was there");
+    assert_eq!(
+        wrongs(told(20, 21..49), log(&[10], 15, Table::Posts)),
+        [Wrong::FalseGap],
+        "it was there before the end"
+    );
+    assert_eq!(wrongs(told(4, 5..49), log(&[10], 25, Table::Posts)), [Wrong::FalseGap], "nothing is named");
+    let mut of_ticks = told(20, 49..49);
+    of_ticks[0].got.clear();
+    let found = wrongs_of(Binding::ticks(true), Kind::Key, of_ticks, log(&[10], 25, Table::Posts));
+    assert_eq!(found, [Wrong::FalseGap], "posts are none of its business");
 }
 
 #[test]

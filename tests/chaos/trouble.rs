@@ -20,6 +20,10 @@ pub struct Log {
     pub entries: Vec<(i64, String)>,
     /// The relay ended without writing anything down.
     pub kills: Vec<i64>,
+    /// It was started again, and ready.
+    pub starts: Vec<i64>,
+    /// A column was made anew, about to be at least.
+    pub altered: Vec<(i64, Table)>,
     /// The relay had no Postgres.
     pub dark: Vec<(i64, i64)>,
     /// What must not be, whatever clients got.
@@ -188,14 +192,18 @@ impl Trouble {
                 self.log.with(|log| log.dark.push((began, now_micros())));
             }
             Fault::Column => {
-                let table = Table::ALL[self.random.random_range(0..5)].name();
+                let table = Table::ALL[self.random.random_range(0..5)];
                 self.columns += 1;
-                let column = self.columns;
-                let sql = match column % 3 {
-                    0 => format!("alter table {table} drop column if exists extra_{}", column - 1),
-                    _ => format!("alter table {table} add column extra_{column} text default 'more'"),
+                let (name, column, began) = (table.name(), self.columns, now_micros());
+                let sql = match column % 4 {
+                    0 => format!("alter table {name} drop column if exists extra_{}", column - 2),
+                    2 => format!("alter table {name} add column extra_{column} text default 'more'"),
+                    _ => format!("alter table {name} drop column extra, add column extra text default 'made anew'"),
                 };
-                self.try_sql(&sql, &format!("set lock_timeout = '2s'; {sql}")).await;
+                let is_done = self.try_sql(&sql, &format!("set lock_timeout = '2s'; {sql}")).await;
+                if is_done && column % 2 == 1 {
+                    self.log.with(|log| log.altered.push((began, table)));
+                }
             }
             Fault::Policy => self.change_policy().await,
             Fault::Bulk => {
@@ -238,6 +246,7 @@ impl Trouble {
         let time = self.time(0.0, 3.0);
         sleep(time).await;
         self.stage.relay.restart().await;
+        self.log.with(|log| log.starts.push(now_micros()));
         self.log.say(format!("the relay is back after {time:?} and its start"));
     }
 
@@ -279,17 +288,21 @@ impl Trouble {
         self.try_sql(&format!("the policy of {name} becomes {policy}"), &sql).await;
     }
 
-    async fn try_sql(&self, what: &str, sql: &str) {
-        match tokio_postgres::connect(&self.stage.url, NoTls).await {
-            Ok((postgres, connection)) => {
-                tokio::spawn(connection);
-                match postgres.batch_execute(sql).await {
-                    Ok(()) => self.log.say(what),
-                    Err(error) => self.log.say(format!("{what}: not done, {error}")),
-                }
+    /// Whether it was done.
+    async fn try_sql(&self, what: &str, sql: &str) -> bool {
+        let done = async {
+            let (postgres, connection) = tokio_postgres::connect(&self.stage.url, NoTls).await?;
+            tokio::spawn(connection);
+            postgres.batch_execute(sql).await
+        };
+        match done.await {
+            Ok(()) => self.log.say(what),
+            Err(error) => {
+                self.log.say(format!("{what}: not done, {error}"));
+                return false;
             }
-            Err(error) => self.log.say(format!("{what}: not done, {error}")),
         }
+        true
     }
 
     /// In a session of its own; a failure of Postgres is its end.

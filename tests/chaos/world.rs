@@ -95,7 +95,7 @@ pub fn schema() -> String {
         let name = table.name();
         sql += &format!(
             "create table {name} (n bigint primary key, v int not null default 0, lane int not null, owner uuid not null,
-               room int not null, secret boolean not null, note text not null default 'a note');
+               room int not null, secret boolean not null, note text not null default 'a note', extra text default 'as it began');
              alter table {name} replica identity full;
              create trigger audited after insert or update or delete on {name} for each row execute function note_down();
              grant select on {name} to anon, authenticated, service_role;

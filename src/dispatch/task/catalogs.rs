@@ -40,7 +40,7 @@ impl Dispatch {
         match self.state_of(&relation, frame) {
             Ok(catalog) => {
                 self.updates.told_by_stream(xid);
-                self.altered.told(header.end_lsn);
+                self.doubt.told(header.end_lsn);
                 self.apply(catalog, Some(xid));
                 None
             }

@@ -25,6 +25,15 @@ use crate::encode::{self, OldVisibility, RecordShape};
 /// How often rows above `--record-max` are spoken of.
 const WORDS_APART: std::time::Duration = std::time::Duration::from_secs(60);
 
+/// What writing rows as JSON needs.
+#[derive(Default)]
+pub(super) struct Encoding {
+    /// Reused from change to change.
+    buffer: Vec<u8>,
+    /// When rows above `--record-max` were last spoken of.
+    told_of_cuts: Option<Instant>,
+}
+
 impl Dispatch {
     /// Puts the chunk's questions, and its deliveries into their channels' order.
     pub(super) fn flush(&mut self, mut chunk: Chunk) {
@@ -266,8 +275,8 @@ impl Dispatch {
     }
 
     fn data(&mut self, pending: &PendingChange, shape: &Arc<RecordShape>, whole_old: bool) -> Option<Bytes> {
-        let (limits, buffer, metrics) = (&self.config.limits, &mut self.buffer, &self.metrics);
-        let told = &mut self.told_of_cuts;
+        let (limits, metrics) = (&self.config.limits, &self.metrics);
+        let Encoding { buffer, told_of_cuts: told } = &mut self.encoding;
         pending.data(shape, whole_old, |is_first| {
             if is_first && limits.exceeded_by(&pending.change) {
                 metrics.changes_cut.inc();

@@ -189,8 +189,9 @@ impl Dispatch {
                 continue;
             }
             moved = true;
-            let begins = resuming.oldest();
-            self.tell_gap(place, begins);
+            let is_left_out = resuming.missing == Some(Missing::Altered);
+            let until = if is_left_out { self.left_out_until(place) } else { Position::START };
+            self.tell_gap(place, until);
             if !self.drain_log(place) {
                 self.replays.draining.push(channel);
             }

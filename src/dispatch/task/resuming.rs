@@ -6,7 +6,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::{CHUNK_BYTES_MAX, CHUNK_DELIVERIES_MAX, Dispatch, Phase, Work, is_published};
+use super::routing::is_published;
+use super::{CHUNK_BYTES_MAX, CHUNK_DELIVERIES_MAX, Dispatch, Phase, Work};
 use crate::catalog::{ColumnSet, Relation};
 use crate::change::{Layout, Operation, Row};
 use crate::channels::subscribe::ChannelId;
@@ -76,7 +77,7 @@ impl Dispatch {
     }
 
     /// How far everything has been routed.
-    fn reached(&self) -> Position {
+    pub(super) fn reached(&self) -> Position {
         match self.phase {
             Phase::Reading => self.replays.worked.max(Position::through(self.position)),
             Phase::Waiting(..) | Phase::Working(_) => self.replays.worked,
@@ -271,7 +272,7 @@ impl Dispatch {
 
     /// The channel is bound and its join answered. Whoever is owed nothing is told so.
     pub(super) fn resume_bound(&mut self, place: usize) {
-        self.bound_count += 1;
+        self.doubt.bound();
         let subscriber = self.subscribers.get(place);
         let is_live = |resuming: &Resuming| resuming.stage == Stage::Live && resuming.is_direct;
         if subscriber.and_then(|subscriber| subscriber.resuming.as_deref()).is_some_and(is_live) {
@@ -376,6 +377,7 @@ impl Dispatch {
         let mut admitted: Vec<(u64, ChannelId, usize)> = Vec::new();
         for channel in waiting {
             let Some(place) = self.subscribers.place_of(channel) else { continue };
+            let is_in_doubt = self.is_in_doubt(place);
             let Some(subscriber) = self.subscribers.get_mut(place) else { continue };
             // One that was given up meanwhile is live, and must not be sent what came before that.
             let Some(resuming) = subscriber.resuming.as_mut().filter(|resuming| resuming.stage == Stage::Waiting)
@@ -391,7 +393,7 @@ impl Dispatch {
                 self.replays.behind.push(channel);
                 continue;
             }
-            if subscriber.held.is_some() || subscriber.outbox.of_socket().is_full() {
+            if subscriber.held.is_some() || is_in_doubt || subscriber.outbox.of_socket().is_full() {
                 self.replays.stall(channel);
                 continue;
             }
@@ -402,8 +404,9 @@ impl Dispatch {
             {
                 resuming.stage = Stage::Replaying;
             }
-            let until = self.replays.ring.gap_before(*start);
+            let until = self.replays.ring.gap_before(*start).unwrap_or(Position::START);
             self.tell_gap(*place, until);
+            self.tell_altered(*place, self.left_out_until(*place));
             self.rebind_resuming(*place);
         }
         admitted.retain(|(_, _, place)| {
@@ -511,7 +514,7 @@ impl Dispatch {
     fn overtaken(&mut self, pass: &mut Pass) {
         pass.cursor = self.replays.ring.first();
         let (floor, missing) = self.replays.ring.floor();
-        let until = self.replays.ring.gap_before(pass.cursor);
+        let until = self.replays.ring.gap_before(pass.cursor).unwrap_or(Position::START);
         for channel in &pass.members {
             let Some(place) = self.subscribers.place_of(*channel) else { continue };
             let resuming = self.subscribers.get_mut(place).and_then(|subscriber| subscriber.resuming.as_mut());
@@ -552,7 +555,7 @@ impl Dispatch {
             return;
         };
         resuming.stage = Stage::Live;
-        self.bound_count += 1;
+        self.doubt.bound();
         self.rebind_resuming(place);
         self.announce(place);
     }

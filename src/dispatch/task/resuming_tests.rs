@@ -3,6 +3,7 @@
 use super::tests::House;
 use super::*;
 use crate::authz::{Identity, OracleError, Verdict};
+use crate::catalog::Relation;
 use crate::catalog::watcher::ByHand;
 use crate::channels::subscribe::SubscriptionSink;
 use crate::dispatch::sample::*;

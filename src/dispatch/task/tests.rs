@@ -70,6 +70,11 @@ impl House {
 
     /// `lost`: the slot could not be had any more.
     pub(super) async fn reconnect_after(&self, lost: Option<(Lsn, Lsn)>) {
+        self.reconnect_before(Lsn::ZERO, lost).await;
+    }
+
+    /// `wal_end`: how far the database is.
+    pub(super) async fn reconnect_before(&self, wal_end: Lsn, lost: Option<(Lsn, Lsn)>) {
         let history = History { system_identifier: "7".into(), timeline: 1, switches: vec![] };
         let started = Started {
             generation: 2,
@@ -78,7 +83,7 @@ impl House {
             history: Arc::new(history),
             server_major: 15,
             confirmed: lost.map_or(Lsn(1), |(_, to)| to),
-            wal_end: Lsn::ZERO,
+            wal_end,
             own_publication: true,
             messages: None,
             broadcast_key: None,
@@ -94,6 +99,11 @@ impl House {
         self.settled().await;
         let received = client.received();
         assert!(received.starts_with("[reply]") && received.contains("Subscribed to PostgreSQL"), "{received}");
+    }
+
+    pub(super) async fn keepalive(&self, wal_end: Lsn) {
+        self.frames.send(Batch::of(vec![StreamFrame::KeepAlive { wal_end }])).await.unwrap();
+        self.settled().await;
     }
 
     pub(super) async fn skip(&self, relation: RelationId) {
