@@ -103,6 +103,13 @@ impl Resuming {
         }
     }
 
+    /// All that it is owed has been queued up to there. What it is to be told first holds that back.
+    pub fn say_replayed(&self, at: Position) {
+        if self.missing.is_none() {
+            self.link.replayed_to(at);
+        }
+    }
+
     pub fn owed_after(&self, binding: u32) -> Position {
         let owed = self.owed.iter().find(|(id, _)| *id == binding);
         owed.map_or(self.joined_at, |(_, position)| *position)

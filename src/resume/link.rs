@@ -21,6 +21,8 @@ pub struct Link {
     acknowledged: AtomicU64,
     /// The commit LSN of the first change that waits for its turn, or for an answer; 0: nothing does.
     waits_from: AtomicU64,
+    /// The commit LSN of the last change that was replayed, until the channel is live; 0: none.
+    replayed: AtomicU64,
     /// The token is somebody else's by now: the keys are not theirs.
     is_revoked: AtomicBool,
 }
@@ -35,6 +37,7 @@ impl Link {
             pinged_at: Mutex::default(),
             acknowledged: AtomicU64::new(0),
             waits_from: AtomicU64::new(0),
+            replayed: AtomicU64::new(0),
             is_revoked: AtomicBool::new(false),
         }
     }
@@ -45,12 +48,24 @@ impl Link {
         self.waits_from.store(commit_lsn.map_or(0, |lsn| lsn.0), Ordering::Release);
     }
 
+    /// What it missed has been queued up to a change, and it has been told of what is missing before that: whoever is cut
+    /// off again and again goes on from there.
+    pub fn replayed_to(&self, at: Position) {
+        self.replayed.store(at.lsn.0, Ordering::Release);
+    }
+
     /// Up to where the channel has been queued everything, given that as much has been `routed`. That is read first: what
     /// waits of it is known by then.
-    fn queued(&self, routed: Position) -> Position {
+    fn queued(&self, routed: Position) -> Option<Position> {
+        let queued = match (self.is_live(), self.replayed.load(Ordering::Acquire)) {
+            (true, _) => routed,
+            (false, 0) => return None,
+            // Of that transaction more may come.
+            (false, replayed) => Position::through(Lsn(replayed)),
+        };
         match self.waits_from.load(Ordering::Acquire) {
-            0 => routed,
-            waits => routed.min(Position::through(Lsn(waits))),
+            0 => Some(queued),
+            waits => Some(queued.min(Position::through(Lsn(waits)))),
         }
     }
 
@@ -76,7 +91,7 @@ impl Link {
     /// A heartbeat has come: what was queued before the reply to the one before it has been handled. `routed`: read
     /// before the reply to this one is queued.
     pub fn heartbeat(&self, routed: Position) {
-        let queued = self.is_live().then(|| self.queued(routed));
+        let queued = self.queued(routed);
         let mut replied_at = self.replied_at.lock().expect("no panic while this lock is held");
         if let Some(handled) = replied_at.take() {
             self.acknowledge(handled);
@@ -88,11 +103,12 @@ impl Link {
     /// a ping is to be sent. One at a time, or those of a slow network would never be answered.
     pub fn ping(&self, number: u64, routed: Position) -> bool {
         let mut keys = self.asks.iter().filter(|ask| ask.key.is_some()).peekable();
-        if keys.peek().is_none() || !keys.all(|ask| ask.by_pong) || !self.is_live() {
+        if keys.peek().is_none() || !keys.all(|ask| ask.by_pong) {
             return false;
         }
+        let Some(queued) = self.queued(routed) else { return false };
         let mut pinged_at = self.pinged_at.lock().expect("no panic while this lock is held");
-        pinged_at.is_none() && pinged_at.replace((number, self.queued(routed))).is_none()
+        pinged_at.is_none() && pinged_at.replace((number, queued)).is_none()
     }
 
     /// A pong has come for the ping with this number: of several pings a client may answer the last (RFC 6455, 5.5.3).
@@ -165,6 +181,28 @@ mod tests {
         assert_eq!(link.acknowledged(), at(30));
         link.heartbeat(at(50));
         assert_eq!(link.acknowledged(), at(31), "what has not been routed waits for nothing");
+    }
+
+    #[test]
+    fn what_was_replayed_is_acknowledged_but_for_its_last_transaction() {
+        let link = link(&[false]);
+        let beat = || {
+            link.heartbeat(at(90));
+            link.acknowledged()
+        };
+        beat();
+        assert_eq!(beat(), at(0), "nothing has been replayed");
+        link.replayed_to(Position { lsn: Lsn(20), index: 3 });
+        beat();
+        assert_eq!(beat(), at(19));
+        link.waits_from(Some(Lsn(30)));
+        link.replayed_to(Position { lsn: Lsn(40), index: 0 });
+        beat();
+        assert_eq!(beat(), at(29), "a policy is being asked");
+        link.waits_from(None);
+        link.go_live();
+        beat();
+        assert_eq!(beat(), at(90));
     }
 
     #[test]

@@ -181,9 +181,8 @@ impl Dispatch {
                 self.replays.waiting.push(channel);
                 continue;
             }
-            if resuming.log.is_none() {
-                continue;
-            }
+            let Some(log) = &resuming.log else { continue };
+            resuming.say_replayed(log.last_sent());
             if subscriber.held.is_some() || subscriber.outbox.of_socket().is_full() {
                 self.replays.stall(channel);
                 continue;

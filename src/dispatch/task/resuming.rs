@@ -354,6 +354,9 @@ impl Dispatch {
             else {
                 continue;
             };
+            if let Some(sent) = sent {
+                resuming.say_replayed(sent);
+            }
             if !subscriber.outbox.of_socket().is_full() {
                 pass.members.push(channel);
                 continue;
