@@ -122,6 +122,8 @@ pub struct Dispatch {
     broadcasts: Broadcasts,
     topics: Topics,
     replays: Replays,
+    /// Something of this stream had to be given up: nothing more of it counts, and all of it comes again in the next.
+    is_deaf: bool,
     /// Since when there is no stream: what is known here is as old.
     silent_since: Option<Instant>,
     facts: Facts,
@@ -205,6 +207,7 @@ impl Dispatch {
             topics: Topics::default(),
             replays: Replays::disabled(),
             silent_since: Some(Instant::now()),
+            is_deaf: false,
             config,
             metrics,
             progress,
@@ -383,6 +386,8 @@ impl Dispatch {
     fn read(&mut self, backlog: &mut std::vec::IntoIter<StreamFrame>) -> Result<bool, Error> {
         for frame in backlog.by_ref() {
             match frame {
+                StreamFrame::Data { .. } | StreamFrame::KeepAlive { .. } | StreamFrame::SkippedFrame { .. }
+                    if self.is_deaf => {}
                 StreamFrame::Data { bytes, .. } => {
                     if let Some(transaction) = self.push(bytes)? {
                         self.committed(transaction);
@@ -402,8 +407,8 @@ impl Dispatch {
                     self.broadcasts.disconnected();
                     self.silent_since.get_or_insert_with(Instant::now);
                 }
-                StreamFrame::SkippedFrame { wal_start, tag, relation, bytes } => {
-                    self.skipped_frame(wal_start, tag, relation, bytes);
+                StreamFrame::SkippedFrame { wal_start, tag, relation, subxid, bytes } => {
+                    self.skipped_frame(wal_start, tag, relation, subxid, bytes);
                 }
             }
         }
@@ -417,21 +422,34 @@ impl Dispatch {
         let keeps = self.replays.ring.is_on();
         let handed_over = |begin: &Begin| begin.final_lsn <= last_commit;
         // A table that the catalog does not know may be published by this very transaction.
-        let wanted = |relation: RelationId| {
-            metrics.changes_read.inc();
+        let wanted = |relation: RelationId, rows: u64| {
+            metrics.changes_read.inc_by(rows);
             let wanted = subscribers.want(relation) || broadcasts.has(relation) || catalog.relation(relation).is_none();
             if !wanted {
-                metrics.changes_without_subscriber.inc();
+                metrics.changes_without_subscriber.inc_by(rows);
             }
             wanted || keeps
         };
         let position = self.position;
-        self.assembler.push(frame, handed_over, wanted).map_err(|source| Error::Stream { position, source })
+        let pushed = self.assembler.push(frame, handed_over, wanted);
+        metrics.in_progress_bytes.set(self.assembler.in_progress_bytes() as i64);
+        match pushed {
+            Err(fault @ (StreamFault::Spill(_) | StreamFault::TooLarge(_))) if self.assembler.is_in_progress() => {
+                tracing::error!(error = %fault, "no room for what large transactions have written so far: from here on \
+                    they are read at their commit, and others wait for them");
+                self.assembler.reset();
+                self.progress.take_whole();
+                self.is_deaf = true;
+                Ok(None)
+            }
+            pushed => pushed.map_err(|source| Error::Stream { position, source }),
+        }
     }
 
     /// A new connection: what had begun comes again, whole; after a failover positions mean something else.
     fn started(&mut self, started: Started) {
         self.silent_since = None;
+        self.is_deaf = false;
         self.assembler.started(started.own_publication);
         self.assembler.take_broadcasts(self.broadcasts.started(&started, &self.catalog));
         self.relations.clear();
@@ -457,11 +475,28 @@ impl Dispatch {
     }
 
     /// A message above `--wal-frame-max`. Logical messages and the like deliver nothing anyway.
-    fn skipped_frame(&mut self, wal_start: Lsn, tag: Option<u8>, relation: Option<RelationId>, bytes: u64) {
-        if !matches!(tag, None | Some(b'I' | b'U' | b'D')) || !self.assembler.unread(relation) {
+    /// What is of a transaction in progress is told at its commit.
+    fn skipped_frame(
+        &mut self,
+        wal_start: Lsn,
+        tag: Option<u8>,
+        relation: Option<RelationId>,
+        subxid: Option<u32>,
+        bytes: u64,
+    ) {
+        if !matches!(tag, None | Some(b'I' | b'U' | b'D')) {
             return;
         }
         tracing::error!(%wal_start, bytes, "a frame above --wal-frame-max was skipped: its change is delivered to nobody");
+        match subxid {
+            Some(subxid) => self.assembler.unread_in_block(subxid, relation),
+            None if self.assembler.unread(relation) => self.lost(relation),
+            None => {}
+        }
+    }
+
+    /// A change was too large to be read.
+    fn lost(&mut self, relation: Option<RelationId>) {
         let places =
             relation.map_or_else(|| self.subscribers.places(), |relation| self.subscribers.places_of(relation));
         let message = "A change was too large to be read: it is delivered to nobody";
@@ -494,6 +529,9 @@ impl Dispatch {
         self.apply_due_updates(self.position.max(header.commit_lsn));
         self.position = self.position.max(header.end_lsn);
         self.last_commit = self.last_commit.max(header.commit_lsn);
+        for relation in std::mem::take(&mut transaction.lost) {
+            self.lost(relation);
+        }
         self.unseen.read(transaction.sequence, header.xid);
         let ticket = self.tickets.issue(header.end_lsn);
         let ddl_log = std::mem::take(&mut transaction.ddl_log);

@@ -1,6 +1,6 @@
 //! How far the stream has been read, handed over and confirmed.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use tokio::sync::Notify;
 
@@ -28,6 +28,8 @@ pub struct Progress {
     /// Where the WAL that is held begins; `u64::MAX`: none is held.
     held: AtomicU64,
     moved: Notify,
+    /// Large transactions are wanted at their commit, not before: dispatch has no room for what is in progress.
+    whole: AtomicBool,
 }
 
 impl Default for Progress {
@@ -38,6 +40,7 @@ impl Default for Progress {
             confirmed: AtomicU64::new(0),
             held: AtomicU64::new(u64::MAX),
             moved: Notify::new(),
+            whole: AtomicBool::new(false),
         }
     }
 }
@@ -79,6 +82,16 @@ impl Progress {
     /// Nothing is held any more: confirmed follows dispatched.
     pub fn release(&self) {
         self.held.store(u64::MAX, Ordering::Release);
+    }
+
+    /// Dispatch's: it cannot hold what is in progress. The stream begins again, and gives transactions at their commit;
+    /// until then dispatch passes over all that comes.
+    pub fn take_whole(&self) {
+        self.whole.store(true, Ordering::Release);
+    }
+
+    pub fn takes_whole(&self) -> bool {
+        self.whole.load(Ordering::Acquire)
     }
 
     /// A stream begins here: what lies before is no longer to be had.

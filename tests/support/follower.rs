@@ -159,7 +159,7 @@ impl Follower {
         while let Some(frame) = self.backlog.pop() {
             match frame {
                 StreamFrame::Data { bytes, .. } => {
-                    let transaction = self.assembler.push(bytes, |_| false, |_| true).expect("a frame");
+                    let transaction = self.assembler.push(bytes, |_| false, |_, _| true).expect("a frame");
                     if let Some(transaction) = transaction {
                         return Some(self.committed(transaction));
                     }
