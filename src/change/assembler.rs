@@ -13,11 +13,11 @@ use foldhash::fast::RandomState;
 
 use super::in_progress::InProgress;
 use super::metrics::{SpillMetrics, Spilled};
-use super::spool::SpoolReader;
+use super::spool::{Next, SpoolReader};
 use super::{TrackedChange, TrackedLog, TransactionHeader};
 use crate::catalog::ddl_log;
-use crate::wal::logical;
 use crate::wal::pgoutput::{self, Begin, Commit, DecodeError, Message, RelationId, StreamRelation};
+use crate::wal::{Lsn, logical};
 
 /// Bounds of one transaction (DESIGN promise 6).
 #[derive(Clone, Copy, Debug)]
@@ -48,6 +48,10 @@ pub enum Error {
     OutsideTransaction(char),
     #[error("a transaction began before the one before it had ended")]
     Nested,
+    #[error("transaction {0}, which is in progress, came without its beginning")]
+    UnknownInProgress(u32),
+    #[error("which broadcasts of the transaction that ends at {0} were rolled back is not said before its commit")]
+    Unclear(Lsn),
     #[error("a row of relation {0:?} came before its Relation message")]
     UnknownRelation(RelationId),
     #[error(
@@ -140,12 +144,12 @@ impl FrameReader {
         FrameReader { spool: Some(spool), file: None, memory: after.into_iter(), spilled: None }
     }
 
-    fn next(&mut self) -> io::Result<Option<Bytes>> {
+    fn next(&mut self) -> io::Result<Next> {
         if let Some(spool) = &mut self.spool {
-            if let Some(frame) = spool.next()? {
-                return Ok(Some(frame));
+            match spool.next()? {
+                Next::End => self.spool = None,
+                next => return Ok(next),
             }
-            self.spool = None;
         }
         if let Some((file, left)) = &mut self.file {
             if *left > 0 {
@@ -155,11 +159,11 @@ impl FrameReader {
                 let mut frame = vec![0; length as usize];
                 file.read_exact(&mut frame)?;
                 *left -= 4 + u64::from(length);
-                return Ok(Some(frame.into()));
+                return Ok(Next::Frame(frame.into()));
             }
             (self.file, self.spilled) = (None, None);
         }
-        Ok(self.memory.next())
+        Ok(self.memory.next().map_or(Next::End, Next::Frame))
     }
 }
 
@@ -207,12 +211,33 @@ pub enum DdlLog {
     Unread,
 }
 
+/// What comes next of a transaction.
+#[derive(Debug)]
+pub enum Step {
+    Message(Message),
+    /// Much was read that nobody wants: others should have a turn before more is.
+    Later,
+    End,
+}
+
 impl Transaction {
-    /// The next message, in order; Relation messages are for the caller to remember.
+    /// What comes next, in order; Relation messages are for the caller to remember.
+    pub fn step(&mut self) -> Result<Step, Error> {
+        Ok(match self.frames.next()? {
+            Next::Frame(frame) => Step::Message(pgoutput::decode(frame)?),
+            Next::Later => Step::Later,
+            Next::End => Step::End,
+        })
+    }
+
+    /// The next message, however long it takes to find it.
     pub fn next_message(&mut self) -> Result<Option<Message>, Error> {
-        match self.frames.next()? {
-            None => Ok(None),
-            Some(frame) => Ok(Some(pgoutput::decode(frame)?)),
+        loop {
+            match self.step()? {
+                Step::Message(message) => return Ok(Some(message)),
+                Step::Later => {}
+                Step::End => return Ok(None),
+            }
         }
     }
 }
@@ -246,7 +271,7 @@ fn kept(frame: Bytes) -> Bytes {
 ///     └──reset()──────┘   (the connection was lost: the transaction comes again, whole)
 /// ```
 ///
-/// Large transactions come otherwise, see [`super::in_progress`].
+/// Large transactions come otherwise, see `in_progress.rs`.
 pub struct Assembler {
     pub(super) config: Config,
     pub(super) spill: SpillMetrics,
@@ -257,7 +282,7 @@ pub struct Assembler {
     pub(super) ddl_log: Option<Arc<StreamRelation>>,
     /// walcast's own publication is read. Without it a table of that name is somebody else's, and what it says of
     /// policies is not believed.
-    trusts_log: bool,
+    pub(super) trusts_log: bool,
     /// `walcast.send`'s messages are wanted.
     pub(super) takes_broadcasts: bool,
     /// The relations whose changes are gathered apart.
@@ -302,11 +327,6 @@ impl Assembler {
     /// before their commit does not count for them.
     pub fn is_open(&self) -> bool {
         self.open.is_some() || self.in_progress.is_in_block()
-    }
-
-    /// What came last is of a transaction in progress.
-    pub fn is_in_progress(&self) -> bool {
-        self.in_progress.is_in_block()
     }
 
     /// What is held of transactions in progress, in memory and in files.
@@ -356,13 +376,15 @@ impl Assembler {
     }
 
     /// Takes one frame. `handed_over(begin)`: this transaction was dispatched before, and its rows are left out.
-    /// `wanted(relation, rows)`: somebody may see so many rows of it; the others are not even kept. Gives the transaction at its Commit.
+    /// `wanted(relation, rows)`: somebody may see so many rows of it; the others are not even kept. Gives the transaction at its Commit,
+    /// unless something of it [has to be gathered](Assembler::is_gathering) first.
     pub fn push(
         &mut self,
         frame: Bytes,
         handed_over: impl FnOnce(&Begin) -> bool,
         wanted: impl Fn(RelationId, u64) -> bool,
     ) -> Result<Option<Transaction>, Error> {
+        debug_assert!(!self.is_gathering(), "what has committed comes first");
         match frame.first() {
             Some(b'E') => self.stream_stop(frame).map(|()| None),
             Some(_) if self.in_progress.is_in_block() => self.block_frame(&frame).map(|()| None),
@@ -379,7 +401,7 @@ impl Assembler {
                 self.end(commit).map(Some)
             }
             Some(b'S') => self.stream_start(frame).map(|()| None),
-            Some(b'c') => self.stream_commit(frame, handed_over, wanted).map(Some),
+            Some(b'c') => self.stream_commit(frame, handed_over, wanted),
             Some(b'A') => self.stream_abort(frame).map(|()| None),
             _ => self.within(frame, &wanted).map(|()| None),
         }

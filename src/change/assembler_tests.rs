@@ -36,7 +36,13 @@ fn delete(relation: RelationId, value: &str) -> Bytes {
 
 /// Feeds frames of which nothing has been handed over and everything is wanted.
 pub(in crate::change) fn feed(assembler: &mut Assembler, frames: impl IntoIterator<Item = Bytes>) -> Vec<Transaction> {
-    let push = |frame| assembler.push(frame, |_| false, |_, _| true).unwrap();
+    let push = |frame| {
+        let mut transaction = assembler.push(frame, |_| false, |_, _| true).unwrap();
+        while assembler.is_gathering() {
+            transaction = assembler.gather().unwrap();
+        }
+        transaction
+    };
     frames.into_iter().filter_map(push).collect()
 }
 
@@ -49,6 +55,7 @@ pub(in crate::change) fn contents(transaction: &mut Transaction) -> Vec<String> 
                 pgoutput::Datum::Text(text) => String::from_utf8(text.to_vec()).unwrap(),
                 other => panic!("{other:?}"),
             },
+            Message::Logical { content, .. } => format!("M {}", String::from_utf8_lossy(&content)),
             other => panic!("{other:?}"),
         })
         .collect()

@@ -15,9 +15,11 @@
 use std::collections::{HashMap, HashSet};
 
 use bytes::Bytes;
+use foldhash::fast::RandomState;
 
-use super::assembler::{Assembler, BROADCAST_BYTES_MAX, Error, FrameReader, Transaction};
-use super::spool::Spool;
+use super::assembler::{Assembler, BROADCAST_BYTES_MAX, Config, Error, FrameReader, Transaction};
+use super::metrics::SpillMetrics;
+use super::spool::{Next, Read, Spool, SpoolReader};
 use crate::catalog::ddl_log;
 use crate::wal::logical;
 use crate::wal::pgoutput::{self, Begin, Commit, DecodeError, Fault, Message, RelationId};
@@ -31,13 +33,17 @@ const MEMORY_BYTES_MAX: usize = 16 << 20;
 struct Streamed {
     spool: Spool,
     /// Subtransactions that were rolled back.
-    aborted: HashSet<u32>,
+    aborted: HashSet<u32, RandomState>,
     /// How many rows of which tables. One that was truncated has none, perhaps.
-    rows: HashMap<RelationId, u64>,
+    rows: HashMap<RelationId, u64, RandomState>,
     /// The last that was said of a table, and when.
     described: HashMap<RelationId, (u64, Bytes)>,
-    has_log: bool,
+    /// What was described as `walcast.ddl_log`.
+    logs: HashSet<RelationId>,
     has_broadcasts: bool,
+    /// The server says of a message in which transaction it was emitted, and not in which subtransaction. One that ends
+    /// before the message does not have it; of one that is rolled back after it that is not known.
+    is_unclear: bool,
     /// Rows too large to be read, by subtransaction.
     unread: Vec<(u32, Option<RelationId>)>,
 }
@@ -50,11 +56,30 @@ pub(super) struct InProgress {
     block: Option<u32>,
     memory_bytes: usize,
     file_bytes: u64,
+    committed: Option<Committed>,
+}
+
+/// One that has committed, and of which what is applied before anything is judged is being looked for.
+struct Committed {
+    commit: Commit,
+    spool: Option<SpoolReader>,
+    /// What is read of it afterwards.
+    wanted: HashSet<RelationId, RandomState>,
+    has_broadcasts: bool,
+    unread: Vec<Option<RelationId>>,
+    /// What was said outside of it, later, of tables that it describes: that holds after it again.
+    described_since: Vec<Bytes>,
+    /// When its tables were described last.
+    places: Vec<(RelationId, u64)>,
 }
 
 impl InProgress {
     pub(super) fn is_in_block(&self) -> bool {
         self.block.is_some()
+    }
+
+    pub(super) fn has_committed(&self) -> bool {
+        self.committed.is_some()
     }
 
     /// What is held of them, in memory and in files.
@@ -74,40 +99,53 @@ impl InProgress {
         self.transactions.get_mut(&self.block?)
     }
 
-    fn keep(&mut self, subxid: u32, tag: u8, rest: &[u8], limits: (usize, u64)) -> Result<(), Error> {
-        let (memory_bytes_max, file_bytes_max) = limits;
+    fn keep(
+        &mut self,
+        subxid: u32,
+        tag: u8,
+        rest: &[u8],
+        config: &Config,
+        metrics: &SpillMetrics,
+    ) -> Result<(), Error> {
         let Some(streamed) = self.streamed() else { return Ok(()) };
         let before = streamed.spool.memory_bytes();
         streamed.spool.push(subxid, tag, rest);
         let (has_piece, pushed) = (streamed.spool.has_piece(), streamed.spool.memory_bytes() - before);
         self.memory_bytes += pushed;
-        let written = match self.memory_bytes > memory_bytes_max {
+        let written = match self.memory_bytes > config.memory_bytes_max.min(MEMORY_BYTES_MAX) {
             true => self.transactions.values_mut().max_by_key(|streamed| streamed.spool.memory_bytes()),
             false if has_piece => self.streamed(),
             false => None,
         };
-        if let Some(Streamed { spool, .. }) = written {
-            let bytes = spool.memory_bytes();
-            spool.write_out()?;
-            self.memory_bytes -= bytes;
-            self.file_bytes += bytes as u64;
-            if self.file_bytes > file_bytes_max {
-                return Err(Error::TooLarge(file_bytes_max));
-            }
+        let Some(Streamed { spool, .. }) = written else { return Ok(()) };
+        let bytes = spool.memory_bytes();
+        spool.write_out(metrics)?;
+        self.memory_bytes -= bytes;
+        let before = self.file_bytes;
+        self.file_bytes += bytes as u64;
+        let (bytes, bytes_max) = (self.file_bytes, config.spill_bytes_max);
+        if before <= bytes_max / 2 && bytes > bytes_max / 2 {
+            tracing::warn!(bytes, bytes_max, "transactions in progress have used half of --transaction-spill-max");
         }
-        Ok(())
+        if bytes > bytes_max { Err(Error::TooLarge(bytes_max)) } else { Ok(()) }
     }
 }
 
 impl Assembler {
     pub(super) fn stream_start(&mut self, frame: Bytes) -> Result<(), Error> {
-        let Message::StreamStart { xid, .. } = pgoutput::decode(frame)? else {
+        let Message::StreamStart { xid, is_first } = pgoutput::decode(frame)? else {
             unreachable!("the tag says StreamStart")
         };
         if self.open.is_some() {
             return Err(Error::Nested);
         }
-        self.in_progress.transactions.entry(xid).or_default();
+        if is_first {
+            // What an earlier one of this number had is not its.
+            self.in_progress.remove(xid);
+            self.in_progress.transactions.insert(xid, Streamed::default());
+        } else if !self.in_progress.transactions.contains_key(&xid) {
+            return Err(Error::UnknownInProgress(xid));
+        }
         self.in_progress.block = Some(xid);
         Ok(())
     }
@@ -126,7 +164,7 @@ impl Assembler {
         let (subxid, tag, rest) = pgoutput::in_block(frame)?;
         let outside = || Bytes::from([&[tag], rest].concat());
         let place = self.described_count + 1;
-        let takes_broadcasts = self.takes_broadcasts;
+        let (takes_broadcasts, trusts_log) = (self.takes_broadcasts, self.trusts_log);
         let Some(streamed) = self.in_progress.streamed() else {
             return Err(Error::OutsideTransaction(char::from(tag)));
         };
@@ -149,7 +187,9 @@ impl Assembler {
                 let Message::Relation(relation) = pgoutput::decode(frame.clone())? else {
                     unreachable!("the tag says Relation")
                 };
-                streamed.has_log |= ddl_log::is_log(&relation);
+                if trusts_log && ddl_log::is_log(&relation) {
+                    streamed.logs.insert(relation.id);
+                }
                 streamed.described.insert(relation.id, (place, frame));
                 self.described_count = place;
             }
@@ -166,8 +206,7 @@ impl Assembler {
             b'Y' => return pgoutput::decode(outside()).map(drop).map_err(Error::from),
             tag => return Err(DecodeError { offset: 0, what: Fault::Unknown("message tag in a block", tag) }.into()),
         }
-        let limits = (self.config.memory_bytes_max.min(MEMORY_BYTES_MAX), self.config.spill_bytes_max);
-        self.in_progress.keep(subxid, tag, rest, limits)
+        self.in_progress.keep(subxid, tag, rest, &self.config, &self.spill)
     }
 
     /// A row within a block was too large to be read; who is told is known at the commit.
@@ -185,69 +224,119 @@ impl Assembler {
             self.in_progress.remove(xid);
         } else if let Some(streamed) = self.in_progress.transactions.get_mut(&xid) {
             streamed.aborted.insert(subxid);
+            streamed.is_unclear |= streamed.has_broadcasts;
         }
         Ok(())
     }
 
+    /// Gives the transaction, or nothing: what is applied first has to be found, see [`Assembler::gather`].
     pub(super) fn stream_commit(
         &mut self,
         frame: Bytes,
         handed_over: impl FnOnce(&Begin) -> bool,
         wanted: impl Fn(RelationId, u64) -> bool,
-    ) -> Result<Transaction, Error> {
+    ) -> Result<Option<Transaction>, Error> {
         let Message::StreamCommit { xid, commit } = pgoutput::decode(frame)? else {
             unreachable!("the tag says StreamCommit")
         };
         if self.open.is_some() {
             return Err(Error::Nested);
         }
-        let streamed = self.in_progress.remove(xid).ok_or(Error::OutsideTransaction('c'))?;
+        let streamed = self.in_progress.remove(xid).ok_or(Error::UnknownInProgress(xid))?;
         let Commit { commit_lsn: final_lsn, commit_timestamp, .. } = commit;
         let is_skipped = self.begin(Begin { final_lsn, commit_timestamp, xid }, handed_over);
-        let Streamed { spool, aborted, rows, described, has_log, has_broadcasts, unread } = streamed;
-        // What was said outside of it, later, of tables that it describes: it holds after it again.
-        let known = |(id, (place, _)): (&RelationId, &(u64, Bytes))| {
-            let known = self.described.get(id).filter(|known| known.place > *place);
-            (*id, known.map_or(*place, |known| known.place), known.map(|known| known.frame.clone()))
+        if streamed.is_unclear && !is_skipped {
+            return Err(Error::Unclear(commit.end_lsn));
+        }
+        let Streamed { spool, aborted, rows, described, logs, has_broadcasts, unread, .. } = streamed;
+        let (described_since, places) = self.described_since(&described);
+        let unread = unread.into_iter().filter(|(subxid, _)| !aborted.contains(subxid)).map(|(_, relation)| relation);
+        let mut committed = Committed {
+            commit,
+            spool: None,
+            wanted: HashSet::default(),
+            has_broadcasts,
+            unread: unread.collect(),
+            described_since,
+            places,
         };
-        let known: Vec<_> = described.iter().map(known).collect();
-        let anew: Vec<Bytes> = known.iter().filter_map(|(.., frame)| frame.clone()).collect();
-        let is_gathered = |relation: &RelationId| {
-            self.tracked.contains(relation) || self.ddl_log.as_ref().is_some_and(|ddl_log| ddl_log.id == *relation)
-        };
-        let is_plain = !has_log && !rows.keys().any(is_gathered);
-        let mut spooled = None;
-        if is_skipped || is_plain {
-            if !is_skipped {
-                let read = rows.into_iter().filter(|(relation, rows)| wanted(*relation, *rows));
-                let read: HashSet<_> = read.map(|(relation, _)| relation).collect();
-                if !read.is_empty() || has_broadcasts {
-                    spooled = Some(spool.into_reader(aborted.clone())?.only(read));
+        let mut changes = HashSet::default();
+        if !is_skipped {
+            let is_log = |relation| {
+                logs.contains(&relation) || self.ddl_log.as_ref().is_some_and(|ddl_log| ddl_log.id == relation)
+            };
+            for (relation, rows) in rows {
+                if is_log(relation) || self.tracked.contains(&relation) {
+                    changes.insert(relation);
+                }
+                if !is_log(relation) && wanted(relation, rows) {
+                    committed.wanted.insert(relation);
                 }
             }
-            for (_, frame) in described.into_values() {
-                self.within(frame, &wanted)?;
-            }
-        } else {
-            // What is applied before anything is judged has to be found first, as if all of it came now.
-            let mut reader = spool.into_reader(aborted.clone())?;
-            while let Some(frame) = reader.next()? {
-                self.within(frame, &wanted)?;
+            committed.spool = Some(spool.into_reader(aborted)?);
+        }
+        if !changes.is_empty() {
+            committed.spool = committed.spool.map(|spool| spool.only(Read::Changes(changes))).transpose()?;
+            self.in_progress.committed = Some(committed);
+            return Ok(None);
+        }
+        for (_, frame) in described.into_values() {
+            self.within(frame, &|_, _| false)?;
+        }
+        self.end_committed(committed).map(Some)
+    }
+
+    /// What was said since of tables that a transaction describes; and when they were described last.
+    fn described_since(&self, described: &HashMap<RelationId, (u64, Bytes)>) -> (Vec<Bytes>, Vec<(RelationId, u64)>) {
+        let mut since = Vec::new();
+        let places = described.iter().map(|(id, (place, _))| {
+            let known = self.described.get(id).filter(|known| known.place > *place);
+            since.extend(known.map(|known| known.frame.clone()));
+            (*id, known.map_or(*place, |known| known.place))
+        });
+        let places = places.collect();
+        (since, places)
+    }
+
+    /// Whether [`Assembler::gather`] has to be called before another frame is pushed.
+    pub fn is_gathering(&self) -> bool {
+        self.in_progress.has_committed()
+    }
+
+    /// Looks through a piece of a transaction that came before its commit, for what it did to `walcast.ddl_log` and to
+    /// tracked tables, as if that came now. Gives the transaction at its end.
+    pub fn gather(&mut self) -> Result<Option<Transaction>, Error> {
+        let Some(mut committed) = self.in_progress.committed.take() else { return Ok(None) };
+        while let Some(spool) = &mut committed.spool {
+            match spool.next()? {
+                Next::Frame(frame) => self.within(frame, &|_, _| false)?,
+                Next::Later => {
+                    self.in_progress.committed = Some(committed);
+                    return Ok(None);
+                }
+                Next::End => break,
             }
         }
-        for frame in &anew {
-            self.within(frame.clone(), &wanted)?;
+        self.end_committed(committed).map(Some)
+    }
+
+    fn end_committed(&mut self, committed: Committed) -> Result<Transaction, Error> {
+        let Committed { commit, spool, wanted, has_broadcasts, unread, described_since, places } = committed;
+        for frame in &described_since {
+            self.within(frame.clone(), &|_, _| false)?;
         }
-        for (id, place, _) in known {
+        for (id, place) in places {
             if let Some(described) = self.described.get_mut(&id) {
                 described.place = place;
             }
         }
-        let unread = unread.into_iter().filter(|(subxid, _)| !aborted.contains(subxid)).map(|(_, relation)| relation);
-        let lost = unread.filter(|relation| self.unread(*relation)).collect();
+        let lost = unread.into_iter().filter(|relation| self.unread(*relation)).collect();
         let transaction = self.end(commit)?;
-        Ok(match spooled {
-            Some(spooled) => Transaction { lost, frames: FrameReader::spooled(spooled, anew), ..transaction },
+        Ok(match spool.filter(|_| has_broadcasts || !wanted.is_empty()) {
+            Some(spool) => {
+                let frames = FrameReader::spooled(spool.only(Read::Rows(wanted))?, described_since);
+                Transaction { lost, frames, ..transaction }
+            }
             None => Transaction { lost, ..transaction },
         })
     }

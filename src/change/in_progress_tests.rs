@@ -2,8 +2,7 @@ use proptest::prelude::*;
 
 use super::super::TrackedChange;
 use super::super::assembler::tests::*;
-use super::super::assembler::{Config, DdlLog};
-use super::super::metrics::SpillMetrics;
+use super::super::assembler::{Config, DdlLog, Step};
 use super::*;
 use crate::wal::Lsn;
 use crate::wal::pgoutput::encode;
@@ -14,6 +13,10 @@ const SUB: u32 = 701;
 
 fn start() -> Bytes {
     encode(&Message::StreamStart { xid: XID, is_first: true })
+}
+
+fn goes_on() -> Bytes {
+    encode(&Message::StreamStart { xid: XID, is_first: false })
 }
 
 fn stop() -> Bytes {
@@ -27,6 +30,13 @@ fn of(subxid: u32, frame: Bytes) -> Bytes {
 fn block(frames: impl IntoIterator<Item = (u32, Bytes)>) -> Vec<Bytes> {
     let frames = frames.into_iter().map(|(subxid, frame)| of(subxid, frame));
     [start()].into_iter().chain(frames).chain([stop()]).collect()
+}
+
+/// Not its first one.
+fn more(frames: impl IntoIterator<Item = (u32, Bytes)>) -> Vec<Bytes> {
+    let mut block = block(frames);
+    block[0] = goes_on();
+    block
 }
 
 fn ends(at: u64) -> Bytes {
@@ -53,7 +63,7 @@ fn it_comes_whole_at_its_commit_however_many_pass_it() {
     assert!(!assembler.is_open() && assembler.in_progress_bytes() > 0);
     let small = [begin(10), table(), insert(TABLE, "small"), commit(10)];
     assert_eq!(contents(&mut feed(&mut assembler, small)[0]), ["R t", "small"]);
-    assert!(feed(&mut assembler, block([(SUB, insert(TABLE, "2"))])).is_empty());
+    assert!(feed(&mut assembler, more([(SUB, insert(TABLE, "2"))])).is_empty());
     let mut transactions = feed(&mut assembler, [ends(20)]);
     let [transaction] = &mut transactions[..] else { panic!() };
     assert_eq!((transaction.header.xid, transaction.sequence), (XID, 2));
@@ -73,7 +83,7 @@ fn what_was_rolled_back_is_not_read() {
     assert!(feed(&mut assembler, [aborts(XID)]).is_empty());
     assert_eq!(assembler.in_progress_bytes(), 0);
     let error = assembler.push(ends(20), |_| false, |_, _| true).map(|_| ()).unwrap_err();
-    assert!(matches!(error, Error::OutsideTransaction('c')), "{error}");
+    assert!(matches!(error, Error::UnknownInProgress(XID)), "{error}");
 }
 
 #[test]
@@ -118,14 +128,14 @@ fn what_is_applied_before_it_is_judged_is_found_and_nothing_that_was_rolled_back
         &mut assembler,
         block([(XID, log), (XID, state.clone()), (SUB, void), (XID, table()), (XID, insert(TABLE, "1"))]),
     );
-    feed(&mut assembler, block([(SUB, insert(TABLE, "2")), (XID, truncate(&[TABLE])), (XID, insert(TABLE, "3"))]));
+    feed(&mut assembler, more([(SUB, insert(TABLE, "2")), (XID, truncate(&[TABLE])), (XID, insert(TABLE, "3"))]));
     feed(&mut assembler, [aborts(SUB)]);
     let mut transactions = feed(&mut assembler, [ends(20)]);
     let [transaction] = &mut transactions[..] else { panic!() };
     let DdlLog::Row(_, row) = &transaction.ddl_log else { panic!("no row") };
     assert_eq!(row, &state);
     assert_eq!(gathered(transaction), ["Text([49])", "T", "Text([51])"]);
-    assert_eq!(contents(transaction), ["R t", "1", "3"]);
+    assert_eq!(contents(transaction), ["R ddl_log", "R t", "1", "3"]);
 }
 
 #[test]
@@ -184,6 +194,10 @@ fn malformed_and_misplaced_frames_are_errors() {
     for frames in [[begin(1), start()], [begin(1), ends(20)]] {
         assert!(matches!(push(&frames), Some(Error::Nested)));
     }
+    assert!(matches!(push(&[goes_on()]), Some(Error::UnknownInProgress(XID))), "its beginning is missing");
+    assert!(matches!(push(&[start(), stop(), aborts(XID), goes_on()]), Some(Error::UnknownInProgress(XID))));
+    assert!(push(&[aborts(XID)]).is_none(), "nothing is void");
+    assert!(matches!(push(&[of(XID, insert(TABLE, "1"))]), Some(_)), "outside of a block");
     assert!(matches!(push(&[stop()]), Some(Error::OutsideTransaction('E'))));
     assert!(matches!(push(&[start(), start()]), Some(Error::Decode(_))));
 }
@@ -198,6 +212,116 @@ fn there_is_a_limit_to_what_is_in_files() {
     let row = || of(XID, insert(TABLE, "1"));
     let error = (0..1000).find_map(|_| assembler.push(row(), |_| false, |_, _| true).err()).unwrap();
     assert!(matches!(error, Error::TooLarge(1000)), "{error}");
+}
+
+#[test]
+fn a_broadcast_that_may_have_been_rolled_back_is_not_believed() {
+    let sent = || {
+        let (prefix, content) = ("walcast.broadcast".to_owned(), Bytes::from_static(b"hello"));
+        encode(&Message::Logical { transactional: true, lsn: 1, prefix, content })
+    };
+    // The message has the transaction's number, whatever it was emitted in.
+    let mut assembler = limited(1 << 20);
+    assembler.take_broadcasts(true);
+    feed(&mut assembler, block([(XID, table()), (SUB, insert(TABLE, "1")), (XID, sent())]));
+    feed(&mut assembler, [aborts(SUB)]);
+    let error = assembler.push(ends(20), |_| false, |_, _| true).map(|_| ()).unwrap_err();
+    assert!(matches!(error, Error::Unclear(Lsn(28))), "{error}");
+    assembler.reset();
+    // What is rolled back before it does not have it.
+    feed(&mut assembler, block([(XID, table()), (SUB, insert(TABLE, "1"))]));
+    feed(&mut assembler, [aborts(SUB)]);
+    feed(&mut assembler, more([(XID, sent())]));
+    assert_eq!(contents(&mut feed(&mut assembler, [ends(20)])[0]), ["R t", "M hello"]);
+    // It was read before.
+    feed(&mut assembler, block([(XID, table()), (SUB, insert(TABLE, "1")), (XID, sent())]));
+    feed(&mut assembler, [aborts(SUB)]);
+    let mut transaction = assembler.push(ends(20), |_| true, |_, _| true).unwrap().unwrap();
+    assert_eq!(contents(&mut transaction), ["R t"]);
+}
+
+#[test]
+fn one_that_begins_again_has_nothing_of_what_came_before() {
+    let mut assembler = limited(1 << 20);
+    feed(&mut assembler, block([(XID, table()), (XID, insert(TABLE, "1"))]));
+    feed(&mut assembler, block([(XID, table()), (XID, insert(TABLE, "2"))]));
+    assert_eq!(contents(&mut feed(&mut assembler, [ends(20)])[0]), ["R t", "2"]);
+    assert_eq!(assembler.in_progress_bytes(), 0);
+}
+
+/// Rows of a table that nobody follows, some megabytes of them, with one of [`TABLE`] behind them.
+fn many(assembler: &mut Assembler) {
+    let rows = (0..300).map(|_| (XID, insert(OTHER, &"x".repeat(10_000))));
+    feed(assembler, block([(XID, table()), (XID, relation(OTHER, "public", "o"))].into_iter().chain(rows)));
+    feed(assembler, more([(XID, insert(TABLE, "1"))]));
+}
+
+#[test]
+fn what_nobody_wants_is_passed_over_in_pieces() {
+    let mut assembler = limited(100_000);
+    many(&mut assembler);
+    let mut transaction = assembler.push(ends(20), |_| false, |relation, _| relation == TABLE).unwrap().unwrap();
+    let mut later = 0;
+    let found = loop {
+        match transaction.step().unwrap() {
+            Step::Message(Message::Insert { relation, .. }) => break relation,
+            Step::Message(_) => {}
+            Step::Later => later += 1,
+            Step::End => panic!("it is there"),
+        }
+    };
+    assert_eq!((found, later), (TABLE, 2));
+}
+
+#[test]
+fn what_is_applied_first_is_looked_for_in_pieces_and_others_join_in_between() {
+    let mut assembler = limited(100_000);
+    assembler.track([TABLE]);
+    many(&mut assembler);
+    assert!(assembler.push(ends(20), |_| false, |relation, _| relation == TABLE).unwrap().is_none());
+    let mut pieces = 0;
+    let mut transaction = loop {
+        assert!(assembler.is_gathering());
+        assert_eq!((assembler.open_transaction(), assembler.next_sequence()), (Some((1, XID)), 2));
+        match assembler.gather().unwrap() {
+            Some(transaction) => break transaction,
+            None => pieces += 1,
+        }
+    };
+    assert!(!assembler.is_gathering() && !assembler.is_open());
+    assert_eq!((pieces, gathered(&transaction)), (2, vec!["Text([49])".to_owned()]));
+    assert_eq!(contents(&mut transaction), ["R t", "R o", "1"]);
+}
+
+#[test]
+fn the_log_is_no_change_and_somebody_elses_log_is_one() {
+    for (trusts_log, expected) in [(true, vec!["R ddl_log", "R t", "1"]), (false, vec!["R ddl_log", "x", "R t", "1"])] {
+        let mut assembler = limited(1 << 20);
+        assembler.started(trusts_log);
+        let log = relation(LOG, "walcast", "ddl_log");
+        feed(&mut assembler, block([(XID, log), (XID, insert(LOG, "x")), (XID, table()), (XID, insert(TABLE, "1"))]));
+        let mut transactions = feed(&mut assembler, [ends(20)]);
+        assert_eq!(matches!(transactions[0].ddl_log, DdlLog::Row(..)), trusts_log);
+        assert_eq!(contents(&mut transactions[0]), expected);
+    }
+}
+
+#[test]
+fn what_is_in_files_is_counted_until_it_is_read_or_void() {
+    let metrics = SpillMetrics::default();
+    let mut assembler = Assembler::new(Config { memory_bytes_max: 1000, ..Config::default() }, metrics.clone());
+    let rows = || block((0..100).map(|_| (XID, insert(TABLE, "1"))));
+    feed(&mut assembler, rows());
+    assert!(metrics.transactions.get() == 1 && metrics.bytes.get() > 1000);
+    assert!(assembler.in_progress_bytes() > metrics.bytes.get() as u64, "what is in memory, too");
+    feed(&mut assembler, [aborts(XID)]);
+    assert_eq!((metrics.bytes.get(), assembler.in_progress_bytes()), (0, 0));
+    feed(&mut assembler, rows());
+    let mut transactions = feed(&mut assembler, [ends(20)]);
+    assert!(metrics.bytes.get() > 1000, "it is read from there");
+    assert_eq!(contents(&mut transactions[0]).len(), 100);
+    drop(transactions);
+    assert_eq!((metrics.transactions.get(), metrics.bytes.get()), (2, 0));
 }
 
 proptest! {
@@ -218,9 +342,9 @@ proptest! {
         for (n, (sub, size, begins_block)) in rows.iter().enumerate() {
             let value = format!("{n}{}", "x".repeat(*size));
             if *begins_block {
-                feed(&mut assembler, block([]));
+                feed(&mut assembler, more([]));
             }
-            feed(&mut assembler, block([(XID + sub, insert(TABLE, &value))]));
+            feed(&mut assembler, more([(XID + sub, insert(TABLE, &value))]));
             if !aborted.contains(sub) {
                 expected.push(value);
             }

@@ -3,15 +3,17 @@
 
 use std::collections::HashSet;
 use std::fs::File;
-use std::io::{self, BufReader, Cursor, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufReader, Cursor, Seek, SeekFrom, Write};
 
 use bytes::Bytes;
+use foldhash::fast::RandomState;
 
+use super::metrics::{SpillMetrics, Spilled};
 use crate::wal::pgoutput::{self, RelationId};
 
 /// Length, and (sub)transaction.
 const HEADER_BYTES: usize = 8;
-/// What has a file is written to it in pieces of this size.
+/// What has a file is written to it in pieces of this size, and all of it is read in such: others get a turn in between.
 const PIECE_BYTES: usize = 1 << 20;
 
 #[derive(Default)]
@@ -19,6 +21,8 @@ pub(super) struct Spool {
     buffer: Vec<u8>,
     file: Option<File>,
     file_bytes: u64,
+    /// As long as there is the file.
+    spilled: Option<Spilled>,
 }
 
 impl Spool {
@@ -44,75 +48,121 @@ impl Spool {
         self.file.is_some() && self.buffer.len() >= PIECE_BYTES
     }
 
-    pub(super) fn write_out(&mut self) -> io::Result<()> {
+    pub(super) fn write_out(&mut self, metrics: &SpillMetrics) -> io::Result<()> {
+        // Not kept for the next piece: a thousand transactions in progress would each keep one that nobody counts.
+        let buffer = std::mem::take(&mut self.buffer);
         let file = match &mut self.file {
             Some(file) => file,
             None => self.file.insert(tempfile::tempfile()?),
         };
-        file.write_all(&self.buffer)?;
-        self.file_bytes += self.buffer.len() as u64;
-        self.buffer.clear();
-        self.buffer.shrink_to(PIECE_BYTES);
+        file.write_all(&buffer)?;
+        self.file_bytes += buffer.len() as u64;
+        self.spilled.get_or_insert_with(|| Spilled::begin(metrics)).add(buffer.len() as u64);
         Ok(())
     }
 
-    /// All of it, but for what was rolled back.
-    pub(super) fn into_reader(self, aborted: HashSet<u32>) -> io::Result<SpoolReader> {
-        let left = self.file_bytes + self.buffer.len() as u64;
-        let memory = Cursor::new(self.buffer);
-        let source: Box<dyn Read + Send> = match self.file {
-            None => Box::new(memory),
-            Some(mut file) => {
-                file.seek(SeekFrom::Start(0))?;
-                Box::new(BufReader::with_capacity(PIECE_BYTES, file.take(self.file_bytes)).chain(memory))
-            }
+    /// To be read from its beginning, but for what was rolled back.
+    pub(super) fn into_reader(self, aborted: HashSet<u32, RandomState>) -> io::Result<SpoolReader> {
+        let mut reader = SpoolReader {
+            file: self.file.map(|file| BufReader::with_capacity(PIECE_BYTES, file)),
+            file_bytes: self.file_bytes,
+            file_left: 0,
+            memory: Cursor::new(self.buffer),
+            aborted,
+            read: Read::Changes(HashSet::default()),
+            frame: Vec::new(),
+            piece_left: PIECE_BYTES,
+            _spilled: self.spilled,
         };
-        Ok(SpoolReader { source, left, aborted, wanted: None, frame: Vec::new() })
+        reader.rewind()?;
+        Ok(reader)
     }
+}
+
+/// What of it is read; what describes tables is read always.
+pub(super) enum Read {
+    /// What is applied before anything is judged: the changes of these tables, and every Truncate.
+    Changes(HashSet<RelationId, RandomState>),
+    /// What is delivered: the rows of these tables, and messages.
+    Rows(HashSet<RelationId, RandomState>),
+}
+
+#[derive(Debug)]
+pub(super) enum Next {
+    Frame(Bytes),
+    /// More of it follows, after others had a turn.
+    Later,
+    End,
 }
 
 pub(super) struct SpoolReader {
-    source: Box<dyn Read + Send>,
-    left: u64,
-    aborted: HashSet<u32>,
-    /// The tables whose rows are read; without it all, and what says nothing of rows, too.
-    wanted: Option<HashSet<RelationId>>,
+    file: Option<BufReader<File>>,
+    file_bytes: u64,
+    file_left: u64,
+    memory: Cursor<Vec<u8>>,
+    aborted: HashSet<u32, RandomState>,
+    read: Read,
     frame: Vec<u8>,
+    /// Of what is read in one go.
+    piece_left: usize,
+    _spilled: Option<Spilled>,
 }
 
 impl SpoolReader {
-    /// The rows of these tables alone, what describes them, and messages.
-    pub(super) fn only(mut self, wanted: HashSet<RelationId>) -> SpoolReader {
-        self.wanted = Some(wanted);
-        self
+    fn rewind(&mut self) -> io::Result<()> {
+        if let Some(file) = &mut self.file {
+            file.seek(SeekFrom::Start(0))?;
+        }
+        (self.file_left, self.piece_left) = (self.file_bytes, PIECE_BYTES);
+        self.memory.set_position(0);
+        Ok(())
     }
 
-    pub(super) fn next(&mut self) -> io::Result<Option<Bytes>> {
-        while self.left > 0 {
+    /// From its beginning, what is asked for alone.
+    pub(super) fn only(mut self, read: Read) -> io::Result<SpoolReader> {
+        self.read = read;
+        self.rewind()?;
+        Ok(self)
+    }
+
+    pub(super) fn next(&mut self) -> io::Result<Next> {
+        loop {
+            if self.piece_left == 0 {
+                self.piece_left = PIECE_BYTES;
+                return Ok(Next::Later);
+            }
+            let source: &mut dyn io::Read = match &mut self.file {
+                Some(file) if self.file_left > 0 => file,
+                _ if self.memory.position() < self.memory.get_ref().len() as u64 => &mut self.memory,
+                _ => return Ok(Next::End),
+            };
             let mut header = [0; HEADER_BYTES];
-            self.source.read_exact(&mut header)?;
+            source.read_exact(&mut header)?;
             let [a, b, c, d, subxid @ ..] = header;
-            let length = u32::from_le_bytes([a, b, c, d]);
-            self.frame.resize(length as usize, 0);
-            self.source.read_exact(&mut self.frame)?;
-            self.left -= HEADER_BYTES as u64 + u64::from(length);
-            if self.reads(u32::from_le_bytes(subxid)) {
-                return Ok(Some(Bytes::copy_from_slice(&self.frame)));
+            let length = u32::from_le_bytes([a, b, c, d]) as usize;
+            self.frame.resize(length, 0);
+            source.read_exact(&mut self.frame)?;
+            // No frame is in the file in part.
+            self.file_left = self.file_left.saturating_sub((HEADER_BYTES + length) as u64);
+            self.piece_left = self.piece_left.saturating_sub(HEADER_BYTES + length);
+            if self.is_read(u32::from_le_bytes(subxid)) {
+                return Ok(Next::Frame(Bytes::copy_from_slice(&self.frame)));
             }
         }
-        Ok(None)
     }
 
-    fn reads(&self, subxid: u32) -> bool {
-        match pgoutput::tag(&self.frame) {
-            // The server describes a table once per transaction, whatever becomes of the part in which it does.
-            Some(b'R') => true,
-            _ if !self.aborted.is_empty() && self.aborted.contains(&subxid) => false,
-            Some(b'T') => self.wanted.is_none(),
-            _ => match (&self.wanted, pgoutput::relation_id(&self.frame)) {
-                (Some(wanted), Some(relation)) => wanted.contains(&relation),
-                _ => true,
-            },
+    fn is_read(&self, subxid: u32) -> bool {
+        let tag = pgoutput::tag(&self.frame);
+        // The server describes a table once per transaction, whatever becomes of the part in which it does.
+        if tag == Some(b'R') {
+            return true;
         }
+        let (Read::Changes(tables) | Read::Rows(tables)) = &self.read;
+        let is_wanted = match (tag, &self.read) {
+            (Some(b'T'), read) => matches!(read, Read::Changes(_)),
+            (Some(b'M'), read) => matches!(read, Read::Rows(_)),
+            _ => pgoutput::relation_id(&self.frame).is_some_and(|relation| tables.contains(&relation)),
+        };
+        is_wanted && (self.aborted.is_empty() || !self.aborted.contains(&subxid))
     }
 }

@@ -51,7 +51,8 @@ use super::updates::Updates;
 use crate::authz::Oracle;
 use crate::catalog::watcher::{CatalogUpdate, WatcherHandle};
 use crate::catalog::{Altered, Catalog, ColumnSet, Relation, SessionReading};
-use crate::change::assembler::{DdlLog, Error as StreamFault};
+use crate::causes::with_causes;
+use crate::change::assembler::{DdlLog, Error as StreamFault, Step};
 use crate::change::{Assembler, Change, Layout, OldRow, Operation, Relations, Row, Transaction};
 use crate::channels::outbox::Burst;
 use crate::channels::subscribe::ChannelId;
@@ -285,6 +286,10 @@ impl Dispatch {
                 continue;
             }
             if may_advance && matches!(self.phase, Phase::Reading) && self.read(&mut backlog)? {
+                if self.assembler.is_gathering() {
+                    self.take_waiting(&mut inputs);
+                    tokio::task::yield_now().await;
+                }
                 continue;
             }
             if replayed {
@@ -373,6 +378,7 @@ impl Dispatch {
             self.announced.send_replace(self.position);
         }
         self.metrics.pending_bytes.set(self.budget.load(Ordering::Relaxed) as i64);
+        self.metrics.in_progress_bytes.set(self.assembler.in_progress_bytes() as i64);
         self.track_needs();
         if !self.tracking.is_empty() {
             if matches!(self.phase, Phase::Reading) {
@@ -382,8 +388,15 @@ impl Dispatch {
         }
     }
 
-    /// Reads frames up to the next Commit; `false`: there are none.
+    /// Reads frames up to the next Commit, or a piece of what came before its own; `false`: there are none.
     fn read(&mut self, backlog: &mut std::vec::IntoIter<StreamFrame>) -> Result<bool, Error> {
+        if self.assembler.is_gathering() {
+            let gathered = self.assembler.gather();
+            if let Some(transaction) = self.or_whole(gathered)? {
+                self.committed(transaction);
+            }
+            return Ok(true);
+        }
         for frame in backlog.by_ref() {
             match frame {
                 StreamFrame::Data { .. } | StreamFrame::KeepAlive { .. } | StreamFrame::SkippedFrame { .. }
@@ -391,6 +404,9 @@ impl Dispatch {
                 StreamFrame::Data { bytes, .. } => {
                     if let Some(transaction) = self.push(bytes)? {
                         self.committed(transaction);
+                        return Ok(true);
+                    }
+                    if self.assembler.is_gathering() {
                         return Ok(true);
                     }
                 }
@@ -430,20 +446,32 @@ impl Dispatch {
             }
             wanted || keeps
         };
-        let position = self.position;
         let pushed = self.assembler.push(frame, handed_over, wanted);
-        metrics.in_progress_bytes.set(self.assembler.in_progress_bytes() as i64);
-        match pushed {
-            Err(fault @ (StreamFault::Spill(_) | StreamFault::TooLarge(_))) if self.assembler.is_in_progress() => {
-                tracing::error!(error = %fault, "no room for what large transactions have written so far: from here on \
-                    they are read at their commit, and others wait for them");
-                self.assembler.reset();
+        self.or_whole(pushed)
+    }
+
+    /// Where what came of transactions before their commit is of no use, they are asked for at their commit. If there is no
+    /// room for that either, of which it is what somebody wants alone, there is nothing left to do.
+    fn or_whole(&mut self, read: Result<Option<Transaction>, StreamFault>) -> Result<Option<Transaction>, Error> {
+        let position = self.position;
+        match read {
+            Err(fault @ (StreamFault::Spill(_) | StreamFault::TooLarge(_))) if !self.progress.takes_whole() => {
+                tracing::error!(
+                    error = with_causes(&fault),
+                    "no room for what large transactions have written so far: from \
+                    here on they are read at their commit, and others wait for them"
+                );
                 self.progress.take_whole();
-                self.is_deaf = true;
-                Ok(None)
             }
-            pushed => pushed.map_err(|source| Error::Stream { position, source }),
+            Err(fault @ StreamFault::Unclear(end_lsn)) => {
+                tracing::info!(reason = %fault, "a large transaction is read once more, as of its commit");
+                self.progress.take_whole_to(end_lsn);
+            }
+            read => return read.map_err(|source| Error::Stream { position, source }),
         }
+        self.assembler.reset();
+        self.is_deaf = true;
+        Ok(None)
     }
 
     /// A new connection: what had begun comes again, whole; after a failover positions mean something else.
@@ -564,11 +592,14 @@ impl Dispatch {
         for _ in 0..self.config.chunk_changes {
             let position = work.transaction.header.commit_lsn;
             let fault = |source| Error::Stream { position, source };
-            let Some(message) = work.transaction.next_message().map_err(fault)? else {
-                finished = true;
-                break;
-            };
-            self.route(message, &mut work, &mut chunk, matches).map_err(fault)?;
+            match work.transaction.step().map_err(fault)? {
+                Step::Message(message) => self.route(message, &mut work, &mut chunk, matches).map_err(fault)?,
+                Step::Later => break,
+                Step::End => {
+                    finished = true;
+                    break;
+                }
+            }
             let deliveries = chunk.delivery_count() + chunk.broadcasts;
             if deliveries >= CHUNK_DELIVERIES_MAX || chunk.bytes >= CHUNK_BYTES_MAX {
                 break;

@@ -1,6 +1,6 @@
 //! How far the stream has been read, handed over and confirmed.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::Notify;
 
@@ -28,8 +28,8 @@ pub struct Progress {
     /// Where the WAL that is held begins; `u64::MAX`: none is held.
     held: AtomicU64,
     moved: Notify,
-    /// Large transactions are wanted at their commit, not before: dispatch has no room for what is in progress.
-    whole: AtomicBool,
+    /// Until this has been dispatched large transactions are wanted at their commit, not before; `u64::MAX`: for good.
+    whole_to: AtomicU64,
 }
 
 impl Default for Progress {
@@ -40,7 +40,7 @@ impl Default for Progress {
             confirmed: AtomicU64::new(0),
             held: AtomicU64::new(u64::MAX),
             moved: Notify::new(),
-            whole: AtomicBool::new(false),
+            whole_to: AtomicU64::new(0),
         }
     }
 }
@@ -84,14 +84,19 @@ impl Progress {
         self.held.store(u64::MAX, Ordering::Release);
     }
 
-    /// Dispatch's: it cannot hold what is in progress. The stream begins again, and gives transactions at their commit;
-    /// until then dispatch passes over all that comes.
+    /// Large transactions are wanted at their commit alone. The stream begins again; if dispatch cannot do without, it
+    /// passes over all that comes until then.
     pub fn take_whole(&self) {
-        self.whole.store(true, Ordering::Release);
+        self.whole_to.store(u64::MAX, Ordering::Release);
+    }
+
+    /// The same up to the end of one of them.
+    pub fn take_whole_to(&self, end_lsn: Lsn) {
+        self.whole_to.fetch_max(end_lsn.0, Ordering::AcqRel);
     }
 
     pub fn takes_whole(&self) -> bool {
-        self.whole.load(Ordering::Acquire)
+        self.dispatched().0 < self.whole_to.load(Ordering::Acquire)
     }
 
     /// A stream begins here: what lies before is no longer to be had.

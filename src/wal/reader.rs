@@ -51,6 +51,8 @@ pub struct Config {
     pub backoff: Backoff,
     /// At a stop, how long dispatch has to finish what it was given.
     pub drain_timeout: Duration,
+    /// Large transactions come in part before they end; else at their commit, and others wait for them.
+    pub in_progress: bool,
 }
 
 impl Config {
@@ -66,6 +68,7 @@ impl Config {
             receive_timeout: Duration::from_secs(300),
             backoff: Backoff::default(),
             drain_timeout: Duration::from_secs(5),
+            in_progress: true,
         }
     }
 }
@@ -167,6 +170,9 @@ pub fn reader(config: Config, metrics: Arc<WalMetrics>) -> (Reader, Handle, mpsc
     let (signal_sender, signals) = mpsc::channel(SIGNALS_MAX);
     let (state_sender, state) = watch::channel(ReaderState::Connecting);
     let progress = Arc::new(Progress::default());
+    if !config.in_progress {
+        progress.take_whole();
+    }
     let handle = Handle { progress: progress.clone(), state, signals: signal_sender, metrics: metrics.clone() };
     let reader = Reader {
         sink: Some(Sink::new(sender, config.in_flight_bytes_max)),
@@ -206,7 +212,7 @@ impl Reader {
             match self.one_stream(stop).await {
                 Ok(End::Stopped | End::ReceiverGone) => return Ok(()),
                 Ok(End::TryBoth) => self.recovery.both_again(),
-                Ok(End::TakeWhole) => {}
+                Ok(End::TakeOtherwise) => {}
                 Err((error, attempt)) => {
                     if attempt.streaming {
                         self.metrics.reconnects.inc();
@@ -231,6 +237,14 @@ impl Reader {
             }
             Verdict::Retry { error, delay } => {
                 tracing::warn!(error = error.chain(), ?delay, "replication is interrupted");
+                if self.recovery.recurs() && !self.progress.takes_whole() {
+                    // What cannot be read may be of one that is going to be rolled back, and at a position that none ends
+                    // with: there is nothing that could be skipped.
+                    tracing::warn!(
+                        "from here on large transactions are read at their commit, and others wait for them"
+                    );
+                    self.progress.take_whole();
+                }
                 self.state.send_replace(ReaderState::Waiting { error: error.chain(), delay });
                 delay
             }

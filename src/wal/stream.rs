@@ -52,8 +52,8 @@ pub(super) enum End {
     ReceiverGone,
     /// It is time to try with both publications.
     TryBoth,
-    /// Dispatch has no room for what is in progress.
-    TakeWhole,
+    /// Large transactions are to come at their commit alone, or in part again.
+    TakeOtherwise,
 }
 
 /// Where frames go: bounded in batches and in bytes.
@@ -177,8 +177,8 @@ impl Stream {
                     if self.time_to_try_both() {
                         return Ok(End::TryBoth);
                     }
-                    if self.timing.in_progress && self.progress.takes_whole() {
-                        return Ok(End::TakeWhole);
+                    if self.timing.in_progress == self.progress.takes_whole() {
+                        return Ok(End::TakeOtherwise);
                     }
                     self.send_status().await?;
                 }

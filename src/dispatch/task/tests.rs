@@ -499,7 +499,8 @@ async fn a_malformed_row_ends_dispatch_and_is_not_confirmed() {
 #[tokio::test(start_paused = true)]
 async fn what_is_in_progress_and_finds_no_room_is_asked_for_at_its_commit() {
     let limits = crate::change::assembler::Config { memory_bytes_max: 1000, spill_bytes_max: 0, ..Default::default() };
-    let house = House::with(catalog(), None, |dispatch| dispatch.assembler = Assembler::new(limits, Default::default()));
+    let house =
+        House::with(catalog(), None, |dispatch| dispatch.assembler = Assembler::new(limits, Default::default()));
     let mut client = Client::new(1);
     house.join(&mut client, "member", &["open"]).await;
     let of_block = |message: &Message| pgoutput::encode_in_block(7, message);
