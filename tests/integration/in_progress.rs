@@ -1,10 +1,12 @@
 //! Large transactions, which the server sends before they end: what is seen of them, and when.
 
+use std::sync::OnceLock;
+
 use serde_json::json;
+use walcast::demo::postgres::{Cluster, ClusterOptions};
 
 use crate::support::client::{Client, all_of};
 use crate::support::database::connect;
-use crate::support::database::shared_cluster;
 use crate::support::people::{ALICE, BOB, alice, anon, bob};
 use crate::support::relay;
 use crate::support::scene::{ROOMS, Scene, execute, prepared};
@@ -14,13 +16,24 @@ const ROWS: usize = 2000;
 const THINGS: &str = "
     create table things (id int primary key, name text);
     grant select on things to anon;
-    alter publication supabase_realtime add table things;";
+    create table unfollowed (id int, name text);
+    alter publication supabase_realtime add table things, unfollowed;";
+
+/// Of these tests: their open transactions hold up whoever makes a slot.
+fn cluster() -> &'static Cluster {
+    static CLUSTER: OnceLock<Cluster> = OnceLock::new();
+    CLUSTER.get_or_init(|| Cluster::start(&ClusterOptions::default()).expect("a cluster"))
+}
 
 /// A database whose server sends what is in progress as soon as that is some hundred rows.
 async fn scene(sql: &str) -> Scene {
-    let database = prepared(shared_cluster(), sql).await;
+    with_flags(sql, &[]).await
+}
+
+async fn with_flags(sql: &str, flags: &[&str]) -> Scene {
+    let database = prepared(cluster(), sql).await;
     let url = format!("{}?options=-c%20logical_decoding_work_mem%3D64kB", database.url);
-    let relay = relay::start(&url, &[]).await;
+    let relay = relay::start(&url, flags).await;
     Scene { database, relay }
 }
 
@@ -113,4 +126,67 @@ async fn a_stream_that_breaks_in_the_middle_of_it_gives_all_of_it_once() {
     expect_ids(&mut client, 1..=2 * ROWS).await;
     scene.execute("insert into things values (-1, 'after it')").await;
     assert_eq!(client.next_change().await.record()["id"], -1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn subtransactions_by_the_thousand_are_told_apart() {
+    let scene = scene(THINGS).await;
+    let mut client = Client::connect(&scene.relay, &anon()).await;
+    client.subscribe("things", json!([all_of("things")])).await;
+    let sql = "do $$ begin for n in 1..20000 loop begin
+        insert into things values (n, 'sub');
+        if n % 10 <> 0 then raise exception 'void'; end if;
+        exception when others then null; end; end loop; end $$";
+    scene.execute(sql).await;
+    scene.execute("insert into things values (0, 'small')").await;
+    expect_ids(&mut client, (10..=20_000).step_by(10).chain([0])).await;
+    assert_eq!(scene.relay.metric("in_progress_bytes").await, 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_at_a_time_come_one_after_the_other() {
+    let scene = scene(THINGS).await;
+    let mut client = Client::connect(&scene.relay, &anon()).await;
+    client.subscribe("things", json!([all_of("things")])).await;
+    let (one, other) = (connect(&scene.database.url).await, connect(&scene.database.url).await);
+    for large in [&one, &other] {
+        execute(large, "begin").await;
+    }
+    for block in 0..5 {
+        execute(&one, &rows(1 + block * ROWS)).await;
+        execute(&other, &rows(100_001 + block * ROWS)).await;
+    }
+    execute(&other, "commit").await;
+    scene.execute("insert into things values (0, 'small')").await;
+    execute(&one, "commit").await;
+    expect_ids(&mut client, (100_001..=100_000 + 5 * ROWS).chain([0]).chain(1..=5 * ROWS)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_finds_no_room_is_read_at_its_commit_and_comes_once() {
+    let scene = with_flags(THINGS, &["--transaction-buffer-max", "1MiB", "--transaction-spill-max", "1kB"]).await;
+    let large = connect(&scene.database.url).await;
+    let mut client = Client::connect(&scene.relay, &anon()).await;
+    client.subscribe("things", json!([all_of("things")])).await;
+    // More than there is room for, of a table that nobody follows: at its commit nothing of it is held.
+    let others = "insert into unfollowed select n, repeat('x', 100) from generate_series(1, 20000) n";
+    execute(&large, &format!("begin; {}; {others}", rows(1))).await;
+    scene.relay.log_receiver().wait_for(|log| log.contains("no room")).await.expect("the relay goes on");
+    execute(&large, "commit").await;
+    scene.execute("insert into things values (0, 'small')").await;
+    expect_ids(&mut client, (1..=ROWS).chain([0])).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn read_at_commit_holds_nothing_before() {
+    let scene = with_flags(THINGS, &["--read-at-commit"]).await;
+    let large = connect(&scene.database.url).await;
+    let mut client = Client::connect(&scene.relay, &anon()).await;
+    client.subscribe("things", json!([all_of("things")])).await;
+    execute(&large, &format!("begin; {}", rows(1))).await;
+    scene.execute("insert into things values (0, 'small')").await;
+    expect_ids(&mut client, [0]).await;
+    assert_eq!(scene.relay.metric("in_progress_bytes").await, 0.0);
+    execute(&large, "commit").await;
+    expect_ids(&mut client, 1..=ROWS).await;
 }
