@@ -27,7 +27,7 @@ use super::metrics::WalMetrics;
 use super::progress::Progress;
 use super::publication;
 use super::recovery::{Attempt, Backoff, Recovery, Verdict};
-use super::slot::SlotConfig;
+use super::slot::{SlotConfig, SlotMode};
 use super::stream::{End, Signal, Sink, Stream, Timing};
 
 /// What the stream is made of.
@@ -170,7 +170,8 @@ pub fn reader(config: Config, metrics: Arc<WalMetrics>) -> (Reader, Handle, mpsc
     let (signal_sender, signals) = mpsc::channel(SIGNALS_MAX);
     let (state_sender, state) = watch::channel(ReaderState::Connecting);
     let progress = Arc::new(Progress::default());
-    if !config.in_progress {
+    // Where what came in part is of no use the stream begins again, and a temporary slot would not have it any more.
+    if !config.in_progress || config.slot.mode == SlotMode::Temporary {
         progress.take_whole();
     }
     let handle = Handle { progress: progress.clone(), state, signals: signal_sender, metrics: metrics.clone() };

@@ -4,12 +4,14 @@ use std::sync::OnceLock;
 
 use serde_json::json;
 use walcast::demo::postgres::{Cluster, ClusterOptions};
+use walcast::wal::slot::SlotMode;
 
 use crate::support::client::{Client, all_of};
-use crate::support::database::connect;
+use crate::support::database::{Database, connect};
 use crate::support::people::{ALICE, BOB, alice, anon, bob};
 use crate::support::relay;
-use crate::support::scene::{ROOMS, Scene, execute, prepared};
+use crate::support::scene::{ROOMS, Scene, execute, prepared, until};
+use crate::support::station::Station;
 
 const ROWS: usize = 2000;
 
@@ -30,9 +32,13 @@ async fn scene(sql: &str) -> Scene {
     with_flags(sql, &[]).await
 }
 
+fn in_parts(database: &Database) -> String {
+    format!("{}?options=-c%20logical_decoding_work_mem%3D64kB", database.url)
+}
+
 async fn with_flags(sql: &str, flags: &[&str]) -> Scene {
     let database = prepared(cluster(), sql).await;
-    let url = format!("{}?options=-c%20logical_decoding_work_mem%3D64kB", database.url);
+    let url = in_parts(&database);
     let relay = relay::start(&url, flags).await;
     Scene { database, relay }
 }
@@ -189,4 +195,50 @@ async fn read_at_commit_holds_nothing_before() {
     assert_eq!(scene.relay.metric("in_progress_bytes").await, 0.0);
     execute(&large, "commit").await;
     expect_ids(&mut client, 1..=ROWS).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_relay_that_is_killed_in_the_middle_of_it_gives_all_of_it_afterwards() {
+    let mut scene = scene(THINGS).await;
+    let large = connect(&scene.database.url).await;
+    let mut client = Client::connect(&scene.relay, &anon()).await;
+    client.subscribe("things", json!([all_of("things")])).await;
+    execute(&large, &format!("begin; {}", rows(1))).await;
+    scene.relay.until_metric("in_progress_bytes", |bytes| bytes > 0.0).await;
+    scene.execute("insert into things values (0, 'small')").await;
+    expect_ids(&mut client, [0]).await;
+    // What is confirmed lies behind its beginning.
+    let now: String = scene.database.client.query_one("select pg_current_wal_lsn()::text", &[]).await.unwrap().get(0);
+    let slot = &scene.relay.slot;
+    let confirmed =
+        format!("select confirmed_flush_lsn >= '{now}' from pg_replication_slots where slot_name = '{slot}'");
+    until(&scene.database.client, &confirmed).await;
+    scene.relay.kill().await;
+    scene.relay.restart().await;
+    let mut client = Client::connect(&scene.relay, &anon()).await;
+    client.subscribe("things", json!([all_of("things")])).await;
+    execute(&large, &format!("{}; commit", rows(ROWS + 1))).await;
+    scene.execute("insert into things values (-1, 'after it')").await;
+    expect_ids(&mut client, 1..=2 * ROWS).await;
+    assert_eq!(client.next_change().await.record()["id"], -1);
+}
+
+/// The server does not say of a message in which subtransaction it was emitted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broadcast_of_a_savepoint_that_was_rolled_back_is_not_heard() {
+    let database = prepared(cluster(), THINGS).await;
+    let mut station = Station::with_slot(SlotMode::Permanent, &in_parts(&database), None).await;
+    let send = |event: &str| format!("select walcast.send('a', '{event}', '{{}}', false)");
+    // The second one comes after one that was read once more.
+    for turn in [1, 2] {
+        let (void, more) = (rows(turn * 100_000), rows(turn * 100_000 + 50_000));
+        let (kept, lost, last) = (send(&format!("kept {turn}")), send("lost"), send(&format!("last {turn}")));
+        let sql = format!("begin; {kept}; savepoint s; {lost}; {void}; rollback to s; {more}; {last}; commit");
+        execute(&database.client, &sql).await;
+        execute(&database.client, &send("small")).await;
+        for event in [format!("kept {turn}"), format!("last {turn}"), "small".to_owned()] {
+            assert_eq!(station.next().await.event, event.as_str());
+        }
+    }
+    assert_eq!(station.finish().await, []);
 }
