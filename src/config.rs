@@ -230,6 +230,9 @@ pub struct ServeArgs {
     /// Bytes of one transaction held in that file.
     #[arg(long, env = "WALCAST_TRANSACTION_SPILL_MAX", default_value = "64GiB", value_parser = bytes, value_name = "BYTES")]
     pub transaction_spill_max: u64,
+    /// Read large transactions at their commit, not while they are in progress; others wait for them then.
+    #[arg(long, env = "WALCAST_READ_AT_COMMIT")]
+    pub read_at_commit: bool,
     /// Bytes of row images that may wait for answers of Postgres before the stream is read no further.
     #[arg(long, env = "WALCAST_PENDING_MAX", default_value = "64MiB", value_parser = bytes, value_name = "BYTES")]
     pub pending_max: u64,

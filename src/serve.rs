@@ -138,6 +138,7 @@ pub fn relay_config(args: &ServeArgs, conninfo: Conninfo) -> Result<relay::Confi
     wal.slot.takes_over = args.slot_takeover;
     wal.frame_bytes_max = args.wal_frame_max as usize;
     wal.drain_timeout = args.drain_timeout;
+    wal.in_progress = !args.read_at_commit;
     let dispatch = dispatch::Config {
         publications: vec![args.database.publication.clone()],
         transaction: change::assembler::Config {

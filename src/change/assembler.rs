@@ -11,11 +11,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use foldhash::fast::RandomState;
 
+use super::in_progress::InProgress;
 use super::metrics::{SpillMetrics, Spilled};
+use super::spool::{Next, SpoolReader};
 use super::{TrackedChange, TrackedLog, TransactionHeader};
 use crate::catalog::ddl_log;
-use crate::wal::logical;
-use crate::wal::pgoutput::{self, Begin, DecodeError, Message, RelationId, StreamRelation};
+use crate::wal::pgoutput::{self, Begin, Commit, DecodeError, Message, RelationId, StreamRelation};
+use crate::wal::{Lsn, logical};
 
 /// Bounds of one transaction (DESIGN promise 6).
 #[derive(Clone, Copy, Debug)]
@@ -46,6 +48,10 @@ pub enum Error {
     OutsideTransaction(char),
     #[error("a transaction began before the one before it had ended")]
     Nested,
+    #[error("transaction {0}, which is in progress, came without its beginning")]
+    UnknownInProgress(u32),
+    #[error("which broadcasts of the transaction that ends at {0} were rolled back is not said before its commit")]
+    Unclear(Lsn),
     #[error("a row of relation {0:?} came before its Relation message")]
     UnknownRelation(RelationId),
     #[error(
@@ -120,11 +126,13 @@ impl FrameBuffer {
                 Some((BufReader::with_capacity(1 << 20, file), self.file_bytes))
             }
         };
-        Ok(FrameReader { file, memory: self.memory.into_iter(), spilled: self.spilled })
+        Ok(FrameReader { spool: None, file, memory: self.memory.into_iter(), spilled: self.spilled })
     }
 }
 
-struct FrameReader {
+/// What is read of a transaction, in this order.
+pub(super) struct FrameReader {
+    spool: Option<SpoolReader>,
     file: Option<(BufReader<File>, u64)>,
     memory: std::vec::IntoIter<Bytes>,
     /// As long as there is the file.
@@ -132,7 +140,17 @@ struct FrameReader {
 }
 
 impl FrameReader {
-    fn next(&mut self) -> io::Result<Option<Bytes>> {
+    pub(super) fn spooled(spool: SpoolReader, after: Vec<Bytes>) -> FrameReader {
+        FrameReader { spool: Some(spool), file: None, memory: after.into_iter(), spilled: None }
+    }
+
+    fn next(&mut self) -> io::Result<Next> {
+        if let Some(spool) = &mut self.spool {
+            match spool.next()? {
+                Next::End => self.spool = None,
+                next => return Ok(next),
+            }
+        }
         if let Some((file, left)) = &mut self.file {
             if *left > 0 {
                 let mut length = [0; 4];
@@ -141,11 +159,11 @@ impl FrameReader {
                 let mut frame = vec![0; length as usize];
                 file.read_exact(&mut frame)?;
                 *left -= 4 + u64::from(length);
-                return Ok(Some(frame.into()));
+                return Ok(Next::Frame(frame.into()));
             }
             (self.file, self.spilled) = (None, None);
         }
-        Ok(self.memory.next())
+        Ok(self.memory.next().map_or(Next::End, Next::Frame))
     }
 }
 
@@ -177,7 +195,9 @@ pub struct Transaction {
     pub ddl_log: DdlLog,
     /// What it did to tracked tables; applied after that.
     pub tracked: TrackedLog,
-    frames: FrameReader,
+    /// It came in part before its commit, and these of its rows were too large to be read.
+    pub lost: Vec<Option<RelationId>>,
+    pub(super) frames: FrameReader,
 }
 
 /// What a transaction wrote to `walcast.ddl_log`. Of several rows the last one counts, so only that is kept.
@@ -191,17 +211,38 @@ pub enum DdlLog {
     Unread,
 }
 
+/// What comes next of a transaction.
+#[derive(Debug)]
+pub enum Step {
+    Message(Message),
+    /// Much was read that nobody wants: others should have a turn before more is.
+    Later,
+    End,
+}
+
 impl Transaction {
-    /// The next message, in order; Relation messages are for the caller to remember.
+    /// What comes next, in order; Relation messages are for the caller to remember.
+    pub fn step(&mut self) -> Result<Step, Error> {
+        Ok(match self.frames.next()? {
+            Next::Frame(frame) => Step::Message(pgoutput::decode(frame)?),
+            Next::Later => Step::Later,
+            Next::End => Step::End,
+        })
+    }
+
+    /// The next message, however long it takes to find it.
     pub fn next_message(&mut self) -> Result<Option<Message>, Error> {
-        match self.frames.next()? {
-            None => Ok(None),
-            Some(frame) => Ok(Some(pgoutput::decode(frame)?)),
+        loop {
+            match self.step()? {
+                Step::Message(message) => return Ok(Some(message)),
+                Step::Later => {}
+                Step::End => return Ok(None),
+            }
         }
     }
 }
 
-struct Open {
+pub(super) struct Open {
     begin: Begin,
     sequence: u64,
     /// It has been handed over before (the stream was started again): read past it.
@@ -216,7 +257,7 @@ struct Open {
 const COPIED_BYTES_MAX: usize = 32 << 10;
 
 /// Of what says that it is `walcast.send`'s, and may be anybody's: more than any limit on payloads should be.
-const BROADCAST_BYTES_MAX: usize = 32 << 20;
+pub(super) const BROADCAST_BYTES_MAX: usize = 32 << 20;
 
 fn kept(frame: Bytes) -> Bytes {
     if frame.len() <= COPIED_BYTES_MAX { Bytes::copy_from_slice(&frame) } else { frame }
@@ -229,22 +270,34 @@ fn kept(frame: Bytes) -> Bytes {
 ///     ▲               │
 ///     └──reset()──────┘   (the connection was lost: the transaction comes again, whole)
 /// ```
+///
+/// Large transactions come otherwise, see `in_progress.rs`.
 pub struct Assembler {
-    config: Config,
-    spill: SpillMetrics,
-    open: Option<Open>,
+    pub(super) config: Config,
+    pub(super) spill: SpillMetrics,
+    pub(super) open: Option<Open>,
+    pub(super) in_progress: InProgress,
     sequence: u64,
     /// `walcast.ddl_log`, once a Relation message has described it.
-    ddl_log: Option<Arc<StreamRelation>>,
+    pub(super) ddl_log: Option<Arc<StreamRelation>>,
     /// walcast's own publication is read. Without it a table of that name is somebody else's, and what it says of
     /// policies is not believed.
-    trusts_log: bool,
+    pub(super) trusts_log: bool,
     /// `walcast.send`'s messages are wanted.
-    takes_broadcasts: bool,
+    pub(super) takes_broadcasts: bool,
     /// The relations whose changes are gathered apart.
-    tracked: HashSet<RelationId, RandomState>,
+    pub(super) tracked: HashSet<RelationId, RandomState>,
     /// What this connection has described; those rows name it.
-    described: HashMap<RelationId, Arc<StreamRelation>>,
+    pub(super) described: HashMap<RelationId, Described>,
+    /// Relation messages so far, those of transactions in progress too.
+    pub(super) described_count: u64,
+}
+
+/// A Relation message, and when it came.
+pub(super) struct Described {
+    relation: Arc<StreamRelation>,
+    pub(super) frame: Bytes,
+    pub(super) place: u64,
 }
 
 impl Assembler {
@@ -253,12 +306,14 @@ impl Assembler {
             config,
             spill,
             open: None,
+            in_progress: InProgress::default(),
             sequence: 0,
             ddl_log: None,
             trusts_log: false,
             takes_broadcasts: false,
             tracked: HashSet::default(),
             described: HashMap::new(),
+            described_count: 0,
         }
     }
 
@@ -268,9 +323,15 @@ impl Assembler {
         self.tracked = relations.into_iter().collect();
     }
 
-    /// Whether frames of a transaction have come whose Commit has not.
+    /// Whether frames of a transaction have come whose Commit has not. Not of those in progress: what is confirmed
+    /// before their commit does not count for them.
     pub fn is_open(&self) -> bool {
-        self.open.is_some()
+        self.open.is_some() || self.in_progress.is_in_block()
+    }
+
+    /// What is held of transactions in progress, in memory and in files.
+    pub fn in_progress_bytes(&self) -> u64 {
+        self.in_progress.bytes()
     }
 
     /// The transaction whose Commit has not come, with its sequence and xid.
@@ -286,6 +347,7 @@ impl Assembler {
     /// The connection was lost: what had begun comes again.
     pub fn reset(&mut self) {
         self.open = None;
+        self.in_progress = InProgress::default();
     }
 
     /// From here on transactions have the messages of `walcast.send`, or do not.
@@ -295,7 +357,7 @@ impl Assembler {
 
     /// A new connection, which describes every relation again.
     pub fn started(&mut self, own_publication: bool) {
-        self.open = None;
+        self.reset();
         self.ddl_log = None;
         self.described.clear();
         self.trusts_log = own_publication;
@@ -314,35 +376,58 @@ impl Assembler {
     }
 
     /// Takes one frame. `handed_over(begin)`: this transaction was dispatched before, and its rows are left out.
-    /// `wanted(relation)`: somebody may see its rows; the others are not even kept. Gives the transaction at its Commit.
+    /// `wanted(relation, rows)`: somebody may see so many rows of it; the others are not even kept. Gives the transaction at its Commit,
+    /// unless something of it [has to be gathered](Assembler::is_gathering) first.
     pub fn push(
         &mut self,
         frame: Bytes,
         handed_over: impl FnOnce(&Begin) -> bool,
-        wanted: impl FnOnce(RelationId) -> bool,
+        wanted: impl Fn(RelationId, u64) -> bool,
     ) -> Result<Option<Transaction>, Error> {
+        debug_assert!(!self.is_gathering(), "what has committed comes first");
         match frame.first() {
+            Some(b'E') => self.stream_stop(frame).map(|()| None),
+            Some(_) if self.in_progress.is_in_block() => self.block_frame(&frame).map(|()| None),
             Some(b'B') => {
                 let Message::Begin(begin) = pgoutput::decode(frame)? else { unreachable!("the tag says Begin") };
                 if self.open.is_some() {
                     return Err(Error::Nested);
                 }
-                self.sequence += 1;
-                let (skipped, sequence) = (handed_over(&begin), self.sequence);
-                let (frames, ddl_log, tracked) = (FrameBuffer::default(), DdlLog::Nothing, TrackedLog::default());
-                self.open = Some(Open { begin, sequence, skipped, frames, ddl_log, tracked });
+                self.begin(begin, handed_over);
                 Ok(None)
             }
-            Some(b'C') => self.commit(frame),
+            Some(b'C') => {
+                let Message::Commit(commit) = pgoutput::decode(frame)? else { unreachable!("the tag says Commit") };
+                self.end(commit).map(Some)
+            }
+            Some(b'S') => self.stream_start(frame).map(|()| None),
+            Some(b'c') => self.stream_commit(frame, handed_over, wanted),
+            Some(b'A') => self.stream_abort(frame).map(|()| None),
+            _ => self.within(frame, &wanted).map(|()| None),
+        }
+    }
+
+    /// A transaction begins; `true`: it has been handed over before.
+    pub(super) fn begin(&mut self, begin: Begin, handed_over: impl FnOnce(&Begin) -> bool) -> bool {
+        self.sequence += 1;
+        let (skipped, sequence) = (handed_over(&begin), self.sequence);
+        let (frames, ddl_log, tracked) = (FrameBuffer::default(), DdlLog::Nothing, TrackedLog::default());
+        self.open = Some(Open { begin, sequence, skipped, frames, ddl_log, tracked });
+        skipped
+    }
+
+    /// A frame of the transaction that is open.
+    pub(super) fn within(&mut self, frame: Bytes, wanted: &impl Fn(RelationId, u64) -> bool) -> Result<(), Error> {
+        match frame.first() {
             Some(tag @ (b'I' | b'U' | b'D')) => {
                 let Some(relation) = pgoutput::relation_id(&frame) else {
                     // Too short to say: decoding says what is wrong with it.
-                    return pgoutput::decode(frame).map(|_| None).map_err(Error::from);
+                    return pgoutput::decode(frame).map(drop).map_err(Error::from);
                 };
                 let ddl_log = self.ddl_log.as_ref().filter(|ddl_log| ddl_log.id == relation);
                 let open = self.open.as_mut().ok_or(Error::OutsideTransaction(char::from(*tag)))?;
                 if open.skipped {
-                    return Ok(None);
+                    return Ok(());
                 }
                 match ddl_log {
                     // Pruning says nothing.
@@ -350,17 +435,18 @@ impl Assembler {
                     Some(ddl_log) => open.ddl_log = DdlLog::Row(Arc::clone(ddl_log), kept(frame)),
                     None if !self.tracked.is_empty() && self.tracked.contains(&relation) => {
                         let described = self.described.get(&relation).ok_or(Error::UnknownRelation(relation))?;
+                        let described = &described.relation;
                         let frame = kept(frame);
                         let change = TrackedChange::Row(Arc::clone(described), frame.clone());
                         open.tracked.push(change, self.config.tracked_bytes_max);
-                        if wanted(relation) {
+                        if wanted(relation, 1) {
                             open.frames.push(frame, &self.config, &self.spill)?;
                         }
                     }
-                    None if wanted(relation) => open.frames.push(kept(frame), &self.config, &self.spill)?,
+                    None if wanted(relation, 1) => open.frames.push(kept(frame), &self.config, &self.spill)?,
                     None => {}
                 }
-                Ok(None)
+                Ok(())
             }
             Some(b'T') if !self.tracked.is_empty() => {
                 let Message::Truncate { relations, .. } = pgoutput::decode(frame)? else {
@@ -370,7 +456,7 @@ impl Assembler {
                 if !open.skipped && relations.iter().any(|relation| self.tracked.contains(relation)) {
                     open.tracked.push(TrackedChange::Truncate(relations), self.config.tracked_bytes_max);
                 }
-                Ok(None)
+                Ok(())
             }
             Some(b'R') => {
                 let Message::Relation(relation) = pgoutput::decode(frame.clone())? else {
@@ -379,16 +465,18 @@ impl Assembler {
                 let open = self.open.as_mut().ok_or(Error::OutsideTransaction('R'))?;
                 if ddl_log::is_log(&relation) && self.trusts_log {
                     self.ddl_log = Some(Arc::new(relation));
-                    return Ok(None);
+                    return Ok(());
                 }
-                let id = relation.id;
-                self.described.insert(id, Arc::new(relation));
+                let (id, frame) = (relation.id, kept(frame));
+                self.described_count += 1;
+                let (relation, place) = (Arc::new(relation), self.described_count);
+                self.described.insert(id, Described { relation, frame: frame.clone(), place });
                 if self.ddl_log.as_ref().is_some_and(|ddl_log| ddl_log.id == id) {
                     self.ddl_log = None; // It has another name now.
                 }
                 // Even of a skipped transaction: the server describes a relation once per connection.
-                open.frames.push(kept(frame), &self.config, &self.spill)?;
-                Ok(None)
+                open.frames.push(frame, &self.config, &self.spill)?;
+                Ok(())
             }
             // Others' are skipped unread, whatever is in them: anybody may emit one.
             Some(b'M') => {
@@ -403,15 +491,14 @@ impl Assembler {
                         }
                     }
                 }
-                Ok(None)
+                Ok(())
             }
             // Type, Origin and other Truncates deliver nothing (PROTOCOL 4.8), but must be well-formed.
-            _ => pgoutput::decode(frame).map(|_| None).map_err(Error::from),
+            _ => pgoutput::decode(frame).map(drop).map_err(Error::from),
         }
     }
 
-    fn commit(&mut self, frame: Bytes) -> Result<Option<Transaction>, Error> {
-        let Message::Commit(commit) = pgoutput::decode(frame)? else { unreachable!("the tag says Commit") };
+    pub(super) fn end(&mut self, commit: Commit) -> Result<Transaction, Error> {
         let open = self.open.take().ok_or(Error::OutsideTransaction('C'))?;
         let header = TransactionHeader {
             xid: open.begin.xid,
@@ -421,10 +508,10 @@ impl Assembler {
         };
         let Open { sequence, ddl_log, tracked, frames, .. } = open;
         let frames = frames.into_reader()?;
-        Ok(Some(Transaction { header, sequence, ddl_log, tracked, frames }))
+        Ok(Transaction { header, sequence, ddl_log, tracked, lost: Vec::new(), frames })
     }
 }
 
 #[cfg(test)]
 #[path = "assembler_tests.rs"]
-mod tests;
+pub(super) mod tests;

@@ -4,29 +4,29 @@ use super::*;
 use crate::wal::Lsn;
 use crate::wal::pgoutput::{OldTuple, RelationColumn, Tuple, encode};
 
-const TABLE: RelationId = RelationId(16_400);
-const OTHER: RelationId = RelationId(16_401);
-const LOG: RelationId = RelationId(16_500);
+pub(in crate::change) const TABLE: RelationId = RelationId(16_400);
+pub(in crate::change) const OTHER: RelationId = RelationId(16_401);
+pub(in crate::change) const LOG: RelationId = RelationId(16_500);
 
 fn bytes(message: Message) -> Bytes {
     encode(&message)
 }
 
-fn begin(commit: u64) -> Bytes {
+pub(in crate::change) fn begin(commit: u64) -> Bytes {
     bytes(Message::Begin(Begin { final_lsn: Lsn(commit), commit_timestamp: 7, xid: commit as u32 }))
 }
 
-fn commit(at: u64) -> Bytes {
+pub(in crate::change) fn commit(at: u64) -> Bytes {
     bytes(Message::Commit(pgoutput::Commit { commit_lsn: Lsn(at), end_lsn: Lsn(at + 8), commit_timestamp: 7 }))
 }
 
-fn relation(id: RelationId, schema: &str, name: &str) -> Bytes {
+pub(in crate::change) fn relation(id: RelationId, schema: &str, name: &str) -> Bytes {
     let column = RelationColumn { name: "id".into(), type_oid: 23, type_modifier: -1, is_key: true };
     let (schema, name, columns) = (schema.into(), name.into(), vec![column]);
     bytes(Message::Relation(StreamRelation { id, schema, name, replica_identity: b'd', columns }))
 }
 
-fn insert(relation: RelationId, value: &str) -> Bytes {
+pub(in crate::change) fn insert(relation: RelationId, value: &str) -> Bytes {
     bytes(Message::Insert { relation, new: Tuple::from_values([Some(value.as_bytes())]) })
 }
 
@@ -35,13 +35,19 @@ fn delete(relation: RelationId, value: &str) -> Bytes {
 }
 
 /// Feeds frames of which nothing has been handed over and everything is wanted.
-fn feed(assembler: &mut Assembler, frames: impl IntoIterator<Item = Bytes>) -> Vec<Transaction> {
-    let push = |frame| assembler.push(frame, |_| false, |_| true).unwrap();
+pub(in crate::change) fn feed(assembler: &mut Assembler, frames: impl IntoIterator<Item = Bytes>) -> Vec<Transaction> {
+    let push = |frame| {
+        let mut transaction = assembler.push(frame, |_| false, |_, _| true).unwrap();
+        while assembler.is_gathering() {
+            transaction = assembler.gather().unwrap();
+        }
+        transaction
+    };
     frames.into_iter().filter_map(push).collect()
 }
 
 /// What is left in a transaction: `R` with the table's name, or the row's first value.
-fn contents(transaction: &mut Transaction) -> Vec<String> {
+pub(in crate::change) fn contents(transaction: &mut Transaction) -> Vec<String> {
     std::iter::from_fn(|| transaction.next_message().unwrap())
         .map(|message| match message {
             Message::Relation(relation) => format!("R {}", relation.name),
@@ -49,12 +55,13 @@ fn contents(transaction: &mut Transaction) -> Vec<String> {
                 pgoutput::Datum::Text(text) => String::from_utf8(text.to_vec()).unwrap(),
                 other => panic!("{other:?}"),
             },
+            Message::Logical { content, .. } => format!("M {}", String::from_utf8_lossy(&content)),
             other => panic!("{other:?}"),
         })
         .collect()
 }
 
-fn assembler() -> Assembler {
+pub(in crate::change) fn assembler() -> Assembler {
     Assembler::new(Config::default(), SpillMetrics::default())
 }
 
@@ -75,7 +82,7 @@ fn a_transaction_comes_whole_at_its_commit() {
 fn what_is_not_wanted_is_not_kept() {
     let mut assembler = assembler();
     let frames = [begin(1), relation(TABLE, "public", "t"), insert(TABLE, "1"), insert(OTHER, "2"), commit(1)];
-    let push = |frame| assembler.push(frame, |_| false, |relation| relation != OTHER).unwrap();
+    let push = |frame| assembler.push(frame, |_| false, |relation, _| relation != OTHER).unwrap();
     let mut transaction = frames.into_iter().find_map(push).unwrap();
     assert_eq!(contents(&mut transaction), ["R t", "1"]);
 }
@@ -86,7 +93,7 @@ fn a_transaction_that_was_handed_over_keeps_its_relation_messages_and_nothing_el
     assembler.started(true);
     let log = relation(LOG, "walcast", "ddl_log");
     let frames = [begin(5), log, insert(LOG, "state"), relation(TABLE, "public", "t"), insert(TABLE, "1"), commit(5)];
-    let push = |frame| assembler.push(frame, |begin| begin.final_lsn <= Lsn(5), |_| true).unwrap();
+    let push = |frame| assembler.push(frame, |begin| begin.final_lsn <= Lsn(5), |_, _| true).unwrap();
     let mut transaction = frames.into_iter().find_map(push).unwrap();
     assert_eq!(transaction.ddl_log, DdlLog::Nothing);
     assert_eq!(contents(&mut transaction), ["R t"]);
@@ -149,13 +156,13 @@ fn a_row_too_large_to_be_read_is_a_loss_but_for_the_logs() {
     assert!(assembler.unread(Some(TABLE)));
     assert!(!assembler.unread(Some(LOG)), "the catalog is loaded instead");
     assert_eq!(feed(&mut assembler, [commit(1)])[0].ddl_log, DdlLog::Unread);
-    assembler.push(begin(2), |_| true, |_| true).unwrap();
+    assembler.push(begin(2), |_| true, |_, _| true).unwrap();
     assert!(!assembler.unread(Some(TABLE)), "it was told before");
 }
 
 #[test]
 fn malformed_and_misplaced_frames_are_errors() {
-    let push = |assembler: &mut Assembler, frame: Bytes| assembler.push(frame, |_| false, |_| true).map(|_| ());
+    let push = |assembler: &mut Assembler, frame: Bytes| assembler.push(frame, |_| false, |_, _| true).map(|_| ());
     for frame in [insert(TABLE, "1"), commit(1), relation(TABLE, "public", "t")] {
         let tag = char::from(frame[0]);
         let error = push(&mut assembler(), frame).unwrap_err();
@@ -195,7 +202,7 @@ fn a_large_transaction_goes_to_a_file_and_has_a_limit_there() {
     assert_eq!((metrics.transactions.get(), metrics.bytes.get()), (1, 0), "it has been read");
 
     feed(&mut small, [begin(2)]);
-    let error = rows(1000).find_map(|row| small.push(row, |_| false, |_| true).err()).unwrap();
+    let error = rows(1000).find_map(|row| small.push(row, |_| false, |_, _| true).err()).unwrap();
     assert!(matches!(error, Error::TooLarge(1000)), "{error}");
     assert!(metrics.bytes.get() > 1000);
     small.reset();
@@ -227,12 +234,12 @@ proptest! {
     }
 }
 
-fn truncate(relations: &[RelationId]) -> Bytes {
+pub(in crate::change) fn truncate(relations: &[RelationId]) -> Bytes {
     bytes(Message::Truncate { relations: relations.into(), cascade: false, restart_identity: false })
 }
 
 /// What was gathered apart: a row's first value, or `T`.
-fn gathered(transaction: &Transaction) -> Vec<String> {
+pub(in crate::change) fn gathered(transaction: &Transaction) -> Vec<String> {
     let change = |change: &TrackedChange| match change {
         TrackedChange::Truncate(_) => "T".to_owned(),
         TrackedChange::Row(relation, frame) => match pgoutput::decode(frame.clone()).unwrap() {
@@ -253,10 +260,10 @@ fn changes_of_tracked_tables_are_gathered_apart_whoever_else_wants_them() {
     assert_eq!(gathered(&transactions[0]), ["Text([49])", "T", "Text([51])"]);
     assert_eq!(contents(&mut transactions[0]), ["R t", "R o", "1", "2", "3"]);
     // The relation was described before; nobody else wants the row.
-    let push = |frame| assembler.push(frame, |_| false, |_| false).unwrap();
+    let push = |frame| assembler.push(frame, |_| false, |_, _| false).unwrap();
     let mut transaction = [begin(2), insert(TABLE, "4"), commit(2)].into_iter().find_map(push).unwrap();
     assert_eq!((gathered(&transaction), contents(&mut transaction)), (vec!["Text([52])".to_owned()], vec![]));
-    let skipped = |frame| assembler.push(frame, |_| true, |_| true).unwrap();
+    let skipped = |frame| assembler.push(frame, |_| true, |_, _| true).unwrap();
     let frames = [begin(2), insert(TABLE, "4"), truncate(&[TABLE]), commit(2)];
     assert!(frames.into_iter().find_map(skipped).unwrap().tracked.is_empty(), "it was applied before");
 }

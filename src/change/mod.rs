@@ -3,8 +3,10 @@
 //! Given frames in stream order; gives whole [`Transaction`]s at their Commit. Knows no subscribers.
 
 pub mod assembler;
+mod in_progress;
 pub mod metrics;
 pub mod row;
+mod spool;
 pub mod tracked_log;
 
 use std::sync::Arc;

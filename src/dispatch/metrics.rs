@@ -28,6 +28,7 @@ pub struct DispatchMetrics {
     pub subscribers: Gauge,
     pub subscriptions: Gauge,
     pub pending_bytes: Gauge,
+    pub in_progress_bytes: Gauge,
     pub catalog_version: Gauge,
     pub roles_version: Gauge,
     pub tracking: TrackingMetrics,
@@ -80,6 +81,11 @@ impl DispatchMetrics {
             ("subscribers", "Channels with postgres_changes bindings", &metrics.subscribers),
             ("subscriptions", "Bound subscriptions", &metrics.subscriptions),
             ("pending_bytes", "Row images waiting for an answer of Postgres", &metrics.pending_bytes),
+            (
+                "in_progress_bytes",
+                "Held of large transactions that have not ended, in memory and in files",
+                &metrics.in_progress_bytes,
+            ),
             ("catalog_version", "Catalog states applied since the start", &metrics.catalog_version),
             ("roles_version", "Changes of roles and memberships applied since the start", &metrics.roles_version),
         ];

@@ -11,6 +11,8 @@ mod catalogs;
 mod delivering;
 mod doubting;
 mod noting;
+mod reading;
+mod replaying;
 mod resuming;
 mod routing;
 mod subscribing;
@@ -22,7 +24,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use bytes::Bytes;
 use foldhash::fast::RandomState;
 use futures_util::FutureExt;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -45,7 +46,6 @@ use super::pending::{Ticket, Tickets};
 use super::pressure::Pressure;
 use super::questions::Questions;
 use super::replays::{RETRY, Replays};
-use super::ring::Missing;
 use super::run::Run;
 use super::subscribers::Subscribers;
 use super::topics::Topics;
@@ -55,14 +55,13 @@ use super::updates::Updates;
 use crate::authz::Oracle;
 use crate::catalog::watcher::{CatalogUpdate, WatcherHandle};
 use crate::catalog::{Catalog, SessionReading};
-use crate::change::assembler::{DdlLog, Error as StreamFault};
+use crate::change::assembler::{Error as StreamFault, Step};
 use crate::change::{Assembler, Relations, Transaction};
 use crate::channels::outbox::Burst;
 use crate::channels::subscribe::ChannelId;
-use crate::channels::system;
 use crate::routing::Matches;
-use crate::wal::batch::{Batch, Started, StreamFrame};
-use crate::wal::pgoutput::{Begin, RelationId};
+use crate::wal::batch::{Batch, StreamFrame};
+use crate::wal::pgoutput::RelationId;
 use crate::wal::{Lsn, Position, Progress};
 
 /// What dispatch listens to.
@@ -125,6 +124,8 @@ pub struct Dispatch {
     broadcasts: Broadcasts,
     topics: Topics,
     replays: Replays,
+    /// Something of this stream had to be given up: nothing more of it counts, and all of it comes again in the next.
+    is_deaf: bool,
     /// Since when there is no stream: what is known here is as old.
     silent_since: Option<Instant>,
     facts: Facts,
@@ -196,6 +197,7 @@ impl Dispatch {
             topics: Topics::default(),
             replays: Replays::disabled(),
             silent_since: Some(Instant::now()),
+            is_deaf: false,
             config,
             metrics,
             progress,
@@ -270,6 +272,10 @@ impl Dispatch {
                 continue;
             }
             if may_advance && matches!(self.phase, Phase::Reading) && self.read(&mut backlog)? {
+                if self.assembler.is_gathering() {
+                    self.take_waiting(&mut inputs);
+                    tokio::task::yield_now().await;
+                }
                 continue;
             }
             if replayed {
@@ -358,148 +364,13 @@ impl Dispatch {
             self.announced.send_replace(self.position);
         }
         self.metrics.pending_bytes.set(self.budget.load(Ordering::Relaxed) as i64);
+        self.metrics.in_progress_bytes.set(self.assembler.in_progress_bytes() as i64);
         self.track_needs();
         if !self.tracking.is_empty() {
             if matches!(self.phase, Phase::Reading) {
                 self.tracking.settle(self.position);
             }
             self.metrics.tracking.serving.set(self.tracking.tables().serving() as i64);
-        }
-    }
-
-    /// Reads frames up to the next Commit; `false`: there are none.
-    fn read(&mut self, backlog: &mut std::vec::IntoIter<StreamFrame>) -> Result<bool, Error> {
-        for frame in backlog.by_ref() {
-            match frame {
-                StreamFrame::Data { bytes, .. } => {
-                    if let Some(transaction) = self.push(bytes)? {
-                        self.committed(transaction);
-                        return Ok(true);
-                    }
-                }
-                StreamFrame::KeepAlive { wal_end } => self.keepalive(wal_end),
-                StreamFrame::Started(started) => {
-                    self.started(started);
-                    // Whoever waited for it has his turn, and the catalog may be waited for.
-                    return Ok(true);
-                }
-                StreamFrame::Disconnected => {
-                    self.assembler.reset();
-                    self.replays.has_skipped = false;
-                    self.broadcasts.disconnected();
-                    self.silent_since.get_or_insert_with(Instant::now);
-                }
-                StreamFrame::SkippedFrame { wal_start, tag, relation, bytes } => {
-                    self.skipped_frame(wal_start, tag, relation, bytes);
-                }
-            }
-        }
-        Ok(false)
-    }
-
-    fn push(&mut self, frame: Bytes) -> Result<Option<Transaction>, Error> {
-        let last_commit = self.last_commit;
-        let (subscribers, catalog, metrics) = (&self.subscribers, &self.catalog, &self.metrics);
-        let broadcasts = &self.broadcasts;
-        let keeps = self.replays.ring.is_on();
-        let handed_over = |begin: &Begin| begin.final_lsn <= last_commit;
-        // A table that the catalog does not know may be published by this very transaction.
-        let wanted = |relation: RelationId| {
-            metrics.changes_read.inc();
-            let wanted = subscribers.want(relation) || broadcasts.has(relation) || catalog.relation(relation).is_none();
-            if !wanted {
-                metrics.changes_without_subscriber.inc();
-            }
-            wanted || keeps
-        };
-        let position = self.position;
-        self.assembler.push(frame, handed_over, wanted).map_err(|source| Error::Stream { position, source })
-    }
-
-    /// A new connection: what had begun comes again, whole; after a failover positions mean something else.
-    fn started(&mut self, started: Started) {
-        self.silent_since = None;
-        self.assembler.started(started.own_publication);
-        self.assembler.take_broadcasts(self.broadcasts.started(&started, &self.catalog));
-        self.relations.clear();
-        self.layouts.clear();
-        let known = self.system_identifier.replace(started.system_identifier.clone());
-        if known.is_some_and(|known| known != started.system_identifier) {
-            tracing::warn!("the database has another system identifier: positions start anew");
-            self.last_commit = Lsn::ZERO;
-            self.doubt.forget();
-            self.unseen.forget();
-        }
-        self.tracking.started(&started, &self.catalog, Instant::now());
-        self.doubt.started(started.wal_end);
-        self.resume_started(&started);
-        if let Some((from, to)) = started.lost {
-            tracing::error!(%from, %to, "changes between these positions are lost: the slot was made anew or moved on");
-            let places = self.subscribers.places();
-            let message = "Changes were lost: the replication slot had to be made anew";
-            self.announce_gap(places, message, Missing::SlotLost);
-            if let Some(loading) = self.load_catalog(None) {
-                self.phase = Phase::Waiting(None, loading);
-            }
-        }
-        for (subscribe, casts, number) in std::mem::take(&mut self.replays.before_history) {
-            self.subscribe(subscribe, casts, number);
-        }
-    }
-
-    /// A message above `--wal-frame-max`. Logical messages and the like deliver nothing anyway.
-    fn skipped_frame(&mut self, wal_start: Lsn, tag: Option<u8>, relation: Option<RelationId>, bytes: u64) {
-        if !matches!(tag, None | Some(b'I' | b'U' | b'D')) || !self.assembler.unread(relation) {
-            return;
-        }
-        tracing::error!(%wal_start, bytes, "a frame above --wal-frame-max was skipped: its change is delivered to nobody");
-        let places =
-            relation.map_or_else(|| self.subscribers.places(), |relation| self.subscribers.places_of(relation));
-        let message = "A change was too large to be read: it is delivered to nobody";
-        self.announce_gap(places, message, Missing::TooLarge);
-        self.replays.has_skipped = true;
-    }
-
-    /// Where something had to be given up, people are told (DESIGN, promise 4).
-    fn announce_gap(&mut self, places: Vec<usize>, message: &str, missing: Missing) {
-        for place in places {
-            self.note_missing(place, missing);
-            self.send_to(place, |s| system::postgres_changes_error(&s.address, message, Some(READ_AGAIN)));
-        }
-    }
-
-    /// Everything before `wal_end` has been sent. With nothing under way it is dispatched, too: a quiet publication must
-    /// not hold back the WAL of a busy database.
-    fn keepalive(&mut self, wal_end: Lsn) {
-        self.position = self.position.max(wal_end);
-        if self.tickets.is_empty() && !self.assembler.is_open() {
-            self.progress.dispatched_to(wal_end);
-        }
-        self.apply_due_updates(self.position);
-    }
-
-    fn committed(&mut self, mut transaction: Transaction) {
-        self.metrics.transactions.inc();
-        let header = transaction.header;
-        // A state that was read before this commit is what it was committed under.
-        self.apply_due_updates(self.position.max(header.commit_lsn));
-        self.position = self.position.max(header.end_lsn);
-        self.last_commit = self.last_commit.max(header.commit_lsn);
-        self.unseen.read(transaction.sequence, header.xid);
-        let ticket = self.tickets.issue(header.end_lsn);
-        let ddl_log = std::mem::take(&mut transaction.ddl_log);
-        let has_ddl = ddl_log != DdlLog::Nothing;
-        let mut work = Work { transaction, ticket, index: 0, is_kept: false, is_silent: false };
-        self.keeps(&mut work);
-        let catalog = Arc::clone(&self.catalog);
-        let loading = self.apply_ddl(ddl_log, &header);
-        self.began_with(catalog);
-        if has_ddl {
-            self.tracking.ddl(header.xid);
-        }
-        match loading {
-            Some(loading) => self.phase = Phase::Waiting(Some(work), loading),
-            None => self.begin_work(work),
         }
     }
 
@@ -517,11 +388,14 @@ impl Dispatch {
         for _ in 0..self.config.chunk_changes {
             let position = work.transaction.header.commit_lsn;
             let fault = |source| Error::Stream { position, source };
-            let Some(message) = work.transaction.next_message().map_err(fault)? else {
-                finished = true;
-                break;
-            };
-            self.route(message, &mut work, &mut chunk, matches).map_err(fault)?;
+            match work.transaction.step().map_err(fault)? {
+                Step::Message(message) => self.route(message, &mut work, &mut chunk, matches).map_err(fault)?,
+                Step::Later => break,
+                Step::End => {
+                    finished = true;
+                    break;
+                }
+            }
             let deliveries = chunk.delivery_count() + chunk.broadcasts;
             if deliveries >= CHUNK_DELIVERIES_MAX || chunk.bytes >= CHUNK_BYTES_MAX {
                 break;

@@ -25,6 +25,8 @@ pub enum StreamFrame {
         /// `pgoutput`'s tag: `I`, `U`, `D`, `M`.
         tag: Option<u8>,
         relation: Option<RelationId>,
+        /// Within a block of a transaction in progress: the (sub)transaction.
+        subxid: Option<u32>,
         bytes: u64,
     },
     /// The stream broke; `Started` follows when it is back.

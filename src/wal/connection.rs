@@ -222,15 +222,16 @@ impl Connection {
     }
 
     /// Switches to the stream. Postgres begins at `start` or at the slot's confirmed position, whichever is later.
-    /// `with_messages`: logical messages too.
+    /// `with_messages`: logical messages too. `in_progress`: large transactions come in part before they end.
     pub async fn start_replication(
         &mut self,
         slot: &str,
         start: Lsn,
         publications: &[&str],
         with_messages: bool,
+        in_progress: bool,
     ) -> Result<(), Error> {
-        let sql = start_replication_command(slot, start, publications, with_messages);
+        let sql = start_replication_command(slot, start, publications, with_messages, in_progress);
         let mut out = BytesMut::new();
         frontend::query(&sql, &mut out)?;
         self.write(&out).await?;
@@ -250,13 +251,21 @@ impl Connection {
     }
 }
 
-fn start_replication_command(slot: &str, start: Lsn, publications: &[&str], with_messages: bool) -> String {
+fn start_replication_command(
+    slot: &str,
+    start: Lsn,
+    publications: &[&str],
+    with_messages: bool,
+    in_progress: bool,
+) -> String {
     // A list of identifiers inside a string literal: quoted as the one, then as the other.
     let names: Vec<_> = publications.iter().map(|name| format!("\"{}\"", name.replace('"', "\"\""))).collect();
     let names = names.join(",").replace('\'', "''");
     let messages = if with_messages { ", messages 'true'" } else { "" };
+    // What was sent at the commit all others would wait for.
+    let streaming = if in_progress { ", streaming 'on'" } else { "" };
     format!(
-        "START_REPLICATION SLOT \"{slot}\" LOGICAL {start} (proto_version '1', publication_names '{names}'{messages})"
+        "START_REPLICATION SLOT \"{slot}\" LOGICAL {start} (proto_version '2'{streaming}, publication_names '{names}'{messages})"
     )
 }
 
@@ -294,8 +303,8 @@ mod tests {
     #[test]
     fn publication_names_are_quoted_twice() {
         assert_eq!(
-            start_replication_command("walcast", Lsn(0x16_B374_D848), &["it's", "a\"b"], false),
-            r#"START_REPLICATION SLOT "walcast" LOGICAL 16/B374D848 (proto_version '1', publication_names '"it''s","a""b"')"#
+            start_replication_command("walcast", Lsn(0x16_B374_D848), &["it's", "a\"b"], false, true),
+            r#"START_REPLICATION SLOT "walcast" LOGICAL 16/B374D848 (proto_version '2', streaming 'on', publication_names '"it''s","a""b"')"#
         );
     }
 }

@@ -11,8 +11,9 @@ const READ_BYTES: usize = 256 * 1024;
 /// Below this much free space a new buffer is taken: the old one belongs to the frames that were cut from it.
 const SPARE_BYTES_MIN: usize = 32 * 1024;
 
-/// Of a message above the limit this much is kept: XLogData's header (25 bytes), `pgoutput`'s tag and a relation id.
-const HEAD_BYTES: usize = 30;
+/// Of a message above the limit this much is kept: XLogData's header (25 bytes), `pgoutput`'s tag, a transaction id, where
+/// it is in a block, and a relation id.
+const HEAD_BYTES: usize = 34;
 
 /// Tag and length.
 const HEADER_BYTES: usize = 5;

@@ -28,6 +28,8 @@ pub struct Progress {
     /// Where the WAL that is held begins; `u64::MAX`: none is held.
     held: AtomicU64,
     moved: Notify,
+    /// Until this has been dispatched large transactions are wanted at their commit, not before; `u64::MAX`: for good.
+    whole_to: AtomicU64,
 }
 
 impl Default for Progress {
@@ -38,6 +40,7 @@ impl Default for Progress {
             confirmed: AtomicU64::new(0),
             held: AtomicU64::new(u64::MAX),
             moved: Notify::new(),
+            whole_to: AtomicU64::new(0),
         }
     }
 }
@@ -79,6 +82,21 @@ impl Progress {
     /// Nothing is held any more: confirmed follows dispatched.
     pub fn release(&self) {
         self.held.store(u64::MAX, Ordering::Release);
+    }
+
+    /// Large transactions are wanted at their commit alone. The stream begins again; if dispatch cannot do without, it
+    /// passes over all that comes until then.
+    pub fn take_whole(&self) {
+        self.whole_to.store(u64::MAX, Ordering::Release);
+    }
+
+    /// The same up to the end of one of them.
+    pub fn take_whole_to(&self, end_lsn: Lsn) {
+        self.whole_to.fetch_max(end_lsn.0, Ordering::AcqRel);
+    }
+
+    pub fn takes_whole(&self) -> bool {
+        self.dispatched().0 < self.whole_to.load(Ordering::Acquire)
     }
 
     /// A stream begins here: what lies before is no longer to be had.

@@ -86,6 +86,11 @@ impl Recovery {
         ALONE.delay(self.fallbacks.saturating_sub(1), 0.0)
     }
 
+    /// The last error lies in the WAL, and is going to come again.
+    pub(super) fn recurs(&self) -> bool {
+        self.recurring.is_some()
+    }
+
     /// Both are tried again.
     pub(super) fn both_again(&mut self) {
         self.alone_past = None;

@@ -52,6 +52,8 @@ pub(super) enum End {
     ReceiverGone,
     /// It is time to try with both publications.
     TryBoth,
+    /// Large transactions are to come at their commit alone, or in part again.
+    TakeOtherwise,
 }
 
 /// Where frames go: bounded in batches and in bytes.
@@ -90,6 +92,8 @@ impl Sink {
 pub(super) struct Timing {
     pub(super) status_interval: Duration,
     pub(super) receive_timeout: Duration,
+    /// Large transactions come in part before they end.
+    pub(super) in_progress: bool,
     /// When to stop and try both publications, once dispatch has passed the position.
     pub(super) try_both: Option<(Lsn, Instant)>,
 }
@@ -112,6 +116,8 @@ pub(super) struct Stream {
     status_sent: Instant,
     reply_due: Option<Instant>,
     heard: Instant,
+    /// What is being read is of a transaction in progress: its messages have an id more.
+    in_block: bool,
     /// Anything but keepalives has come.
     pub(super) progressed: bool,
 }
@@ -139,6 +145,7 @@ impl Stream {
             status_sent: now,
             reply_due: None,
             heard: now,
+            in_block: false,
             progressed: false,
         }
     }
@@ -169,6 +176,9 @@ impl Stream {
                 () = sleep_until(due) => {
                     if self.time_to_try_both() {
                         return Ok(End::TryBoth);
+                    }
+                    if self.timing.in_progress == self.progress.takes_whole() {
+                        return Ok(End::TakeOtherwise);
                     }
                     self.send_status().await?;
                 }
@@ -217,6 +227,11 @@ impl Stream {
                 self.progressed = true;
                 self.stopping.data();
                 let mut position = wal_start.max(wal_end);
+                match pgoutput::tag(&data) {
+                    Some(b'S') => self.in_block = true,
+                    Some(b'E') => self.in_block = false,
+                    _ => {}
+                }
                 if let Some(end) = pgoutput::commit_end(&data) {
                     self.pending_commit_end = end;
                     position = position.max(end);
@@ -268,9 +283,16 @@ impl Stream {
         self.stopping.data();
         self.metrics.frames_skipped.inc();
         self.received_to(wal_start);
-        let (tag, relation) = (pgoutput::tag(&data), pgoutput::relation_id(&data));
+        let (subxid, relation) = match self.in_block {
+            false => (None, pgoutput::relation_id(&data)),
+            true => {
+                let (subxid, tag, rest) = pgoutput::in_block(&data)?;
+                (Some(subxid), pgoutput::relation_id(&[&[tag], rest].concat()))
+            }
+        };
+        let tag = pgoutput::tag(&data);
         tracing::warn!(position = %wal_start, bytes = body_bytes, ?tag, ?relation, "a frame above the limit was skipped");
-        self.pending.push(StreamFrame::SkippedFrame { wal_start, tag, relation, bytes: body_bytes });
+        self.pending.push(StreamFrame::SkippedFrame { wal_start, tag, relation, subxid, bytes: body_bytes });
         Ok(())
     }
 

@@ -9,6 +9,7 @@ mod builtins;
 mod campaign;
 mod filter_questions;
 mod filters;
+mod in_progress;
 mod json_of_values;
 mod pg_types;
 mod policy_values;

@@ -19,6 +19,7 @@ mod followed;
 mod function_bodies;
 mod hard_frames;
 mod hostile;
+mod in_progress;
 mod joins;
 mod keys;
 mod licences;

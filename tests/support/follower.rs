@@ -159,7 +159,10 @@ impl Follower {
         while let Some(frame) = self.backlog.pop() {
             match frame {
                 StreamFrame::Data { bytes, .. } => {
-                    let transaction = self.assembler.push(bytes, |_| false, |_| true).expect("a frame");
+                    let mut transaction = self.assembler.push(bytes, |_| false, |_, _| true).expect("a frame");
+                    while self.assembler.is_gathering() {
+                        transaction = self.assembler.gather().expect("a file");
+                    }
                     if let Some(transaction) = transaction {
                         return Some(self.committed(transaction));
                     }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use walcast::wal::pgoutput::{Datum, Message, OldTuple, RelationId, Tuple, decode};
+use walcast::wal::pgoutput::{Datum, Message, OldTuple, RelationId, Tuple, decode, in_block};
 use walcast::wal::{Batch, Config, Conninfo, Error, Handle, Lsn, Started, StreamFrame, WalMetrics, reader};
 
 /// First column (the key) to all columns, as text.
@@ -28,6 +28,9 @@ pub struct Replica {
     relations: HashMap<RelationId, String>,
     /// The transaction that is being read.
     open: Option<Vec<Message>>,
+    /// Those in progress: what they have, by subtransaction; and whose block is being read.
+    in_progress: HashMap<u32, Vec<(u32, Message)>>,
+    block: Option<u32>,
 }
 
 /// What a test's reader is configured with: its own slot, a short backoff.
@@ -54,6 +57,8 @@ impl Replica {
             task,
             relations: HashMap::new(),
             open: None,
+            in_progress: HashMap::new(),
+            block: None,
         }
     }
 
@@ -96,18 +101,31 @@ impl Replica {
     fn take(&mut self, frame: StreamFrame) {
         match frame {
             StreamFrame::Started(started) => {
-                self.open = None;
+                self.forget();
                 self.streams.push(started);
             }
-            StreamFrame::Disconnected => self.open = None,
+            StreamFrame::Disconnected => self.forget(),
             StreamFrame::KeepAlive { wal_end } => {
                 if self.open.is_none() && self.dispatches {
                     self.handle.progress().dispatched_to(wal_end);
                 }
             }
             skipped @ StreamFrame::SkippedFrame { .. } => self.skipped.push(skipped),
-            StreamFrame::Data { bytes, .. } => self.message(decode(bytes).expect("a frame")),
+            StreamFrame::Data { bytes, .. } => match self.block {
+                Some(xid) if bytes[0] != b'E' => {
+                    let (subxid, tag, rest) = in_block(&bytes).expect("a frame of a block");
+                    let message = decode([&[tag], rest].concat().into()).expect("a frame");
+                    self.in_progress.entry(xid).or_default().push((subxid, message));
+                }
+                _ => self.message(decode(bytes).expect("a frame")),
+            },
         }
+    }
+
+    /// What had begun comes again.
+    fn forget(&mut self) {
+        (self.open, self.block) = (None, None);
+        self.in_progress.clear();
     }
 
     fn message(&mut self, message: Message) {
@@ -115,6 +133,18 @@ impl Replica {
             Message::Begin(_) => {
                 assert!(self.open.is_none(), "a transaction inside another");
                 self.open = Some(Vec::new());
+            }
+            Message::StreamStart { xid, .. } => self.block = Some(xid),
+            Message::StreamStop => self.block = None,
+            Message::StreamAbort { xid, subxid } if xid == subxid => drop(self.in_progress.remove(&xid)),
+            Message::StreamAbort { xid, subxid } => {
+                self.in_progress.entry(xid).or_default().retain(|(of, _)| *of != subxid);
+            }
+            Message::StreamCommit { xid, commit } => {
+                self.open = Some(Vec::new());
+                let messages = self.in_progress.remove(&xid).expect("blocks before the commit");
+                messages.into_iter().for_each(|(_, message)| self.message(message));
+                self.message(Message::Commit(commit));
             }
             Message::Commit(commit) => {
                 let changes = self.open.take().expect("a Begin before the Commit");

@@ -77,11 +77,15 @@ pub struct Station {
 impl Station {
     /// Streams from a temporary slot, so that nothing is left in the shared cluster.
     pub async fn start(url: &str, authority: Option<Arc<dyn TopicAuthority>>) -> Station {
+        Station::with_slot(SlotMode::Temporary, url, authority).await
+    }
+
+    pub async fn with_slot(mode: SlotMode, url: &str, authority: Option<Arc<dyn TopicAuthority>>) -> Station {
         let conninfo = Conninfo::parse(url).expect("a conninfo");
         let publications = vec!["supabase_realtime".to_owned()];
         let mut wal_config = wal::Config::new(conninfo.clone(), "supabase_realtime");
         wal_config.slot.name = format!("station_{}", conninfo.dbname);
-        wal_config.slot.mode = SlotMode::Temporary;
+        wal_config.slot.mode = mode;
         wal_config.own_publication = Some("walcast".to_owned());
         let (reader, handle, frames) = wal::reader(wal_config, WalMetrics::default().into());
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());

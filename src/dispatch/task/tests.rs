@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use super::*;
 use crate::authz::oracle::ByHand;
 use crate::authz::{
@@ -10,7 +12,9 @@ use crate::authz::{
 use crate::catalog::{Messages, Role, SessionFacts};
 use crate::channels::subscribe::SubscriptionSink;
 use crate::dispatch::sample::*;
+use crate::wal::batch::Started;
 use crate::wal::history::History;
+use crate::wal::pgoutput::{self, Message};
 
 pub(super) struct House {
     frames: mpsc::Sender<Batch>,
@@ -107,8 +111,13 @@ impl House {
     }
 
     pub(super) async fn skip(&self, relation: RelationId) {
-        let skipped =
-            StreamFrame::SkippedFrame { wal_start: Lsn(5), tag: Some(b'I'), relation: Some(relation), bytes: 9 };
+        let skipped = StreamFrame::SkippedFrame {
+            wal_start: Lsn(5),
+            tag: Some(b'I'),
+            relation: Some(relation),
+            subxid: None,
+            bytes: 9,
+        };
         self.frames.send(Batch::of(vec![skipped])).await.unwrap();
         self.settled().await;
     }
@@ -431,7 +440,13 @@ async fn a_change_too_large_to_be_read_is_told_to_whom_it_may_concern() {
     let mut other = Client::new(2);
     house.join(&mut other, "member", &["keyless"]).await;
     house.stream([begin(10), described(OPEN)]).await;
-    let skipped = |tag, relation| StreamFrame::SkippedFrame { wal_start: Lsn(5), tag: Some(tag), relation, bytes: 9 };
+    let skipped = |tag, relation| StreamFrame::SkippedFrame {
+        wal_start: Lsn(5),
+        tag: Some(tag),
+        relation,
+        subxid: None,
+        bytes: 9,
+    };
     let frames = vec![skipped(b'M', None), skipped(b'I', Some(OPEN))];
     house.frames.send(Batch::of(frames)).await.unwrap();
     house.stream([commit(10)]).await;
@@ -492,6 +507,28 @@ async fn a_malformed_row_ends_dispatch_and_is_not_confirmed() {
     assert_eq!(house.progress.dispatched(), Lsn(0));
     let error = house.running.await.unwrap().unwrap_err();
     assert!(matches!(error, Error::Stream { position: Lsn(10), .. }), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_in_progress_and_finds_no_room_is_asked_for_at_its_commit() {
+    let limits = crate::change::assembler::Config { memory_bytes_max: 1000, spill_bytes_max: 0, ..Default::default() };
+    let house =
+        House::with(catalog(), None, |dispatch| dispatch.assembler = Assembler::new(limits, Default::default()));
+    let mut client = Client::new(1);
+    house.join(&mut client, "member", &["open"]).await;
+    let of_block = |message: &Message| pgoutput::encode_in_block(7, message);
+    let row = pgoutput::decode(insert(OPEN, "1")).unwrap();
+    house.stream([pgoutput::encode(&Message::StreamStart { xid: 7, is_first: true })]).await;
+    assert!(!house.progress.takes_whole());
+    house.stream((0..100).map(|_| of_block(&row))).await;
+    assert!(house.progress.takes_whole());
+    house.stream([pgoutput::encode(&Message::StreamStop)]).await;
+    house.stream(transaction(10, &[(OPEN, "1")])).await;
+    assert!(client.rows().is_empty() && house.progress.dispatched() == Lsn(0), "all of it comes again");
+    house.reconnect().await;
+    house.stream(transaction(10, &[(OPEN, "1")])).await;
+    house.stream(transaction(20, &[(OPEN, "2")])).await;
+    assert_eq!(client.rows(), ["1", "2"]);
 }
 
 /// Everybody may read every topic.

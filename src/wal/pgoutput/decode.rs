@@ -6,7 +6,7 @@ use super::super::Lsn;
 use super::super::cursor::{Cursor, DecodeError, Fault};
 use super::message::{Begin, Commit, Field, Message, OldTuple, RelationColumn, RelationId, StreamRelation, Tuple};
 
-/// Decodes one frame of protocol version 1 with text values. Tuples refer to `frame`; no value is copied.
+/// Decodes one frame of protocol version 2 with text values, as it is outside of a block. Tuples refer to `frame`; no value is copied.
 pub fn decode(frame: Bytes) -> Result<Message, DecodeError> {
     let bytes = frame.clone();
     let mut cursor = Cursor::new(&bytes);
@@ -21,6 +21,10 @@ pub fn decode(frame: Bytes) -> Result<Message, DecodeError> {
         b'D' => delete(&mut cursor, frame)?,
         b'T' => truncate(&mut cursor)?,
         b'M' => logical(&mut cursor, &frame)?,
+        b'S' => stream_start(&mut cursor)?,
+        b'E' => Message::StreamStop,
+        b'c' => Message::StreamCommit { xid: cursor.u32("transaction id")?, commit: commit(&mut cursor)? },
+        b'A' => Message::StreamAbort { xid: cursor.u32("transaction id")?, subxid: cursor.u32("subtransaction id")? },
         tag => return Err(DecodeError { offset: 0, what: Fault::Unknown("message tag", tag) }),
     };
     cursor.finish()?;
@@ -40,13 +44,22 @@ pub fn relation_id(frame: &[u8]) -> Option<RelationId> {
     }
 }
 
+/// A frame of a block as what it is outside of one, in two pieces, and the (sub)transaction that it is of.
+pub fn in_block(frame: &[u8]) -> Result<(u32, u8, &[u8]), DecodeError> {
+    let mut cursor = Cursor::new(frame);
+    let tag = cursor.u8("message tag")?;
+    Ok((cursor.u32("transaction id")?, tag, cursor.rest()))
+}
+
 /// Where a Commit's transaction ends: what the slot is confirmed with once it has been handed over.
 pub fn commit_end(frame: &[u8]) -> Option<Lsn> {
-    // Tag, flags, LSN of the commit record, then the end.
-    match (frame.first(), frame.get(10..18)) {
-        (Some(b'C'), Some(end)) => end.first_chunk().map(|end| Lsn(u64::from_be_bytes(*end))),
+    // Tag, of a streamed one its id, flags, LSN of the commit record, then the end.
+    let end = match frame.first()? {
+        b'C' => frame.get(10..18),
+        b'c' => frame.get(14..22),
         _ => None,
-    }
+    };
+    end?.first_chunk().map(|end| Lsn(u64::from_be_bytes(*end)))
 }
 
 fn begin(cursor: &mut Cursor<'_>) -> Result<Begin, DecodeError> {
@@ -69,6 +82,15 @@ fn commit(cursor: &mut Cursor<'_>) -> Result<Commit, DecodeError> {
         end_lsn: Lsn(cursor.u64("end LSN")?),
         commit_timestamp: cursor.i64("commit timestamp")?,
     })
+}
+
+fn stream_start(cursor: &mut Cursor<'_>) -> Result<Message, DecodeError> {
+    let xid = cursor.u32("transaction id")?;
+    let offset = cursor.offset();
+    match cursor.u8("first segment")? {
+        first @ (0 | 1) => Ok(Message::StreamStart { xid, is_first: first == 1 }),
+        first => Err(DecodeError { offset, what: Fault::Unknown("first segment", first) }),
+    }
 }
 
 fn origin(cursor: &mut Cursor<'_>) -> Result<Message, DecodeError> {
@@ -245,5 +267,11 @@ mod tests {
         let Message::Commit(decoded) = decode(commit.clone().into()).unwrap() else { panic!() };
         assert_eq!(commit_end(&commit), Some(decoded.end_lsn));
         assert_eq!(decoded.end_lsn, Lsn(9));
+        let commit = [b"c\0\0\0\x05", &commit[1..]].concat();
+        assert_eq!(decode(commit.clone().into()).unwrap(), Message::StreamCommit { xid: 5, commit: decoded });
+        assert_eq!(commit_end(&commit), Some(Lsn(9)));
+        let (xid, tag, rest) = in_block(b"I\0\0\0\x05\0\0\x40\0N").unwrap();
+        assert_eq!((xid, tag, rest), (5, b'I', &b"\0\0\x40\0N"[..]));
+        assert!(in_block(b"I\0\0\0").is_err());
     }
 }

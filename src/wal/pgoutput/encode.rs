@@ -20,6 +20,22 @@ pub fn encode(message: &Message) -> Bytes {
             out.put_u64(commit.end_lsn.0);
             out.put_i64(commit.commit_timestamp);
         }
+        Message::StreamStart { xid, is_first } => {
+            out.put_u8(b'S');
+            out.put_u32(*xid);
+            out.put_u8(u8::from(*is_first));
+        }
+        Message::StreamStop => out.put_u8(b'E'),
+        Message::StreamCommit { xid, commit } => {
+            out.put_u8(b'c');
+            out.put_u32(*xid);
+            out.put_slice(&encode(&Message::Commit(*commit))[1..]);
+        }
+        Message::StreamAbort { xid, subxid } => {
+            out.put_u8(b'A');
+            out.put_u32(*xid);
+            out.put_u32(*subxid);
+        }
         Message::Origin => out.put_slice(b"O\0\0\0\0\0\0\0\0\0"),
         Message::Relation(relation) => {
             out.put_u8(b'R');
@@ -73,6 +89,12 @@ pub fn encode(message: &Message) -> Bytes {
         }
     }
     out.into()
+}
+
+/// The same within a block, as of this (sub)transaction.
+pub fn encode_in_block(xid: u32, message: &Message) -> Bytes {
+    let frame = encode(message);
+    [&frame[..1], &xid.to_be_bytes(), &frame[1..]].concat().into()
 }
 
 fn put_cstr(out: &mut Vec<u8>, text: &str) {
@@ -155,6 +177,15 @@ mod tests {
                 Message::Commit(Commit { commit_lsn: Lsn(commit), end_lsn: Lsn(end), commit_timestamp })
             }),
             Just(Message::Origin),
+            (any::<u32>(), any::<bool>()).prop_map(|(xid, is_first)| Message::StreamStart { xid, is_first }),
+            Just(Message::StreamStop),
+            (any::<u32>(), any::<u32>()).prop_map(|(xid, subxid)| Message::StreamAbort { xid, subxid }),
+            (any::<u32>(), any::<u64>(), any::<u64>(), any::<i64>()).prop_map(
+                |(xid, commit, end, commit_timestamp)| {
+                    let commit = Commit { commit_lsn: Lsn(commit), end_lsn: Lsn(end), commit_timestamp };
+                    Message::StreamCommit { xid, commit }
+                }
+            ),
             relation(),
             (any::<u32>(), name(), name()).prop_map(|(oid, schema, name)| Message::Type { oid, schema, name }),
             (id(), tuple()).prop_map(|(relation, new)| Message::Insert { relation, new }),

@@ -94,12 +94,51 @@ pub enum Message {
     Commit(Commit),
     Origin,
     Relation(StreamRelation),
-    Type { oid: u32, schema: String, name: String },
-    Insert { relation: RelationId, new: Tuple },
-    Update { relation: RelationId, old: OldTuple, new: Tuple },
-    Delete { relation: RelationId, old: OldTuple },
-    Truncate { relations: Vec<RelationId>, cascade: bool, restart_identity: bool },
-    Logical { transactional: bool, lsn: u64, prefix: String, content: Bytes },
+    Type {
+        oid: u32,
+        schema: String,
+        name: String,
+    },
+    Insert {
+        relation: RelationId,
+        new: Tuple,
+    },
+    Update {
+        relation: RelationId,
+        old: OldTuple,
+        new: Tuple,
+    },
+    Delete {
+        relation: RelationId,
+        old: OldTuple,
+    },
+    Truncate {
+        relations: Vec<RelationId>,
+        cascade: bool,
+        restart_identity: bool,
+    },
+    Logical {
+        transactional: bool,
+        lsn: u64,
+        prefix: String,
+        content: Bytes,
+    },
+    /// A block of changes of a transaction that has not ended follows, up to [`Message::StreamStop`]. In it the other
+    /// messages have a transaction id behind their tag, see [`super::in_block`].
+    StreamStart {
+        xid: u32,
+        is_first: bool,
+    },
+    StreamStop,
+    StreamCommit {
+        xid: u32,
+        commit: Commit,
+    },
+    /// What `subxid` wrote is void, which may be all of `xid`.
+    StreamAbort {
+        xid: u32,
+        subxid: u32,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,10 +2,13 @@
 //! that it was read from is not looked at twice. Errors point into the frame.
 
 use bytes::Bytes;
-use walcast::wal::pgoutput::{Message, commit_end, decode, encode, relation_id, tag};
+use walcast::wal::pgoutput::{Message, commit_end, decode, encode, in_block, relation_id, tag};
 
 pub fn fuzz_pgoutput(data: &[u8]) {
     let frame = Bytes::copy_from_slice(data);
+    if let Ok((_, tag, rest)) = in_block(&frame) {
+        assert_eq!((frame.first(), rest.len()), (Some(&tag), frame.len() - 5));
+    }
     match decode(frame.clone()) {
         Ok(message) => {
             assert_eq!(tag(&frame), frame.first().copied());
@@ -15,7 +18,9 @@ pub fn fuzz_pgoutput(data: &[u8]) {
                 | Message::Delete { relation, .. } => {
                     assert_eq!(relation_id(&frame), Some(*relation), "the short way says another table");
                 }
-                Message::Commit(commit) => assert_eq!(commit_end(&frame), Some(commit.end_lsn)),
+                Message::StreamCommit { commit, .. } | Message::Commit(commit) => {
+                    assert_eq!(commit_end(&frame), Some(commit.end_lsn))
+                }
                 _ => {}
             }
             let once = encode(&message);
