@@ -312,9 +312,10 @@ impl Client {
         let Some(resume) = payload.get("resume") else {
             let message = payload["message"].as_str().unwrap_or_default();
             // Who stalls for longer than --slow-client-grace is closed, and comes back. And of what only later policies would show
-            // nobody knows, where Postgres decides: of posts until their members are followed. What must be shown is counted. What was committed before a
-            // restart, and so before this join, need not be shown.
-            let asked = ["letters", "posts"].map(|table| format!("Row-level security of public.{table} could not be"));
+            // nobody knows, where Postgres decides: of posts until their members are followed, of notes until what their policy calls has been
+            // read again. What must be shown is counted. What was committed before a restart, and so before this join, need not be shown.
+            let asked =
+                ["letters", "posts", "notes"].map(|table| format!("Row-level security of public.{table} could not be"));
             let altered =
                 Table::ALL.map(|table| format!("public.{} was altered while the relay was away", table.name()));
             let is_expected = message.starts_with("Messages were not read fast enough")

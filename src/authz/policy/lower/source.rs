@@ -262,8 +262,8 @@ fn may_read(query: &Node, entry: &Node, relation: &Relation, env: &Env) -> Resul
     if wanted.is_empty() {
         return Ok(!may.is_empty());
     }
-    // Counted from the first system column.
-    Ok(wanted.iter().map(|bit| bit - 7).all(|attnum| match attnum {
+    // Counted from the first system column. A number that no column has asks for all.
+    Ok(wanted.iter().map(|bit| bit.saturating_sub(7)).all(|attnum| match attnum {
         1.. => relation.indices().any(|c| i64::from(relation.column(c).attnum) == attnum && may.contains(c)),
         _ => relation.indices().all(|column| may.contains(column)),
     }))
