@@ -51,7 +51,6 @@ impl Dispatch {
             resuming.missing = resuming.missing.or(told.map(|(_, missing)| missing));
             if let Some(subscriber) = self.subscribers.get_mut(place) {
                 subscriber.queue.extend(queue);
-                subscriber.say_what_waits();
                 self.replays.draining.push(subscriber.channel);
             }
             self.replays.holders.insert(keys, place);
