@@ -117,7 +117,7 @@ impl Dispatch {
             self.unseen.forget();
         }
         self.tracking.started(&started, &self.catalog, Instant::now());
-        self.doubt.started(started.wal_end);
+        self.doubt.started(&started);
         self.resume_started(&started);
         if let Some((from, to)) = started.lost {
             tracing::error!(%from, %to, "changes between these positions are lost: the slot was made anew or moved on");
