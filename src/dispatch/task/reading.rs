@@ -128,9 +128,10 @@ impl Dispatch {
                 self.phase = Phase::Waiting(None, loading);
             }
         }
-        for (subscribe, casts, number) in std::mem::take(&mut self.replays.before_history) {
+        for (subscribe, casts, number) in std::mem::take(&mut self.replays.before_history).into_values() {
             self.subscribe(subscribe, casts, number);
         }
+        self.count_subscribers();
     }
 
     /// A message above `--wal-frame-max`. Logical messages and the like deliver nothing anyway.
