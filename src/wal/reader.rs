@@ -195,6 +195,8 @@ pub fn reader(config: Config, metrics: Arc<WalMetrics>) -> (Reader, Handle, mpsc
 struct Prepared {
     connection: Connection,
     started: Started,
+    /// As it was asked for, whatever dispatch has said since.
+    in_progress: bool,
 }
 
 impl Reader {
@@ -281,14 +283,14 @@ impl Reader {
             () = stop.cancelled() => return Ok(End::Stopped),
             prepared = Box::pin(self.prepare()) => prepared,
         };
-        let Prepared { connection, started } = prepared.map_err(|error| (error, attempt))?;
+        let Prepared { connection, started, in_progress } = prepared.map_err(|error| (error, attempt))?;
         attempt.streaming = true;
         attempt.own_publication = started.own_publication;
         let began = Instant::now();
         let timing = Timing {
             status_interval: self.config.status_interval,
             receive_timeout: self.config.receive_timeout,
-            in_progress: !self.progress.takes_whole(),
+            in_progress,
             try_both: self.recovery.alone_past().map(|past| (past, began + self.recovery.alone_for())),
         };
         let generation = started.generation;
@@ -405,7 +407,7 @@ impl Reader {
             broadcast_key,
             lost,
         };
-        Ok(Prepared { connection, started })
+        Ok(Prepared { connection, started, in_progress })
     }
 }
 

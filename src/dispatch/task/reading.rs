@@ -81,8 +81,10 @@ impl Dispatch {
     /// room for that either, of which it is what somebody wants alone, there is nothing left to do.
     fn or_whole(&mut self, read: Result<Option<Transaction>, StreamFault>) -> Result<Option<Transaction>, Error> {
         let position = self.position;
+        // Of a stream that had begun before that was asked for, perhaps.
+        let is_early = !self.progress.takes_whole() || self.assembler.in_progress_bytes() > 0;
         match read {
-            Err(fault @ (StreamFault::Spill(_) | StreamFault::TooLarge(_))) if !self.progress.takes_whole() => {
+            Err(fault @ (StreamFault::Spill(_) | StreamFault::TooLarge(_))) if is_early => {
                 tracing::error!(
                     error = with_causes(&fault),
                     "no room for what large transactions have written so far: from \
