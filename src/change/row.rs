@@ -35,10 +35,18 @@ impl Layout {
     /// Whether each column is surely the one that had its name and type in the stream. `altered`: the numbers, in order, of
     /// those that may have had others then, or been others' in between; dropped ones as well.
     ///
+    /// `has_generated`: the stream may have generated columns. Where it has not (before Postgres 18) none of them is among
+    /// the altered ones, since none stands among the others, and what has the name of one is another column: none becomes
+    /// one.
+    ///
     /// All others stand where their names are. Between two of them the stream has those of the altered ones that were there
     /// then, in the order of their numbers: which ones is known only where it has as many as there are.
-    pub fn is_certain(&self, stream: &StreamRelation, altered: &[i16]) -> bool {
+    pub fn is_certain(&self, stream: &StreamRelation, altered: &[i16], has_generated: bool) -> bool {
         let columns = &self.relation.columns;
+        let is_in_stream = |column: &Column| stream.columns.iter().any(|known| known.name == column.name);
+        if !has_generated && columns.iter().any(|column| column.generated.is_some() && is_in_stream(column)) {
+            return false;
+        }
         let is_altered = |attnum: i16| altered.binary_search(&attnum).is_ok();
         let fixed = |name: &str| {
             let known = columns.iter().find(|column| column.name == name)?;
@@ -123,7 +131,7 @@ impl OldRow {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::catalog::Column;
+    use crate::catalog::{Column, Generated};
     use crate::routing::sample::relation_named;
     use crate::wal::pgoutput::RelationColumn;
 
@@ -142,7 +150,7 @@ mod tests {
         let columns = stream.iter().map(in_stream).collect();
         let (schema, name) = (relation.schema.clone(), relation.name.clone());
         let stream = StreamRelation { id: relation.id, schema, name, replica_identity: b'd', columns };
-        Layout::new(Arc::new(relation), &stream).is_certain(&stream, altered)
+        Layout::new(Arc::new(relation), &stream).is_certain(&stream, altered, false)
     }
 
     #[test]
@@ -186,8 +194,28 @@ mod tests {
         let (schema, name) = (relation.schema.clone(), relation.name.clone());
         let mut stream = StreamRelation { id: relation.id, schema, name, replica_identity: b'd', columns };
         let layout = Layout::new(relation, &stream);
-        assert!(layout.is_certain(&stream, &[1]));
+        assert!(layout.is_certain(&stream, &[1], false));
         stream.columns[0].type_oid += 1;
-        assert!(!layout.is_certain(&stream, &[1]));
+        assert!(!layout.is_certain(&stream, &[1], false));
+    }
+
+    /// `email` was hidden, got another name, and what is shown of it got that one.
+    #[test]
+    fn a_generated_column_is_not_the_one_that_had_its_name() {
+        let mut relation = Relation::clone(&relation_named("plain"));
+        let any = relation.columns[0].clone();
+        let column = |attnum, name: &str| Column { attnum, name: name.into(), ..any.clone() };
+        let generated = Some(Generated { stored: true, expression: None });
+        relation.columns = vec![column(1, "id"), column(2, "email_hidden"), Column { generated, ..column(3, "email") }];
+        let in_stream =
+            |name: &str| RelationColumn { name: name.into(), type_oid: any.type_oid, type_modifier: -1, is_key: false };
+        let columns = ["id", "email"].map(in_stream).into();
+        let (schema, name) = (relation.schema.clone(), relation.name.clone());
+        let mut stream = StreamRelation { id: relation.id, schema, name, replica_identity: b'd', columns };
+        let layout = Layout::new(Arc::new(relation), &stream);
+        assert!(!layout.is_certain(&stream, &[2], false), "no generated column is ever in the stream");
+        assert!(!layout.is_certain(&stream, &[2, 3], true), "it counts like any other");
+        stream.columns[1].name = "email_hidden".into();
+        assert!(layout.is_certain(&stream, &[2], false));
     }
 }

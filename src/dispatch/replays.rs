@@ -15,7 +15,7 @@
 //! reconnects costs what is delivered. What is committed meanwhile is kept, too, and reached by the pass: whoever has
 //! come to the end has missed nothing, and is live from the next change on.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -146,8 +146,9 @@ pub struct Replays {
     /// Whose outboxes are full, or whose joins are not answered yet. In a storm they are too many to be looked at in every
     /// turn.
     pub stalled: Vec<ChannelId>,
-    /// Joins from before there was a stream: nobody knows of which history positions are. With casts and number.
-    pub before_history: Vec<(Subscribe, Arc<Casts>, u64)>,
+    /// Joins from before there was a stream: nobody knows of which history positions are. With casts and number. By their
+    /// channels, oldest first: clients that are not answered join again, all of them within seconds.
+    pub before_history: BTreeMap<ChannelId, (Subscribe, Arc<Casts>, u64)>,
     /// Whose logs are being sent.
     pub draining: Vec<ChannelId>,
     /// By their keys: who has what was decided for them.
@@ -187,7 +188,7 @@ impl Replays {
             waiting: Vec::new(),
             behind: Vec::new(),
             stalled: Vec::new(),
-            before_history: Vec::new(),
+            before_history: BTreeMap::new(),
             draining: Vec::new(),
             holders: HashMap::default(),
             parked: VecDeque::new(),

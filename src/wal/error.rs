@@ -101,13 +101,13 @@ pub enum Error {
     )]
     OtherCluster { expected: String, found: String },
     #[error(
-        "the server's WAL ends at {end}, before {dispatched} which was handed over already: it was restored from a backup, and everything begins anew at the slot's position"
+        "the server's WAL ends at {end}, before {received} which was read already: it was restored from a backup, and everything begins anew at the slot's position"
     )]
-    HistoryRewound { end: Lsn, dispatched: Lsn },
+    HistoryRewound { end: Lsn, received: Lsn },
     #[error(
-        "the server is on timeline {timeline}, which left the one before at {common}, before {dispatched} which was handed over already: a standby that lagged took over. Everything begins anew at the slot's position"
+        "the server is on timeline {timeline}, which left the one before at {common}, before {received} which was read already: a standby that lagged took over. Everything begins anew at the slot's position"
     )]
-    HistoryForked { timeline: u32, common: Lsn, dispatched: Lsn },
+    HistoryForked { timeline: u32, common: Lsn, received: Lsn },
     #[error("a frame near {position} cannot be decoded")]
     Undecodable { position: Lsn, source: DecodeError },
     #[error(

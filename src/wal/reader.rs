@@ -195,6 +195,8 @@ pub fn reader(config: Config, metrics: Arc<WalMetrics>) -> (Reader, Handle, mpsc
 struct Prepared {
     connection: Connection,
     started: Started,
+    /// As it was asked for, whatever dispatch has said since.
+    in_progress: bool,
 }
 
 impl Reader {
@@ -281,14 +283,14 @@ impl Reader {
             () = stop.cancelled() => return Ok(End::Stopped),
             prepared = Box::pin(self.prepare()) => prepared,
         };
-        let Prepared { connection, started } = prepared.map_err(|error| (error, attempt))?;
+        let Prepared { connection, started, in_progress } = prepared.map_err(|error| (error, attempt))?;
         attempt.streaming = true;
         attempt.own_publication = started.own_publication;
         let began = Instant::now();
         let timing = Timing {
             status_interval: self.config.status_interval,
             receive_timeout: self.config.receive_timeout,
-            in_progress: !self.progress.takes_whole(),
+            in_progress,
             try_both: self.recovery.alone_past().map(|past| (past, began + self.recovery.alone_for())),
         };
         let generation = started.generation;
@@ -333,7 +335,9 @@ impl Reader {
         let history = Arc::new(connection.history(&identity).await?);
         let dispatched = self.progress.dispatched();
         if let Some(last) = self.history.as_deref() {
-            check_history(&history, identity.wal_end, last, dispatched)?;
+            // Not `dispatched` alone: what has been read is going to be handed over, and is acknowledged by those who have
+            // it before it is decided for the others.
+            check_history(&history, identity.wal_end, last, self.progress.received())?;
             if last.timeline != history.timeline {
                 tracing::warn!(from = last.timeline, to = history.timeline, "the server is on a new timeline");
             }
@@ -405,7 +409,7 @@ impl Reader {
             broadcast_key,
             lost,
         };
-        Ok(Prepared { connection, started })
+        Ok(Prepared { connection, started, in_progress })
     }
 }
 
@@ -414,17 +418,17 @@ const SERVER_MAJOR_MIN: u32 = 14;
 
 /// Positions mean something in one history alone, and so does all that was learnt on the way to them: tables, policies,
 /// who is whose member. In another one everything begins anew.
-fn check_history(now: &History, wal_end: Lsn, last: &History, dispatched: Lsn) -> Result<(), Error> {
+fn check_history(now: &History, wal_end: Lsn, last: &History, received: Lsn) -> Result<(), Error> {
     if now.system_identifier != last.system_identifier {
         let (expected, found) = (last.system_identifier.clone(), now.system_identifier.clone());
         return Err(Error::OtherCluster { expected, found });
     }
-    if !now.covers(last.timeline, dispatched) {
-        let common = now.common(last.timeline, dispatched).unwrap_or_default();
-        return Err(Error::HistoryForked { timeline: now.timeline, common, dispatched });
+    if !now.covers(last.timeline, received) {
+        let common = now.common(last.timeline, received).unwrap_or_default();
+        return Err(Error::HistoryForked { timeline: now.timeline, common, received });
     }
-    match wal_end < dispatched {
-        true => Err(Error::HistoryRewound { end: wal_end, dispatched }),
+    match wal_end < received {
+        true => Err(Error::HistoryRewound { end: wal_end, received }),
         false => Ok(()),
     }
 }

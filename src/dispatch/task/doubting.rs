@@ -12,6 +12,7 @@ use crate::catalog::{Altered, Relation};
 use crate::dispatch::replays::Stage;
 use crate::dispatch::ring::Missing;
 use crate::dispatch::subscribers::NotShown;
+use crate::wal::batch::Started;
 use crate::wal::pgoutput::RelationId;
 use crate::wal::{Lsn, Position};
 
@@ -22,6 +23,8 @@ pub(super) struct Doubt {
     /// How far the database was when the stream began. All that is doubtful had been committed by then, but for what the
     /// server had not written yet.
     wal_end: Lsn,
+    /// The stream may have generated columns.
+    has_generated: bool,
     left_out: HashMap<RelationId, LeftOut>,
     /// How many channels have been bound.
     bound_count: u64,
@@ -37,8 +40,8 @@ struct LeftOut {
 }
 
 impl Doubt {
-    pub(super) fn started(&mut self, wal_end: Lsn) {
-        self.wal_end = wal_end;
+    pub(super) fn started(&mut self, started: &Started) {
+        (self.wal_end, self.has_generated) = (started.wal_end, started.server_major >= 18);
     }
 
     /// Positions mean something else, and columns, too.
@@ -74,7 +77,7 @@ impl Dispatch {
     pub(super) fn is_doubtful(&self, id: RelationId, commit_lsn: Lsn) -> bool {
         let altered = self.doubt.altered.columns(id, commit_lsn);
         let Some(known) = self.layouts.get(&id).filter(|_| !altered.is_empty()) else { return false };
-        !known.layout.is_certain(&known.stream, altered)
+        !known.layout.is_certain(&known.stream, altered, self.doubt.has_generated)
     }
 
     /// Whether more may be left out of what the channel at a place missed: how far a gap goes is not known yet.

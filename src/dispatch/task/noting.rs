@@ -51,7 +51,6 @@ impl Dispatch {
             resuming.missing = resuming.missing.or(told.map(|(_, missing)| missing));
             if let Some(subscriber) = self.subscribers.get_mut(place) {
                 subscriber.queue.extend(queue);
-                subscriber.say_what_waits();
                 self.replays.draining.push(subscriber.channel);
             }
             self.replays.holders.insert(keys, place);
@@ -280,7 +279,7 @@ impl Dispatch {
 
     /// Ends a channel, or keeps deciding for it until nobody can come back for what it missed.
     pub(super) fn unsubscribe(&mut self, channel: ChannelId) {
-        self.replays.before_history.retain(|(waiting, ..)| waiting.channel != channel);
+        self.replays.before_history.remove(&channel);
         let place = self.subscribers.place_of(channel);
         let held = place.and_then(|place| self.subscribers.get_mut(place).map(|subscriber| (place, subscriber)));
         let Some((place, subscriber)) = held else { return self.subscribers.remove(channel) };

@@ -81,8 +81,10 @@ impl Dispatch {
     /// room for that either, of which it is what somebody wants alone, there is nothing left to do.
     fn or_whole(&mut self, read: Result<Option<Transaction>, StreamFault>) -> Result<Option<Transaction>, Error> {
         let position = self.position;
+        // Of a stream that had begun before that was asked for, perhaps.
+        let is_early = !self.progress.takes_whole() || self.assembler.in_progress_bytes() > 0;
         match read {
-            Err(fault @ (StreamFault::Spill(_) | StreamFault::TooLarge(_))) if !self.progress.takes_whole() => {
+            Err(fault @ (StreamFault::Spill(_) | StreamFault::TooLarge(_))) if is_early => {
                 tracing::error!(
                     error = with_causes(&fault),
                     "no room for what large transactions have written so far: from \
@@ -117,7 +119,7 @@ impl Dispatch {
             self.unseen.forget();
         }
         self.tracking.started(&started, &self.catalog, Instant::now());
-        self.doubt.started(started.wal_end);
+        self.doubt.started(&started);
         self.resume_started(&started);
         if let Some((from, to)) = started.lost {
             tracing::error!(%from, %to, "changes between these positions are lost: the slot was made anew or moved on");
@@ -128,9 +130,10 @@ impl Dispatch {
                 self.phase = Phase::Waiting(None, loading);
             }
         }
-        for (subscribe, casts, number) in std::mem::take(&mut self.replays.before_history) {
+        for (subscribe, casts, number) in std::mem::take(&mut self.replays.before_history).into_values() {
             self.subscribe(subscribe, casts, number);
         }
+        self.count_subscribers();
     }
 
     /// A message above `--wal-frame-max`. Logical messages and the like deliver nothing anyway.

@@ -240,6 +240,9 @@ impl Dispatch {
             self.replays.waiting.push(subscriber.channel);
         }
         self.subscribers.resume(place, resuming);
+        if let Some(subscriber) = self.subscribers.get(place) {
+            subscriber.say_what_waits();
+        }
     }
 
     fn is_of_this_history(&self, stamp: &Stamp) -> bool {

@@ -162,6 +162,28 @@ async fn what_waits_for_an_answer_holds_back_its_own_channel_alone() {
     assert!(beat(&hers) >= Lsn(30), "nothing waits any more");
 }
 
+/// Of what it adopted the first is decided, and all at once it is live, with the others before it.
+#[tokio::test(start_paused = true)]
+async fn what_is_adopted_undecided_is_not_acknowledged() {
+    let (mut house, ledger, _) = resuming(catalog(), None).await;
+    let (client, _) = come(&house, 1, &person("alice"), "secured").await;
+    house.stream(transaction(10, &[(SECURED, "1")])).await;
+    house.stream(transaction(20, &[(SECURED, "2")])).await;
+    go(&house, &client).await;
+    let (_client, link) = come(&house, 2, &person("alice"), "secured").await;
+    link.go_live();
+    let beat = || {
+        link.heartbeat(ledger.routed());
+        link.acknowledged().lsn
+    };
+    beat();
+    assert_eq!(beat(), Lsn(9));
+    let first = house.question();
+    house.answer(first, Verdict::Allowed).await;
+    beat();
+    assert_eq!(beat(), Lsn(19));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_gap_that_was_told_in_vain_is_told_again() {
     let (house, ..) = resuming(catalog(), None).await;

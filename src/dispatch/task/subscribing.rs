@@ -77,7 +77,8 @@ impl Dispatch {
         let channel = subscribe.channel;
         let resume = subscribe.resume.clone();
         if resume.is_some() && !self.replays.knows_history() {
-            return self.replays.before_history.push((subscribe, casts, number));
+            self.replays.before_history.insert(channel, (subscribe, casts, number));
+            return;
         }
         if resume.is_none()
             && let Some(place) = self.subscribers.place_of(channel)

@@ -518,13 +518,17 @@ async fn what_is_in_progress_and_finds_no_room_is_asked_for_at_its_commit() {
     house.join(&mut client, "member", &["open"]).await;
     let of_block = |message: &Message| pgoutput::encode_in_block(7, message);
     let row = pgoutput::decode(insert(OPEN, "1")).unwrap();
-    house.stream([pgoutput::encode(&Message::StreamStart { xid: 7, is_first: true })]).await;
-    assert!(!house.progress.takes_whole());
-    house.stream((0..100).map(|_| of_block(&row))).await;
-    assert!(house.progress.takes_whole());
-    house.stream([pgoutput::encode(&Message::StreamStop)]).await;
-    house.stream(transaction(10, &[(OPEN, "1")])).await;
-    assert!(client.rows().is_empty() && house.progress.dispatched() == Lsn(0), "all of it comes again");
+    // The second time of a stream that had begun before the reader knew.
+    for takes_whole in [false, true] {
+        house.reconnect().await;
+        house.stream([pgoutput::encode(&Message::StreamStart { xid: 7, is_first: true })]).await;
+        assert_eq!(house.progress.takes_whole(), takes_whole);
+        house.stream((0..100).map(|_| of_block(&row))).await;
+        assert!(house.progress.takes_whole());
+        house.stream([pgoutput::encode(&Message::StreamStop)]).await;
+        house.stream(transaction(10, &[(OPEN, "1")])).await;
+        assert!(client.rows().is_empty() && house.progress.dispatched() == Lsn(0), "all of it comes again");
+    }
     house.reconnect().await;
     house.stream(transaction(10, &[(OPEN, "1")])).await;
     house.stream(transaction(20, &[(OPEN, "2")])).await;
