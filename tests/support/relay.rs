@@ -266,7 +266,7 @@ pub fn sample(metrics: &str, name: &str) -> Option<f64> {
 /// What every relay of a test is started with; flags of the test come after.
 pub fn serve_arguments(url: &str, slot: &str) -> Vec<String> {
     let fixed = ["serve", "--database-url", url, "--slot", slot, "--jwt-secret", JWT_SECRET];
-    let more = ["--metrics-token", METRICS_TOKEN, "--idle-timeout", "10min"];
+    let more = ["--metrics-token", METRICS_TOKEN, "--idle-timeout", "1d"];
     fixed.iter().chain(&more).map(|argument| (*argument).to_owned()).collect()
 }
 
