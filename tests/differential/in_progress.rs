@@ -226,9 +226,10 @@ impl Writer {
             }
             17 => {
                 let (first, _) = self.ids(500);
+                // A lock that a prepared transaction has would be waited for 500 times, were its error passed over.
                 format!(
                     "do $$ begin for n in 1..500 loop begin insert into {table} (id, name) values ({first} + n, 'sub'); \
-                     if n % 3 = 0 then raise exception 'void'; end if; exception when others then null; end; end loop; end $$"
+                     if n % 3 = 0 then raise exception 'void'; end if; exception when raise_exception then null; end; end loop; end $$"
                 )
             }
             18 => format!("truncate {own}"),
