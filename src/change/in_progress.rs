@@ -17,7 +17,8 @@ use std::collections::{HashMap, HashSet};
 use bytes::Bytes;
 use foldhash::fast::RandomState;
 
-use super::assembler::{Assembler, BROADCAST_BYTES_MAX, Config, Error, FrameReader, Transaction};
+use super::assembler::{Assembler, BROADCAST_BYTES_MAX, Config, Error, Transaction};
+use super::frame_buffer::FrameReader;
 use super::metrics::SpillMetrics;
 use super::spool::{Next, Read, Spool, SpoolReader};
 use crate::catalog::ddl_log;

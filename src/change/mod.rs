@@ -3,6 +3,7 @@
 //! Given frames in stream order; gives whole [`Transaction`]s at their Commit. Knows no subscribers.
 
 pub mod assembler;
+mod frame_buffer;
 mod in_progress;
 pub mod metrics;
 pub mod row;

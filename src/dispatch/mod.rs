@@ -37,6 +37,7 @@ pub mod run;
 #[cfg(test)]
 mod sample;
 mod sent;
+pub mod subscriber;
 pub mod subscribers;
 pub mod task;
 pub mod topics;

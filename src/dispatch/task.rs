@@ -426,6 +426,8 @@ async fn wait_for_catalog(phase: &mut Phase) -> Option<CatalogUpdate> {
 #[cfg(test)]
 mod doubting_tests;
 #[cfg(test)]
+mod house;
+#[cfg(test)]
 mod resuming_tests;
 #[cfg(test)]
 mod tests;

@@ -3,6 +3,7 @@
 use std::sync::OnceLock;
 
 use serde_json::json;
+use tokio_postgres::Client as Postgres;
 use walcast::demo::postgres::{Cluster, ClusterOptions};
 use walcast::wal::slot::SlotMode;
 
@@ -43,6 +44,15 @@ async fn with_flags(sql: &str, flags: &[&str]) -> Scene {
     Scene { database, relay }
 }
 
+/// Beside the relay, a session for the large transaction and a subscriber of its table.
+async fn at_things(flags: &[&str]) -> (Scene, Postgres, Client) {
+    let scene = with_flags(THINGS, flags).await;
+    let large = connect(&scene.database.url).await;
+    let mut client = Client::connect(&scene.relay, &anon()).await;
+    client.subscribe("things", json!([all_of("things")])).await;
+    (scene, large, client)
+}
+
 fn rows(from: usize) -> String {
     format!("insert into things select n, repeat('x', 100) from generate_series({from}, {}) n", from + ROWS - 1)
 }
@@ -81,10 +91,7 @@ async fn small_transactions_pass_a_large_one_and_who_joins_before_its_commit_get
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_that_is_rolled_back_is_seen_by_nobody_and_leaves_nothing() {
-    let scene = scene(THINGS).await;
-    let large = connect(&scene.database.url).await;
-    let mut client = Client::connect(&scene.relay, &anon()).await;
-    client.subscribe("things", json!([all_of("things")])).await;
+    let (scene, large, mut client) = at_things(&[]).await;
     execute(&large, &format!("begin; {}", rows(1))).await;
     scene.relay.until_metric("in_progress_bytes", |bytes| bytes > 0.0).await;
     execute(&large, "rollback").await;
@@ -126,10 +133,7 @@ async fn it_is_judged_by_memberships_as_its_commit_leaves_them() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_that_breaks_in_the_middle_of_it_gives_all_of_it_once() {
-    let scene = scene(THINGS).await;
-    let large = connect(&scene.database.url).await;
-    let mut client = Client::connect(&scene.relay, &anon()).await;
-    client.subscribe("things", json!([all_of("things")])).await;
+    let (scene, large, mut client) = at_things(&[]).await;
     execute(&large, &format!("begin; {}", rows(1))).await;
     scene.relay.until_metric("in_progress_bytes", |bytes| bytes > 0.0).await;
     scene.execute("insert into things values (0, 'small')").await;
@@ -145,9 +149,7 @@ async fn a_stream_that_breaks_in_the_middle_of_it_gives_all_of_it_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn subtransactions_by_the_thousand_are_told_apart() {
-    let scene = scene(THINGS).await;
-    let mut client = Client::connect(&scene.relay, &anon()).await;
-    client.subscribe("things", json!([all_of("things")])).await;
+    let (scene, _, mut client) = at_things(&[]).await;
     let sql = "do $$ begin for n in 1..20000 loop begin
         insert into things values (n, 'sub');
         if n % 10 <> 0 then raise exception 'void'; end if;
@@ -160,10 +162,8 @@ async fn subtransactions_by_the_thousand_are_told_apart() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_at_a_time_come_one_after_the_other() {
-    let scene = scene(THINGS).await;
-    let mut client = Client::connect(&scene.relay, &anon()).await;
-    client.subscribe("things", json!([all_of("things")])).await;
-    let (one, other) = (connect(&scene.database.url).await, connect(&scene.database.url).await);
+    let (scene, one, mut client) = at_things(&[]).await;
+    let other = connect(&scene.database.url).await;
     for large in [&one, &other] {
         execute(large, "begin").await;
     }
@@ -171,6 +171,7 @@ async fn two_at_a_time_come_one_after_the_other() {
         execute(&one, &rows(1 + block * ROWS)).await;
         execute(&other, &rows(100_001 + block * ROWS)).await;
     }
+    scene.relay.until_metric("in_progress_bytes", |bytes| bytes > 0.0).await;
     execute(&other, "commit").await;
     scene.execute("insert into things values (0, 'small')").await;
     execute(&one, "commit").await;
@@ -179,10 +180,8 @@ async fn two_at_a_time_come_one_after_the_other() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_finds_no_room_is_read_at_its_commit_and_comes_once() {
-    let scene = with_flags(THINGS, &["--transaction-buffer-max", "1MiB", "--transaction-spill-max", "1kB"]).await;
-    let large = connect(&scene.database.url).await;
-    let mut client = Client::connect(&scene.relay, &anon()).await;
-    client.subscribe("things", json!([all_of("things")])).await;
+    let (scene, large, mut client) =
+        at_things(&["--transaction-buffer-max", "1MiB", "--transaction-spill-max", "1kB"]).await;
     // More than there is room for, of a table that nobody follows: at its commit nothing of it is held.
     let others = "insert into unfollowed select n, repeat('x', 100) from generate_series(1, 20000) n";
     execute(&large, &format!("begin; {}; {others}", rows(1))).await;
@@ -194,10 +193,7 @@ async fn what_finds_no_room_is_read_at_its_commit_and_comes_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn read_at_commit_holds_nothing_before() {
-    let scene = with_flags(THINGS, &["--read-at-commit"]).await;
-    let large = connect(&scene.database.url).await;
-    let mut client = Client::connect(&scene.relay, &anon()).await;
-    client.subscribe("things", json!([all_of("things")])).await;
+    let (scene, large, mut client) = at_things(&["--read-at-commit"]).await;
     execute(&large, &format!("begin; {}", rows(1))).await;
     scene.execute("insert into things values (0, 'small')").await;
     expect_ids(&mut client, [0]).await;
@@ -208,10 +204,7 @@ async fn read_at_commit_holds_nothing_before() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_relay_that_is_killed_in_the_middle_of_it_gives_all_of_it_afterwards() {
-    let mut scene = scene(THINGS).await;
-    let large = connect(&scene.database.url).await;
-    let mut client = Client::connect(&scene.relay, &anon()).await;
-    client.subscribe("things", json!([all_of("things")])).await;
+    let (mut scene, large, mut client) = at_things(&[]).await;
     execute(&large, &format!("begin; {}", rows(1))).await;
     scene.relay.until_metric("in_progress_bytes", |bytes| bytes > 0.0).await;
     scene.execute("insert into things values (0, 'small')").await;

@@ -19,7 +19,7 @@ use crate::dispatch::delivery::Chunk;
 use crate::dispatch::pending::{Content, Delivery, Outcome, PendingChange, Queued};
 use crate::dispatch::questions::Answered;
 use crate::dispatch::run::{FrameOf, Source};
-use crate::dispatch::subscribers::NotShown;
+use crate::dispatch::subscriber::NotShown;
 use crate::encode::{self, OldVisibility, RecordShape};
 
 /// How often rows above `--record-max` are spoken of.

@@ -11,7 +11,7 @@ use super::{Dispatch, Work};
 use crate::catalog::{Altered, Relation};
 use crate::dispatch::replays::Stage;
 use crate::dispatch::ring::Missing;
-use crate::dispatch::subscribers::NotShown;
+use crate::dispatch::subscriber::NotShown;
 use crate::wal::batch::Started;
 use crate::wal::pgoutput::RelationId;
 use crate::wal::{Lsn, Position};

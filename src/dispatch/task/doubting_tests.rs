@@ -2,7 +2,7 @@
 //!
 //! The column `note` of `open` was made anew, somewhere before 100: the stream begins before that, and may be of either.
 
-use super::tests::House;
+use super::house::House;
 use super::*;
 use crate::catalog::Altered;
 use crate::channels::subscribe::SubscriptionSink;

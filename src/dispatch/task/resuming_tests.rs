@@ -1,6 +1,6 @@
 //! Clients that come back, with a stream and an oracle made by hand.
 
-use super::tests::House;
+use super::house::House;
 use super::*;
 use crate::authz::{Identity, OracleError, Verdict};
 use crate::catalog::Relation;

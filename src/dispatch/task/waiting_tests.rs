@@ -1,6 +1,6 @@
 //! Replies of joins that wait until what their channels do not get is visible (see [`crate::dispatch::unseen`]).
 
-use super::tests::House;
+use super::house::House;
 use super::*;
 use crate::catalog::watcher::ByHand;
 use crate::channels::subscribe::SubscriptionSink;
