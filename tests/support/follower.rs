@@ -240,7 +240,9 @@ fn rows(table: &Table, relation: &Relation, moment: Moment) -> Rows {
         // The index leads to it, too.
         if let Some(key) = table.value(row, ColumnIndex(1)).filter(|key| !key.is_null()) {
             let mut found = table.lookup(&[ColumnIndex(1)], std::slice::from_ref(key), moment).unwrap();
-            assert!(found.any(|other| std::ptr::eq(row, other)));
+            assert!(
+                found.any(|other| table.value(other, ColumnIndex(1)).is_some_and(|value| std::ptr::eq(value, key)))
+            );
         }
     }
     rows

@@ -4,9 +4,8 @@ use std::hash::{BuildHasher, Hash, Hasher};
 
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
-use slab::Slab;
 
-use super::table::TrackedRow;
+use super::rows::Rows;
 use crate::authz::policy::Value;
 use crate::catalog::ColumnIndex;
 use crate::wal::pgoutput::RelationId;
@@ -52,8 +51,17 @@ impl Index {
         Index { columns, places, of, heads: HashTable::new(), links: Vec::new(), hasher: RandomState::default() }
     }
 
-    fn key<'a>(&'a self, row: &'a TrackedRow) -> impl Iterator<Item = &'a Value> {
-        self.places.iter().map(|place| &row.values[usize::from(*place)])
+    fn key<'a>(&'a self, rows: &'a Rows, place: u32) -> impl Iterator<Item = &'a Value> {
+        let values = rows.values(place);
+        self.places.iter().map(|place| &values[usize::from(*place)])
+    }
+
+    /// The partition, where keys are told apart by it.
+    fn leaf(&self, rows: &Rows, place: u32) -> RelationId {
+        match self.of {
+            IndexOf::Key => rows.marks(place).leaf,
+            IndexOf::Join => RelationId(0),
+        }
     }
 
     fn hash<'a>(&self, leaf: RelationId, key: impl Iterator<Item = &'a Value>) -> u64 {
@@ -65,21 +73,22 @@ impl Index {
         hasher.finish()
     }
 
-    fn has(&self, row: &TrackedRow) -> bool {
-        self.of == IndexOf::Key || !self.key(row).any(Value::is_null)
+    fn has(&self, rows: &Rows, place: u32) -> bool {
+        self.of == IndexOf::Key || !self.key(rows, place).any(Value::is_null)
     }
 
-    fn is_same<'a>(&self, row: &TrackedRow, leaf: RelationId, key: impl Iterator<Item = &'a Value>) -> bool {
-        (self.of == IndexOf::Join || row.leaf == leaf) && self.key(row).zip(key).all(|(a, b)| identical(a, b))
+    fn is_same<'a>(&self, rows: &Rows, place: u32, leaf: RelationId, key: impl Iterator<Item = &'a Value>) -> bool {
+        (self.of == IndexOf::Join || rows.marks(place).leaf == leaf)
+            && self.key(rows, place).zip(key).all(|(a, b)| identical(a, b))
     }
 
     /// The first row of a key's chain.
-    pub(super) fn first(&self, rows: &Slab<TrackedRow>, leaf: RelationId, key: &[Value]) -> Option<u32> {
+    pub(super) fn first(&self, rows: &Rows, leaf: RelationId, key: &[Value]) -> Option<u32> {
         if key.len() != self.places.len() {
             return None;
         }
         let hash = self.hash(leaf, key.iter());
-        self.heads.find(hash, |head| self.is_same(&rows[*head as usize], leaf, key.iter())).copied()
+        self.heads.find(hash, |head| self.is_same(rows, *head, leaf, key.iter())).copied()
     }
 
     pub(super) fn next(&self, place: u32) -> Option<u32> {
@@ -87,21 +96,18 @@ impl Index {
     }
 
     /// Adds the row at a place.
-    pub(super) fn add(&mut self, rows: &Slab<TrackedRow>, place: u32) {
+    pub(super) fn add(&mut self, rows: &Rows, place: u32) {
         if self.links.len() <= place as usize {
             self.links.resize(place as usize + 1, Link { previous: NONE, next: NONE });
         }
-        let row = &rows[place as usize];
-        if !self.has(row) {
+        if !self.has(rows, place) {
             return;
         }
-        let hash = self.hash(row.leaf, self.key(row));
+        let leaf = self.leaf(rows, place);
+        let hash = self.hash(leaf, self.key(rows, place));
         let mut heads = std::mem::take(&mut self.heads);
-        let is_same = |head: &u32| self.is_same(&rows[*head as usize], row.leaf, self.key(row));
-        let rehash = |head: &u32| {
-            let row = &rows[*head as usize];
-            self.hash(row.leaf, self.key(row))
-        };
+        let is_same = |head: &u32| self.is_same(rows, *head, leaf, self.key(rows, place));
+        let rehash = |head: &u32| self.hash(self.leaf(rows, *head), self.key(rows, *head));
         let next = match heads.entry(hash, is_same, rehash) {
             hashbrown::hash_table::Entry::Occupied(mut head) => std::mem::replace(head.get_mut(), place),
             hashbrown::hash_table::Entry::Vacant(head) => {
@@ -116,10 +122,9 @@ impl Index {
         }
     }
 
-    /// Takes out a row that is still in the slab.
-    pub(super) fn remove(&mut self, rows: &Slab<TrackedRow>, place: u32) {
-        let row = &rows[place as usize];
-        if !self.has(row) {
+    /// Takes out a row that is still there.
+    pub(super) fn remove(&mut self, rows: &Rows, place: u32) {
+        if !self.has(rows, place) {
             return;
         }
         let Link { previous, next } = self.links[place as usize];
@@ -130,7 +135,7 @@ impl Index {
             self.links[previous as usize].next = next;
             return;
         }
-        let hash = self.hash(row.leaf, self.key(row));
+        let hash = self.hash(self.leaf(rows, place), self.key(rows, place));
         if let Ok(mut head) = self.heads.find_entry(hash, |head| *head == place) {
             match next {
                 NONE => drop(head.remove()),

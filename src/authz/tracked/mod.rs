@@ -13,7 +13,8 @@ pub mod broken;
 mod index;
 pub mod load;
 pub mod loader;
-pub mod shape;
+mod rows;
+mod shape;
 pub mod table;
 #[cfg(test)]
 mod table_tests;
@@ -26,7 +27,7 @@ use foldhash::fast::RandomState;
 pub use broken::Broken;
 pub use loader::{Loader, LoaderHandle};
 pub use shape::{Refused, Shape, StreamLayout};
-pub use table::{Rows, Table, TrackedRow};
+pub use table::{Found, Table, TrackedRow};
 
 use crate::wal::pgoutput::RelationId;
 

@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use slab::Slab;
-
 use super::Moment;
 use super::index::{Index, IndexOf};
+use super::rows::{Marks, Rows};
 use super::shape::Shape;
 use super::weight::heap_bytes;
 use crate::authz::policy::Value;
@@ -16,7 +15,7 @@ use crate::wal::pgoutput::RelationId;
 #[derive(Debug)]
 pub struct Table {
     pub(super) shape: Arc<Shape>,
-    rows: Slab<TrackedRow>,
+    rows: Rows,
     indexes: Vec<Index>,
     /// Where the key is unique, all rows; else those only that the transaction in work has left.
     key: Index,
@@ -25,24 +24,11 @@ pub struct Table {
     value_bytes: usize,
 }
 
-#[derive(Debug)]
-pub struct TrackedRow {
-    pub(super) values: Box<[Value]>,
-    /// The partition that it is in.
-    pub(super) leaf: RelationId,
-    /// Made by the transaction in work.
-    is_new: bool,
-    /// Removed by it.
-    is_gone: bool,
-}
-
-impl TrackedRow {
-    fn is_visible(&self, moment: Moment) -> bool {
-        match moment {
-            Moment::Before => !self.is_new,
-            Moment::After => !self.is_gone,
-        }
-    }
+/// One of its rows.
+#[derive(Clone, Copy, Debug)]
+pub struct TrackedRow<'a> {
+    /// Of the kept columns.
+    pub(super) values: &'a [Value],
 }
 
 impl Table {
@@ -56,7 +42,8 @@ impl Table {
         let index = |columns: &[ColumnIndex], of| Index::new(columns.into(), &shape.columns, of);
         let indexes = shape.indexes.iter().map(|columns| index(columns, IndexOf::Join)).collect();
         let key = index(&shape.key, IndexOf::Key);
-        Table { shape, rows: Slab::new(), indexes, key, touched: Vec::new(), value_bytes: 0 }
+        let rows = Rows::new(shape.columns.len());
+        Table { shape, rows, indexes, key, touched: Vec::new(), value_bytes: 0 }
     }
 
     pub fn shape(&self) -> &Arc<Shape> {
@@ -64,7 +51,7 @@ impl Table {
     }
 
     /// The value of a column that is kept to be read.
-    pub fn value<'a>(&self, row: &'a TrackedRow, column: ColumnIndex) -> Option<&'a Value> {
+    pub fn value<'a>(&self, row: TrackedRow<'a>, column: ColumnIndex) -> Option<&'a Value> {
         let place = self.shape.columns.binary_search(&column).ok()?;
         // Of a key that nobody reads the bytes are kept, which are not its value.
         let is_value = self.shape.kept.get(place).is_none_or(|kept| kept.datum_type.is_some());
@@ -83,7 +70,7 @@ impl Table {
 
     pub(super) fn add(&mut self, leaf: RelationId, values: Box<[Value]>, is_new: bool) -> u32 {
         self.value_bytes += heap_bytes(&values);
-        let place = self.rows.insert(TrackedRow { values, leaf, is_new, is_gone: false }) as u32;
+        let place = self.rows.insert(values, Marks::new(leaf, is_new));
         for index in &mut self.indexes {
             index.add(&self.rows, place);
         }
@@ -94,8 +81,8 @@ impl Table {
         place
     }
 
-    pub(super) fn row(&self, place: u32) -> &TrackedRow {
-        &self.rows[place as usize]
+    pub(super) fn row(&self, place: u32) -> TrackedRow<'_> {
+        TrackedRow { values: self.rows.values(place) }
     }
 
     /// The row with this key, as the changes so far leave it.
@@ -104,18 +91,18 @@ impl Table {
     }
 
     /// The row with this key as of a moment. Only of tables with a unique key, and by all of its columns in its order.
-    pub fn row_with_key(&self, leaf: RelationId, key: &[Value], moment: Moment) -> Option<&TrackedRow> {
+    pub fn row_with_key(&self, leaf: RelationId, key: &[Value], moment: Moment) -> Option<TrackedRow<'_>> {
         self.find_visible(leaf, key, moment).filter(|_| self.shape.unique).map(|place| self.row(place))
     }
 
     fn find_visible(&self, leaf: RelationId, key: &[Value], moment: Moment) -> Option<u32> {
         let chain = std::iter::successors(self.key.first(&self.rows, leaf, key), |place| self.key.next(*place));
-        chain.into_iter().find(|place| self.row(*place).is_visible(moment))
+        chain.into_iter().find(|place| self.rows.marks(*place).is_visible(moment))
     }
 
     /// Removes a row that the transaction in work has left so far.
     pub(super) fn remove(&mut self, place: u32) {
-        if self.row(place).is_new {
+        if self.rows.marks(place).is_new {
             // Nobody sees it: not before the transaction, and not after it.
             self.key.remove(&self.rows, place);
             return self.forget(place);
@@ -124,7 +111,9 @@ impl Table {
             // Else equal rows that are gone would have to be passed by to find one that is not.
             self.key.remove(&self.rows, place);
         }
-        self.rows[place as usize].is_gone = true;
+        if let Some(marks) = self.rows.marks_mut(place) {
+            marks.is_gone = true;
+        }
         self.touched.push(place);
     }
 
@@ -132,24 +121,24 @@ impl Table {
         for index in &mut self.indexes {
             index.remove(&self.rows, place);
         }
-        let row = self.rows.remove(place as usize);
-        self.value_bytes -= heap_bytes(&row.values);
+        self.value_bytes -= heap_bytes(self.rows.values(place));
+        self.rows.remove(place);
     }
 
     /// Removes all rows, or those of one leaf.
     pub fn truncate(&mut self, relation: RelationId) {
         let all = self.shape.relation == Some(relation);
-        let is_left = |row: &TrackedRow| !row.is_gone && (all || row.leaf == relation);
-        let places: Vec<_> = self.rows.iter().filter(|(_, row)| is_left(row)).map(|(place, _)| place as u32).collect();
+        let is_left = |marks: Marks| !marks.is_gone && (all || marks.leaf == relation);
+        let places: Vec<_> = self.rows.places(0).filter(|place| is_left(self.rows.marks(*place))).collect();
         places.into_iter().for_each(|place| self.remove(place));
     }
 
     /// The transaction in work is done with: what it left is what there is.
     pub fn finish(&mut self) {
         while let Some(place) = self.touched.pop() {
-            let Some(row) = self.rows.get_mut(place as usize) else { continue };
-            row.is_new = false;
-            if row.is_gone {
+            let Some(marks) = self.rows.marks_mut(place) else { continue };
+            marks.is_new = false;
+            if marks.is_gone {
                 if self.shape.unique {
                     self.key.remove(&self.rows, place);
                 }
@@ -162,14 +151,14 @@ impl Table {
 
     /// The rows whose `columns` (those of an index, in its order) have these values, none of them NULL; `None`: there
     /// is no such index.
-    pub fn lookup<'a>(&'a self, columns: &[ColumnIndex], key: &[Value], moment: Moment) -> Option<Rows<'a>> {
+    pub fn lookup<'a>(&'a self, columns: &[ColumnIndex], key: &[Value], moment: Moment) -> Option<Found<'a>> {
         let index = self.indexes.iter().find(|index| *index.columns == *columns)?;
         let next = index.first(&self.rows, RelationId(0), key);
-        Some(Rows { table: self, places: Places::Chain(index, next), moment })
+        Some(Found { table: self, places: Places::Chain(index, next), moment })
     }
 
-    pub fn scan(&self, moment: Moment) -> Rows<'_> {
-        Rows { table: self, places: Places::All(self.rows.iter()), moment }
+    pub fn scan(&self, moment: Moment) -> Found<'_> {
+        Found { table: self, places: Places::All(0), moment }
     }
 
     /// Rows, those included that the transaction in work has removed.
@@ -179,15 +168,17 @@ impl Table {
 
     /// About what it takes.
     pub fn memory_bytes(&self) -> usize {
-        // A slot of the slab is the row or the next free place.
-        let rows = self.rows.capacity() * (size_of::<TrackedRow>() + size_of::<usize>());
         let indexes: usize = self.indexes.iter().map(Index::memory_bytes).sum();
-        rows + indexes + self.key.memory_bytes() + self.value_bytes + self.touched.capacity() * size_of::<u32>()
+        self.rows.memory_bytes()
+            + indexes
+            + self.key.memory_bytes()
+            + self.value_bytes
+            + self.touched.capacity() * size_of::<u32>()
     }
 }
 
 /// Rows of a table, as of a moment.
-pub struct Rows<'a> {
+pub struct Found<'a> {
     table: &'a Table,
     places: Places<'a>,
     moment: Moment,
@@ -195,24 +186,29 @@ pub struct Rows<'a> {
 
 enum Places<'a> {
     Chain(&'a Index, Option<u32>),
-    All(slab::Iter<'a, TrackedRow>),
+    /// All from here on.
+    All(u32),
 }
 
-impl<'a> Iterator for Rows<'a> {
-    type Item = &'a TrackedRow;
+impl<'a> Iterator for Found<'a> {
+    type Item = TrackedRow<'a>;
 
-    fn next(&mut self) -> Option<&'a TrackedRow> {
+    fn next(&mut self) -> Option<TrackedRow<'a>> {
         loop {
-            let row = match &mut self.places {
+            let place = match &mut self.places {
                 Places::Chain(index, next) => {
                     let place = (*next)?;
                     *next = index.next(place);
-                    self.table.row(place)
+                    place
                 }
-                Places::All(rows) => rows.next()?.1,
+                Places::All(from) => {
+                    let place = self.table.rows.places(*from).next()?;
+                    *from = place + 1;
+                    place
+                }
             };
-            if row.is_visible(self.moment) {
-                return Some(row);
+            if self.table.rows.marks(place).is_visible(self.moment) {
+                return Some(self.table.row(place));
             }
         }
     }

@@ -82,7 +82,7 @@ impl Subject {
 
     /// `id:member` of all rows as of a moment, and the same found by the index.
     fn rows(&self, moment: Moment) -> Vec<String> {
-        let text = |row: &TrackedRow| match (&row.values[0], &row.values[1]) {
+        let text = |row: TrackedRow<'_>| match (&row.values[0], &row.values[1]) {
             (Value::Int(id), Value::Text(member)) => format!("{id}:{member}"),
             other => panic!("{other:?}"),
         };

@@ -8,12 +8,9 @@ const ALLOCATION: usize = 16;
 /// The counts of an `Arc`.
 const COUNTS: usize = 16;
 
-/// What a row's values take outside of the row.
+/// What values take elsewhere.
 pub(super) fn heap_bytes(values: &[Value]) -> usize {
-    if values.is_empty() {
-        return 0;
-    }
-    ALLOCATION + size_of_val(values) + values.iter().map(value_bytes).sum::<usize>()
+    values.iter().map(value_bytes).sum()
 }
 
 fn value_bytes(value: &Value) -> usize {
@@ -22,7 +19,7 @@ fn value_bytes(value: &Value) -> usize {
         Value::Text(text) | Value::Json(text) => shared(text.len()),
         Value::Bytea(bytes) => shared(bytes.len()),
         Value::Numeric(number) => shared(number_bytes(number)),
-        Value::Array(values) => shared(0) + heap_bytes(values),
+        Value::Array(values) => shared(size_of_val(&**values)) + heap_bytes(values),
         Value::Jsonb(json) => shared(json_bytes(json)),
         _ => 0,
     }

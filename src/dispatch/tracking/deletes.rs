@@ -39,12 +39,12 @@ pub enum OldRow<'a> {
     Unknown,
     /// There was none: nobody can have seen it.
     Absent,
-    Row(&'a Table, &'a TrackedRow),
+    Row(&'a Table, TrackedRow<'a>),
 }
 
 /// A kept row, as the evaluator reads one. What is not kept is undecided.
 #[derive(Clone, Copy, Debug)]
-pub struct KeptRow<'a>(pub &'a Table, pub &'a TrackedRow);
+pub struct KeptRow<'a>(pub &'a Table, pub TrackedRow<'a>);
 
 impl Row for KeptRow<'_> {
     fn value(&self, column: ColumnIndex) -> Result<&Value, Failure> {
@@ -57,7 +57,7 @@ pub struct KeptText(Vec<(ColumnIndex, Option<String>)>);
 
 impl KeptText {
     /// `None` where the value has no text that is sure: the column counts as not kept.
-    pub(super) fn of(table: &Table, row: &TrackedRow) -> KeptText {
+    pub(super) fn of(table: &Table, row: TrackedRow<'_>) -> KeptText {
         let shape = table.shape();
         let text = |column: &ColumnIndex| {
             let datum_type = shape.datum_type(*column)?;

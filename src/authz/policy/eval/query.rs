@@ -30,7 +30,7 @@ struct Bound<'a> {
 
 #[derive(Clone, Copy)]
 enum SourceRow<'a> {
-    Tracked(&'a Table, &'a TrackedRow),
+    Tracked(&'a Table, TrackedRow<'a>),
     Values(&'a [Value]),
 }
 
