@@ -10,8 +10,10 @@
 //!
 //! The oracle is asked the same questions over four sessions that are never idle: one row to a question, and as many as
 //! one may carry. Sizes and oracle take turns, so that whatever else the machine does hits all of them; what is printed
-//! is the median of the rounds, with the smallest and the largest. `-- quick` leaves the oracle out.
+//! is the median of the rounds, with the smallest and the largest. `-- quick` leaves the oracle out, `-- ownership` the other
+//! cases.
 
+use std::hint::black_box;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
@@ -45,7 +47,7 @@ use walcast::wal::pgoutput::{RelationId, Tuple};
 const ROUNDS: usize = 9;
 const CHANGES: usize = 16_384;
 /// Between two looks at the clock: few enough for the changes to be in the cache, as after decoding.
-const BATCH: usize = 1024;
+const BATCH: usize = 256;
 const PEOPLE: usize = 100_000;
 const MEMBERSHIPS: usize = 1_000_000;
 const ASKED: usize = 512;
@@ -92,15 +94,19 @@ create publication p for all tables;
 
 #[tokio::main]
 async fn main() {
-    let quick = std::env::args().any(|argument| argument == "quick");
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let is_named = |name: &str| arguments.iter().any(|argument| argument == name);
+    let quick = is_named("quick");
+    let wanted = |name: &str| is_named(name) || !CASES.iter().any(|case| is_named(case.0));
     let cluster = Cluster::start(&ClusterOptions::default()).expect("a throw-away Postgres");
     let catalog = catalog(&cluster).await;
     memory(&catalog);
     let mut measured: Vec<Measured> = Vec::new();
-    for (case, (_, _, sizes)) in CASES.iter().enumerate() {
+    for (case, (_, _, sizes)) in CASES.iter().enumerate().filter(|(_, case)| wanted(case.0)) {
         measured.extend(sizes.iter().map(|(size, matching)| Measured::new(&catalog, case, *size, *matching)));
     }
-    let mut asked: Vec<OfOracle> = if quick { Vec::new() } else { vec![OfOracle::new(0), OfOracle::new(2)] };
+    let of_oracle = [0, 2].into_iter().filter(|case| !quick && wanted(CASES[*case].0));
+    let mut asked: Vec<OfOracle> = of_oracle.map(OfOracle::new).collect();
     let metrics = Arc::new(AuthzMetrics::default());
     let connect = Arc::new(PlainConnect(cluster.url("oracle", "postgres").parse().expect("a conninfo")));
     let (oracle, task) = Oracle::new(&OracleConfig::default(), connect, metrics);
@@ -302,6 +308,7 @@ impl Measured {
         for changes in self.changes.chunks(BATCH) {
             let mut chunk = Chunk::default();
             let batch = changes.to_vec();
+            black_box(batch.iter().map(bytes_read).sum::<usize>());
             let (cpu_before, wall_before) = (cpu_time(), Instant::now());
             for change in batch {
                 chunk.add(change, &ticket, &mut matches, &mut self.access, None, &context);
@@ -370,6 +377,12 @@ async fn ask(oracle: &Oracle, cluster: &Cluster, of: &Measured, rows: usize) -> 
     }
     let decisions = (ASKED * rows) as f64;
     (wall.elapsed().as_nanos() as f64 / decisions, (cpu_of_both(cluster) - cpu) / decisions)
+}
+
+/// Looks at every byte of a change, as decoding has just done.
+fn bytes_read(change: &Change) -> usize {
+    let row = change.new.as_ref().expect("an insert");
+    row.tuple.frame.iter().map(|byte| usize::from(*byte)).sum()
 }
 
 fn person(n: usize) -> u128 {

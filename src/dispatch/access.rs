@@ -18,7 +18,7 @@ use crate::wal::pgoutput::RelationId;
 pub struct RoleKey(u32);
 
 /// What a subscription wants of a row.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Selection {
     /// `None`: all that the role may see.
     pub columns: Option<ColumnSet>,

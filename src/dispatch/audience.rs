@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 
 use super::Deletes;
 use super::access::{Access, AccessTable};
-use super::delivery::{Chunk, Context, Projection, Texts};
+use super::delivery::{Chunk, Context, Group, Projection, Texts};
 use super::pending::{ComputedRows, Content, Delivery, PendingChange, Policy, Ticket, frame_bytes};
 use crate::authz::Plan;
 use crate::change::{Change, OldRow, Operation};
@@ -129,16 +129,15 @@ impl Chunk {
             false => true,
         };
         // Mostly one role stands for all: a table with policies costs no more than this look.
-        let first = context.subscribers.entry(*matches.matched.first()?).subscriber;
-        let role = context.subscribers.get(first)?.role;
+        let role = context.subscribers.entry(*matches.matched.first()?).role;
         if !is_shown(&access.access(context.catalog, relation, role)) {
             return None;
         }
         let groups = self.group(change, matches, &mut Texts::default(), context);
         let mut members = Vec::with_capacity(groups.len());
         let mut known: Option<(Projection<'_>, Arc<RecordShape>)> = None;
-        for group in groups {
-            let projection: Projection<'_> = (context.subscribers.get(group.subscriber)?.role, group.selection);
+        for Group { entry, ids, .. } in groups {
+            let projection: Projection<'_> = (entry.role, &entry.selection);
             let shape = match &known {
                 Some((same, shape)) if *same == projection => Arc::clone(shape),
                 _ => {
@@ -146,13 +145,13 @@ impl Chunk {
                     if !is_shown(&access_of_role) || (!is_delete && access_of_role.is_error_row()) {
                         return None;
                     }
-                    let shape = access.shape(context.catalog, relation, &access_of_role.visible, group.selection);
+                    let shape = access.shape(context.catalog, relation, &access_of_role.visible, &entry.selection);
                     known = Some((projection, Arc::clone(&shape)));
                     shape
                 }
             };
-            let ids = group.ids.into_iter().map(|(id, _)| id).collect();
-            members.push(Member { place: group.subscriber, ids, shape });
+            let ids = ids.into_iter().map(|(id, _)| id).collect();
+            members.push(Member { place: entry.place(), ids, shape });
         }
         if members.is_empty() {
             return None;

@@ -2,9 +2,10 @@
 //!
 //! A hundred thousand people who subscribe to one table without a filter, under `user_id = auth.uid()`, would each be
 //! judged for every change. Here they stand under the values of their claims, and a change looks up whom its row is for
-//! ([`Audience`](crate::authz::policy::Audience)). Whoever is found is judged as everybody else is.
+//! ([`Audience`](crate::authz::policy::Audience)). Whoever is found is judged as everybody else is, but where the ways that
+//! lead to people are all that the policies say: then they are decided by having been found.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
@@ -30,26 +31,41 @@ pub struct ByPolicy {
 struct OfRole {
     role: RoleKey,
     plan: Arc<CompiledPlan>,
-    everyone: BTreeSet<SubscriptionId>,
+    everyone: Ids,
     /// For whom a policy holds whatever the row.
-    always: BTreeSet<SubscriptionId>,
-    /// By the way that leads there, and the value.
-    by_key: HashMap<(u16, Value), Few, RandomState>,
+    always: Ids,
+    by_key: HashMap<Key, Few, RandomState>,
 }
+
+/// The way that leads to somebody, and the value.
+type Key = (u16, Value);
+
+/// What is known of a subscription without a look at it.
+#[derive(Clone, Copy)]
+struct Wants {
+    event: EventFilter,
+    /// There is a filter.
+    filtered: bool,
+    /// Whoever is led to it need not be judged.
+    sure: bool,
+}
+
+type Ids = BTreeMap<SubscriptionId, Wants>;
+type Found = SmallVec<[(SubscriptionId, Wants); 4]>;
 
 /// Subscriptions at one key. Most people have a key of their own: theirs is where the key is.
 enum Few {
-    One(SubscriptionId),
-    More(BTreeSet<SubscriptionId>),
+    One(SubscriptionId, Wants),
+    More(Box<Ids>),
 }
 
 impl Few {
-    fn insert(&mut self, id: SubscriptionId) {
+    fn insert(&mut self, id: SubscriptionId, wants: Wants) {
         match self {
-            Few::One(known) if *known == id => {}
-            Few::One(known) => *self = Few::More([*known, id].into()),
+            Few::One(known, _) if *known == id => {}
+            Few::One(known, of_known) => *self = Few::More(Box::new([(*known, *of_known), (id, wants)].into())),
             Few::More(ids) => {
-                ids.insert(id);
+                ids.insert(id, wants);
             }
         }
     }
@@ -57,7 +73,7 @@ impl Few {
     /// `true`: none is left.
     fn remove(&mut self, id: SubscriptionId) -> bool {
         match self {
-            Few::One(known) => *known == id,
+            Few::One(known, _) => *known == id,
             Few::More(ids) => {
                 ids.remove(&id);
                 ids.is_empty()
@@ -65,20 +81,23 @@ impl Few {
         }
     }
 
-    fn add_to(&self, found: &mut Vec<SubscriptionId>) {
+    fn add_to(&self, found: &mut Found) {
         match self {
-            Few::One(id) => found.push(*id),
-            Few::More(ids) => found.extend(ids),
+            Few::One(id, wants) => found.push((*id, *wants)),
+            Few::More(ids) => add_all(ids, found),
         }
     }
+}
+
+fn add_all(ids: &Ids, found: &mut Found) {
+    found.extend(ids.iter().map(|(id, wants)| (*id, *wants)));
 }
 
 struct Placed {
     relation: RelationId,
     role: RoleKey,
-    event: EventFilter,
     predicate: Option<Arc<Predicate>>,
-    keys: Box<[(u16, Value)]>,
+    keys: Box<[Key]>,
 }
 
 impl ByPolicy {
@@ -95,7 +114,7 @@ impl ByPolicy {
         if subscription.predicate.as_ref().is_some_and(|predicate| predicate.has_equality()) {
             return false;
         }
-        let Some(Standing { always, keys }) = audience.standing(slots) else { return false };
+        let Some(Standing { always, sure, keys }) = audience.standing(slots) else { return false };
         let of_table = self.tables.entry(subscription.relation).or_default();
         // Of another plan: it is about to be placed anew.
         let at = of_table.iter().position(|of_role| of_role.role == role && Arc::ptr_eq(&of_role.plan, plan));
@@ -105,16 +124,16 @@ impl ByPolicy {
             of_table.len() - 1
         });
         let of_role = &mut of_table[at];
-        of_role.everyone.insert(id);
+        let BoundSubscription { relation, event, predicate, .. } = subscription;
+        let wants = Wants { event: *event, filtered: predicate.is_some(), sure };
+        of_role.everyone.insert(id, Wants { sure: false, ..wants });
         if always {
-            of_role.always.insert(id);
+            of_role.always.insert(id, wants);
         }
         for key in &keys {
-            of_role.by_key.entry(key.clone()).and_modify(|ids| ids.insert(id)).or_insert(Few::One(id));
+            of_role.by_key.entry(key.clone()).and_modify(|ids| ids.insert(id, wants)).or_insert(Few::One(id, wants));
         }
-        let BoundSubscription { relation, event, predicate, .. } = subscription;
-        let placed =
-            Placed { relation: *relation, role, event: *event, predicate: predicate.clone(), keys: keys.into() };
+        let placed = Placed { relation: *relation, role, predicate: predicate.clone(), keys: keys.into() };
         let place = id.0 as usize;
         if self.placed.len() <= place {
             self.placed.resize_with(place + 1, || None);
@@ -126,7 +145,7 @@ impl ByPolicy {
     pub fn remove(&mut self, id: SubscriptionId) {
         let Some(placed) = self.placed.get_mut(id.0 as usize).and_then(Option::take) else { return };
         let Some(of_table) = self.tables.get_mut(&placed.relation) else { return };
-        let holds = |of_role: &OfRole| of_role.role == placed.role && of_role.everyone.contains(&id);
+        let holds = |of_role: &OfRole| of_role.role == placed.role && of_role.everyone.contains_key(&id);
         let Some(at) = of_table.iter().position(holds) else { return };
         let of_role = &mut of_table[at];
         of_role.everyone.remove(&id);
@@ -153,19 +172,27 @@ impl ByPolicy {
         self.tables.is_empty()
     }
 
-    /// Adds the subscriptions that the change may be for and whose filters it matches.
+    /// Adds the subscriptions that the change may be for and whose filters it matches; last, as [`Matches::sure_from`]
+    /// says, those that it is for.
     pub fn matches(&self, change: &Change, tables: Option<&Tables>, out: &mut Matches) {
         let Some(of_table) = self.tables.get(&change.relation.id) else { return };
-        let mut found: Vec<SubscriptionId> = Vec::new();
+        let mut found = Found::new();
         for of_role in of_table {
             of_role.find(change, tables, &mut found);
         }
-        found.sort_unstable();
-        found.dedup();
-        for id in found {
-            let placed = self.placed.get(id.0 as usize).and_then(Option::as_ref);
-            let Some(placed) = placed.filter(|placed| placed.event.accepts(change.operation)) else { continue };
-            match placed.predicate.as_ref().map(|predicate| (predicate, predicate.test(change))) {
+        found.retain(|(_, wants)| wants.event.accepts(change.operation));
+        // Somebody may be led to in several ways.
+        found.sort_unstable_by_key(|(id, wants)| (wants.sure, id.0));
+        found.dedup_by_key(|(id, _)| *id);
+        for (id, wants) in found {
+            if wants.sure && out.sure_from == usize::MAX {
+                out.sure_from = out.matched.len();
+            }
+            let predicate = match self.placed.get(id.0 as usize) {
+                Some(Some(placed)) if wants.filtered => placed.predicate.as_ref(),
+                _ => None,
+            };
+            match predicate.map(|predicate| (predicate, predicate.test(change))) {
                 None | Some((_, Tested::Matched)) => out.matched.push(id),
                 Some((_, Tested::NotMatched)) => {}
                 Some((predicate, Tested::Undecided)) => {
@@ -180,20 +207,20 @@ impl ByPolicy {
 }
 
 impl OfRole {
-    fn find(&self, change: &Change, tables: Option<&Tables>, found: &mut Vec<SubscriptionId>) {
+    fn find(&self, change: &Change, tables: Option<&Tables>, found: &mut Found) {
         let (row, fallback, moment) = match (change.operation, &change.old) {
             (Operation::Delete, _) => (change.known_old(), None, Moment::Before),
             (_, OldRow::Full(old)) => (change.new.as_ref(), Some(old), Moment::After),
             _ => (change.new.as_ref(), None, Moment::After),
         };
         let (Some(row), Some(audience), Some(tables)) = (row, &self.plan.audience, tables) else {
-            return found.extend(&self.everyone);
+            return add_all(&self.everyone, found);
         };
         let row = RowValues::new(&self.plan.types, row, fallback);
         match audience.led(&row, tables, moment, change.commit_timestamp) {
-            Led::Everyone => found.extend(&self.everyone),
+            Led::Everyone => add_all(&self.everyone, found),
             Led::To(keys) => {
-                found.extend(&self.always);
+                add_all(&self.always, found);
                 for key in &keys {
                     if let Some(ids) = self.by_key.get(key) {
                         ids.add_to(found);

@@ -2,7 +2,7 @@ use super::*;
 use crate::authz::OraclePlan;
 use crate::authz::policy::audience::Audience;
 use crate::authz::policy::builtin;
-use crate::authz::policy::{Access, Clause, DatumType, Expr, Person, Program, Query, RowTypes, Source};
+use crate::authz::policy::{Access, Clause, DatumType, Expr, Person, Program, Query, RowTypes, Source, Value};
 use crate::authz::tracked::Table;
 use crate::catalog::{ColumnIndex, ColumnSet, Relation};
 use crate::change::{Layout, Row};
@@ -33,10 +33,15 @@ fn plan(policies: Vec<Expr>) -> Arc<CompiledPlan> {
 }
 
 fn plan_over(slot: Expr, policies: Vec<Expr>) -> Arc<CompiledPlan> {
-    let clause = |using| Clause { policy: String::new(), permissive: true, using };
+    plan_with(vec![slot], policies.into_iter().map(|using| (true, using)).collect())
+}
+
+/// Of policies that are permissive, or restrictive.
+fn plan_with(slots: Vec<Expr>, policies: Vec<(bool, Expr)>) -> Arc<CompiledPlan> {
+    let clause = |(permissive, using)| Clause { policy: String::new(), permissive, using };
     let program = Program {
         clauses: policies.into_iter().map(clause).collect(),
-        slots: [slot].into(),
+        slots: slots.into(),
         eager: [].into(),
         columns: ColumnSet::default(),
         needs: [].into(),
@@ -156,6 +161,62 @@ fn whose_claims_cannot_be_read_here_stand_nowhere() {
     };
     let role = AccessTable::default().role("member");
     assert!(!ByPolicy::default().insert(SubscriptionId(0), &subscription, role, &plan, &slots));
+}
+
+/// Those found that need not be judged.
+fn sure(by_policy: &ByPolicy, change: &Change, tables: &Tables) -> Vec<u32> {
+    let mut matches = Matches::default();
+    by_policy.matches(change, Some(tables), &mut matches);
+    matches.matched.iter().skip(matches.sure_from).map(|id| id.0).collect()
+}
+
+/// (1, ann) and (1, bob).
+fn two_members() -> Tables {
+    let mut members = Table::new([ColumnIndex(0), ColumnIndex(1)].into(), [Box::from([ColumnIndex(0)])]);
+    for name in ["ann", "bob"] {
+        members.load([Value::Int(1), Value::text(name)].into());
+    }
+    let mut tables = Tables::default();
+    tables.insert(MEMBERS, members);
+    tables
+}
+
+#[test]
+fn whom_policies_lead_to_is_sure_where_they_say_nothing_else() {
+    let tables = two_members();
+    let is = |name: &str| call(TEXT_EQ, [Expr::Slot(0), Expr::Const(Value::text(name))]);
+    let is_first = || call(INT4_EQ, [column(0), Expr::Const(Value::Int(1))]);
+    let of_ann = change(Operation::Insert, "1", Some("ann"));
+    let of = |policies: Vec<(bool, Expr)>| {
+        let plan = plan_with(vec![claims()], policies);
+        sure(&placed(&[("ann", &plan), ("bob", &plan), ("eve", &plan)]), &of_ann, &tables)
+    };
+    assert_eq!(of(vec![(true, own())]), [0]);
+    assert_eq!(of(vec![(true, own()), (true, is("eve"))]), [0, 2]);
+    assert_eq!(of(vec![(true, Expr::Or([is("eve"), of_members()].into()))]), [0, 1, 2]);
+    assert_eq!(of(vec![(true, own()), (true, Expr::And([is("eve"), is("ann")].into()))]), [0]);
+    assert!(of(vec![(true, Expr::And([own(), is_first()].into()))]).is_empty(), "there is another condition");
+    assert!(of(vec![(false, is_first()), (true, own())]).is_empty(), "there is a restrictive policy");
+    assert!(of(vec![(true, is_first()), (true, own())]).is_empty(), "the row is for everyone");
+    let of_two_conditions = |query: &Query| {
+        let conditions = query.conditions.iter().cloned().chain([(0, is("ann"))]).collect();
+        Expr::Exists(Arc::new(Query { conditions, ..query.clone() }))
+    };
+    let Expr::Exists(query) = of_members() else { panic!("it is one") };
+    assert!(of(vec![(true, of_two_conditions(&query))]).is_empty(), "another condition is about the person");
+}
+
+/// An error hides what another policy shows.
+#[test]
+fn whose_claims_fail_is_sure_of_nothing() {
+    let number = Expr::Cast { from: DatumType::Text, to: DatumType::Int4, arg: claims().into() };
+    let has_number = call(INT4_EQ, [column(0), Expr::Slot(1)]);
+    let plan = plan_with(vec![claims(), number], vec![(true, has_number), (true, own())]);
+    let by_policy = placed(&[("ann", &plan), ("7", &plan)]);
+    let of = |note| sure(&by_policy, &change(Operation::Insert, "1", Some(note)), &Tables::default());
+    assert_eq!(found(&by_policy, &change(Operation::Insert, "1", Some("ann")), Some(&Tables::default())), [0]);
+    assert!(of("ann").is_empty());
+    assert_eq!(of("7"), [1]);
 }
 
 #[test]

@@ -15,7 +15,7 @@ use smallvec::SmallVec;
 use super::Config;
 use super::access::{Access, AccessTable, RoleKey, Selection};
 use super::audience::Audience;
-use super::judging::{Before, DecisionCounts, Judging, Verdict};
+use super::judging::{Asker, Before, DecisionCounts, Judging, Verdict};
 use super::pending::{Asked, ComputedRow, ComputedRows, Content, Delivery, Gate, PendingChange, Ticket, frame_bytes};
 use super::subscribers::{Entry, Subscribers};
 use crate::authz::tracked::Tables;
@@ -115,7 +115,7 @@ impl Context<'_> {
     pub(super) fn admits(&self, entry: &Entry) -> bool {
         match self.replayed {
             None => entry.active_from <= self.sequence,
-            Some(position) => entry.owed_after.is_some_and(|after| after < position),
+            Some(position) => entry.owed_after.as_deref().is_some_and(|after| *after < position),
         }
     }
 
@@ -141,9 +141,19 @@ pub(super) type Projection<'a> = (RoleKey, &'a Selection);
 
 /// The subscriptions of one channel that a change matched, before they are told apart by `select`.
 pub(super) struct Group<'a> {
-    pub subscriber: usize,
-    pub selection: &'a Selection,
+    /// The first of them: what it has of the channel they all have.
+    pub entry: &'a Entry,
+    /// Its policies led to one of them.
+    pub is_sure: bool,
     pub ids: SmallVec<[(u32, Option<Gate>); 1]>,
+}
+
+/// A subscription that a change matched.
+struct Matched<'a> {
+    id: SubscriptionId,
+    entry: &'a Entry,
+    gate: Option<Gate>,
+    is_sure: bool,
 }
 
 impl Chunk {
@@ -184,6 +194,7 @@ impl Chunk {
                 context.subscribers.matches_of_owed(&change, matches);
                 // What is shared is shared by whom it was matched to.
                 matches.matched.retain(|id| context.admits(context.subscribers.entry(*id)));
+                matches.sure_from = usize::MAX;
             }
         }
         if matches.matched.is_empty() && matches.undecided.is_empty() {
@@ -206,40 +217,40 @@ impl Chunk {
         // Of the last group: most have the same role and selection.
         let mut known: Option<(Projection<'_>, Arc<Access>, Arc<RecordShape>)> = None;
         let mut judging = Judging::new(&change.change);
-        for group in groups {
-            let Some(subscriber) = context.subscribers.get(group.subscriber) else { continue };
-            let projection: Projection<'_> = (subscriber.role, group.selection);
+        for Group { entry, is_sure, ids } in groups {
+            let (place, role) = (entry.place(), entry.role);
+            let projection: Projection<'_> = (role, &entry.selection);
             let (_, access_of_role, shape) = match &mut known {
                 Some(known) if known.0 == projection => known,
                 known => {
-                    let access_of_role = access.access(context.catalog, &relation, subscriber.role);
-                    let shape = access.shape(context.catalog, &relation, &access_of_role.visible, group.selection);
+                    let access_of_role = access.access(context.catalog, &relation, role);
+                    let shape = access.shape(context.catalog, &relation, &access_of_role.visible, &entry.selection);
                     known.insert((projection, access_of_role, shape))
                 }
             };
             let earlier = match &mut before {
                 None => None,
-                Some(before) => match before.access(&relation, subscriber.role, access_of_role) {
+                Some(before) => match before.access(&relation, role, access_of_role) {
                     Some(earlier) => Some(earlier),
                     None if change.change.operation == Operation::Delete => {
-                        self.undecidable.push((group.subscriber, Arc::clone(&relation), Undecidable::Altered));
+                        self.undecidable.push((place, Arc::clone(&relation), Undecidable::Altered));
                         continue;
                     }
                     None => Some(Arc::new(Access::nothing())),
                 },
             };
-            let asker = (group.subscriber, &*access_of_role, earlier.as_ref());
-            let policy = match self.judge(&mut judging, asker, &mut access.people, &mut texts, context) {
+            let asker = Asker { entry, is_sure, access: access_of_role, earlier: earlier.as_ref() };
+            let policy = match self.judge(&mut judging, &asker, &mut access.people, &mut texts, context) {
                 Verdict::Undecidable(why) => {
-                    self.undecidable.push((group.subscriber, Arc::clone(&relation), why));
+                    self.undecidable.push((place, Arc::clone(&relation), why));
                     continue;
                 }
                 Verdict::Hidden => continue,
                 Verdict::Shown(policy) => policy,
             };
             let content = Content::Row { shape: Arc::clone(shape), policy };
-            let delivery = Delivery { change: Arc::clone(&change), ids: group.ids, content };
-            self.deliveries.push((group.subscriber, Some(delivery)));
+            let delivery = Delivery { change: Arc::clone(&change), ids, content };
+            self.deliveries.push((place, Some(delivery)));
         }
         true
     }
@@ -266,7 +277,7 @@ impl Chunk {
             for entry in entries.iter().map(|id| context.subscribers.entry(*id)) {
                 if context.admits(entry) && entry.event.accepts(change.operation) {
                     let positions = entry.selection.positions;
-                    errors.push((entry.subscriber, entry.client_id, access.no_primary_key, positions));
+                    errors.push((entry.place(), entry.client_id, access.no_primary_key, positions));
                 }
             }
         }
@@ -303,36 +314,37 @@ impl Chunk {
         matches: &Matches,
         texts: &mut Texts,
         context: &Context<'a>,
-    ) -> Vec<Group<'a>> {
-        let mut flat: Vec<(usize, SubscriptionId, Option<Gate>)> = Vec::with_capacity(matches.matched.len());
-        let mut add = |id: SubscriptionId, gate: Option<Gate>| {
+    ) -> SmallVec<[Group<'a>; 1]> {
+        let mut flat: SmallVec<[Matched<'a>; 1]> = SmallVec::new();
+        flat.reserve(matches.matched.len());
+        let mut add = |id: SubscriptionId, gate: Option<Gate>, is_sure: bool| {
             let entry = context.subscribers.entry(id);
             if context.admits(entry) {
-                flat.push((entry.subscriber, id, gate));
+                flat.push(Matched { id, entry, gate, is_sure });
             }
         };
-        for id in &matches.matched {
-            add(*id, None);
+        for (at, id) in matches.matched.iter().enumerate() {
+            add(*id, None, at >= matches.sure_from);
         }
         for (predicate, ids) in &matches.undecided {
-            let places = ids.iter().map(|id| context.subscribers.entry(*id).subscriber);
+            let places = ids.iter().map(|id| context.subscribers.entry(*id).place());
             let Some(role) = context.role_to_ask_as(&change.relation, places) else { continue };
             let Some(gate) = self.filter_gate(change, predicate, role, texts, context) else { continue };
             for id in ids {
-                add(*id, Some(gate.clone()));
+                add(*id, Some(gate.clone()), false);
             }
         }
-        flat.sort_unstable_by_key(|(place, id, _)| (*place, id.0));
-        let mut groups: Vec<Group<'a>> = Vec::with_capacity(flat.len());
-        for (subscriber, id, gate) in flat {
-            let entry = context.subscribers.entry(id);
-            let selection = &entry.selection;
-            let same_channel = groups.iter_mut().rev().take_while(|group| group.subscriber == subscriber);
-            match same_channel.into_iter().find(|group| group.selection == selection) {
-                Some(group) => group.ids.push((entry.client_id, gate)),
-                None => {
-                    groups.push(Group { subscriber, selection, ids: SmallVec::from_iter([(entry.client_id, gate)]) })
+        flat.sort_unstable_by_key(|Matched { id, entry, .. }| (entry.place(), id.0));
+        let mut groups: SmallVec<[Group<'a>; 1]> = SmallVec::new();
+        groups.reserve(flat.len());
+        for Matched { entry, gate, is_sure, .. } in flat {
+            let same_channel = groups.iter_mut().rev().take_while(|group| group.entry.place() == entry.place());
+            match same_channel.into_iter().find(|group| group.entry.selection == entry.selection) {
+                Some(group) => {
+                    group.is_sure |= is_sure;
+                    group.ids.push((entry.client_id, gate));
                 }
+                None => groups.push(Group { entry, is_sure, ids: SmallVec::from_iter([(entry.client_id, gate)]) }),
             }
         }
         groups
@@ -370,7 +382,7 @@ impl Chunk {
         if context.columns_asked.is_empty() {
             return rows;
         }
-        let places = groups.iter().map(|group| group.subscriber);
+        let places = groups.iter().map(|group| group.entry.place());
         let Some(role) = context.role_to_ask_as(&change.relation, places) else { return rows };
         for (image, into) in [(Image::New, &mut rows.new), (Image::Old, &mut rows.old)] {
             let Some(text) = texts.get(change, image) else { continue };
@@ -389,13 +401,13 @@ impl Chunk {
     pub(super) fn policy_gate(
         &mut self,
         plan: &Arc<OraclePlan>,
-        subscriber: usize,
+        place: usize,
         change: &Change,
         image: Image,
         text: RowText,
         context: &Context<'_>,
     ) -> Gate {
-        let subscriber = context.subscribers.get(subscriber).expect("the caller has just looked it up");
+        let subscriber = context.subscribers.get(place).expect("a subscription has a channel");
         let identity = &subscriber.identity;
         let key = Key::Policy(Arc::as_ptr(plan) as usize, Arc::as_ptr(identity) as usize);
         let subject = || Subject::Policy { plan: Arc::clone(plan), identity: Arc::clone(identity) };

@@ -13,6 +13,7 @@ use super::access::{Access, AccessTable, RoleKey};
 use super::delivery::{Chunk, Context, Image, Texts, Undecidable};
 use super::pending::{Policy, WholeOld};
 use super::people::People;
+use super::subscribers::Entry;
 use crate::authz::policy::failure::Undecided;
 use crate::authz::policy::{RowTypes, RowValues};
 use crate::authz::tracked::Moment;
@@ -47,7 +48,17 @@ pub(super) struct Judging<'a> {
     decided: HashMap<(usize, usize, Image), Result<bool, Undecided>, RandomState>,
 }
 
-/// Who holds the slots of a person with one channel: the channel, and twice [`People`].
+/// Who is to be shown the change.
+pub(super) struct Asker<'a> {
+    pub entry: &'a Entry,
+    /// The policies, as they are now, have led to him.
+    pub is_sure: bool,
+    pub access: &'a Arc<Access>,
+    /// As the access was before the transaction, where that may differ.
+    pub earlier: Option<&'a Arc<Access>>,
+}
+
+/// Who holds the slots of a person with one subscription: that, and twice [`People`].
 const HELD_FOR_ONE: usize = 3;
 
 /// What a program says of one image.
@@ -79,14 +90,16 @@ impl<'a> Judging<'a> {
         &mut self,
         plan: &Arc<CompiledPlan>,
         image: Image,
-        person: usize,
+        asker: &Entry,
         people: &mut People,
         context: &Context<'_>,
     ) -> Decided {
-        let Some(subscriber) = context.subscribers.get(person) else { return Decided::Denied };
-        let slots = match subscriber.slots(plan) {
+        let slots = match asker.slots(plan) {
             Some(slots) => slots,
-            None => people.slots(plan, &subscriber.identity),
+            None => {
+                let Some(subscriber) = context.subscribers.get(asker.place()) else { return Decided::Denied };
+                people.slots(plan, &subscriber.identity)
+            }
         };
         // Nobody else has them: there is nothing to remember.
         let is_shared = Arc::strong_count(slots) > HELD_FOR_ONE;
@@ -136,29 +149,30 @@ impl Before {
 }
 
 impl Chunk {
-    /// Whether and how the channel at a place, of that access, may see the change.
+    /// Whether and how the channel of a subscription, of that access, may see the change.
     pub(super) fn judge(
         &mut self,
         judging: &mut Judging<'_>,
-        (place, access, old_access): (usize, &Arc<Access>, Option<&Arc<Access>>),
+        asker: &Asker<'_>,
         people: &mut People,
         texts: &mut Texts,
         context: &Context<'_>,
     ) -> Verdict {
         let change = judging.change;
         let is_delete = change.operation == Operation::Delete;
-        let access = match old_access {
+        let (entry, place) = (asker.entry, asker.entry.place());
+        let access = match asker.earlier {
             Some(earlier) if is_delete => earlier,
-            _ => access,
+            _ => asker.access,
         };
         if !is_delete && access.is_error_row() {
             return Verdict::Hidden; // It went out as an error row.
         }
         let whole_old = matches!(change.old, OldRow::Full(_));
         if !access.row_security {
-            let old = match old_access {
+            let old = match asker.earlier {
                 Some(earlier) if whole_old && !is_delete => {
-                    self.judge_old(judging, (place, earlier), people, texts, context)
+                    self.judge_old(judging, (entry, earlier), people, texts, context)
                 }
                 _ => WholeOld::known(whole_old),
             };
@@ -176,8 +190,15 @@ impl Chunk {
         };
         let image = if is_delete { Image::Old } else { Image::New };
         let decided = match compiled {
+            Some(plan) if asker.is_sure && entry.slots(plan).is_some() => {
+                debug_assert!(
+                    matches!(judging.decide(plan, image, entry, people, context), Decided::Allowed),
+                    "policies led to somebody whom they do not allow"
+                );
+                Some(Decided::Allowed)
+            }
             Some(plan) if !is_delete || change.known_old().is_some() => {
-                Some(judging.decide(plan, image, place, people, context))
+                Some(judging.decide(plan, image, entry, people, context))
             }
             _ => None,
         };
@@ -203,7 +224,9 @@ impl Chunk {
             return Verdict::Shown(Policy { row, old: WholeOld::known(whole_old) });
         }
         let old = match &change.old {
-            OldRow::Full(_) => self.judge_old(judging, (place, old_access.unwrap_or(access)), people, texts, context),
+            OldRow::Full(_) => {
+                self.judge_old(judging, (entry, asker.earlier.unwrap_or(access)), people, texts, context)
+            }
             _ => WholeOld::No,
         };
         Verdict::Shown(Policy { row, old })
@@ -213,7 +236,7 @@ impl Chunk {
     fn judge_old(
         &mut self,
         judging: &mut Judging<'_>,
-        (place, access): (usize, &Arc<Access>),
+        (asker, access): (&Entry, &Arc<Access>),
         people: &mut People,
         texts: &mut Texts,
         context: &Context<'_>,
@@ -222,15 +245,15 @@ impl Chunk {
             _ if !access.row_security => WholeOld::Yes,
             Plan::Open => WholeOld::Yes,
             Plan::Denied(_) => WholeOld::No,
-            Plan::Compiled(plan) => match judging.decide(plan, Image::Old, place, people, context) {
+            Plan::Compiled(plan) => match judging.decide(plan, Image::Old, asker, people, context) {
                 Decided::Allowed => WholeOld::Yes,
                 Decided::Denied => WholeOld::No,
                 Decided::Open => {
                     self.counts.left_open += 1;
-                    self.ask_old(judging.change, &plan.oracle, place, texts, context)
+                    self.ask_old(judging.change, &plan.oracle, asker.place(), texts, context)
                 }
             },
-            Plan::Oracle(plan) => self.ask_old(judging.change, plan, place, texts, context),
+            Plan::Oracle(plan) => self.ask_old(judging.change, plan, asker.place(), texts, context),
         }
     }
 

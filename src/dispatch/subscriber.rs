@@ -8,8 +8,7 @@ use smallvec::SmallVec;
 use super::access::RoleKey;
 use super::pending::Queued;
 use super::replays::Resuming;
-use crate::authz::policy::Slots;
-use crate::authz::{CompiledPlan, Identity};
+use crate::authz::Identity;
 use crate::channels::opening::Opening;
 use crate::channels::outbox::ChannelOutbox;
 use crate::channels::phoenix::Address;
@@ -29,8 +28,6 @@ pub struct Subscriber {
     pub(super) casts: Arc<Casts>,
     pub(super) number: u64,
     pub(super) entries: SmallVec<[usize; 1]>,
-    /// What the programs of its tables know of the identity.
-    pub(super) slots: SmallVec<[(Arc<CompiledPlan>, Arc<Slots>); 1]>,
     /// The reply to the join and what follows it, while they wait (see [`super::unseen`]); deliveries queue behind it.
     pub held: Option<Held>,
     /// Deliveries that wait, in commit order.
@@ -55,11 +52,6 @@ impl Subscriber {
         let Some(resuming) = &self.resuming else { return };
         let head = self.queue.front().map(|queued| queued.delivery.change.change.position().lsn);
         resuming.link.waits_from(head);
-    }
-
-    /// What a table's program knows of the identity; `None`: the bindings were made for another plan, or identity.
-    pub fn slots(&self, plan: &Arc<CompiledPlan>) -> Option<&Arc<Slots>> {
-        self.slots.iter().find(|(known, _)| Arc::ptr_eq(known, plan)).map(|(_, slots)| slots)
     }
 }
 

@@ -12,8 +12,9 @@ use super::access::{AccessTable, RoleKey, Selection};
 use super::by_policy::ByPolicy;
 use super::replays::{Resuming, Stage};
 use super::subscriber::Subscriber;
+use crate::authz::policy::Slots;
 use crate::authz::tracked::Tables;
-use crate::authz::{Identity, Plan};
+use crate::authz::{CompiledPlan, Identity, Plan};
 use crate::catalog::{Catalog, ColumnSet};
 use crate::change::Change;
 use crate::channels::opening::Opening;
@@ -26,21 +27,39 @@ use crate::routing::{
 use crate::wal::Position;
 use crate::wal::pgoutput::RelationId;
 
-/// One bound subscription.
+/// One bound subscription, with all of its channel that a change is judged by: no more than memory gives at once.
 pub struct Entry {
-    pub subscriber: usize,
+    /// The channel's place.
+    subscriber: u32,
     /// The id that the client knows the binding by.
     pub client_id: u32,
-    pub selection: Selection,
+    /// The channel's.
+    pub role: RoleKey,
+    pub event: EventFilter,
+    pub selection: Arc<Selection>,
     /// The first transaction that it may see; `u64::MAX`: what it is sent is replayed.
     pub active_from: u64,
     /// What was kept after this is replayed to it.
-    pub owed_after: Option<Position>,
+    pub owed_after: Option<Box<Position>>,
+    /// The table's program, and what that knows of the identity.
+    judged_by: Option<(Arc<CompiledPlan>, Arc<Slots>)>,
     pub relation: RelationId,
-    pub event: EventFilter,
-    role: RoleKey,
     /// Its place in the relation's audience.
     position: u32,
+}
+
+/// A line of the cache.
+const _: () = assert!(size_of::<Entry>() <= 64);
+
+impl Entry {
+    pub fn place(&self) -> usize {
+        self.subscriber as usize
+    }
+
+    /// What a table's program knows of the identity; `None`: the bindings were made for another plan, or identity.
+    pub fn slots(&self, plan: &Arc<CompiledPlan>) -> Option<&Arc<Slots>> {
+        self.judged_by.as_ref().filter(|(known, _)| Arc::ptr_eq(known, plan)).map(|(_, slots)| slots)
+    }
 }
 
 /// Who subscribes to a table, by role.
@@ -75,6 +94,7 @@ pub struct Subscribers {
     identities: HashSet<Arc<Identity>, RandomState>,
     /// Channels of one topic have the same one, so that equal frames are told by its address.
     topics: HashSet<Arc<str>, RandomState>,
+    selections: HashSet<Arc<Selection>, RandomState>,
     early: HashMap<ChannelId, (Subscribe, Arc<Casts>, u64), RandomState>,
     audiences: HashMap<RelationId, Audience, RandomState>,
     pub index: SubscriptionIndex,
@@ -163,7 +183,7 @@ impl Subscribers {
     /// The channels that subscribe to a table.
     pub fn places_of(&self, relation: RelationId) -> Vec<usize> {
         let entries = self.audience(relation).iter().flat_map(|(_, entries)| entries);
-        let mut places: Vec<usize> = entries.map(|id| self.entry(*id).subscriber).collect();
+        let mut places: Vec<usize> = entries.map(|id| self.entry(*id).place()).collect();
         places.sort_unstable();
         places.dedup();
         places
@@ -206,7 +226,6 @@ impl Subscribers {
             casts,
             number,
             entries: SmallVec::new(),
-            slots: SmallVec::new(),
             held: None,
             queue: VecDeque::new(),
             told: SmallVec::new(),
@@ -222,6 +241,11 @@ impl Subscribers {
                 // The reply of its join may still wait; without it the client would never be joined.
                 subscriber.held = before.held.take();
                 subscriber.resuming = before.resuming.take();
+                // Whoever it is now is judged, whatever the bindings were made for.
+                for entry in &subscriber.entries {
+                    let entry = &mut self.entries[*entry];
+                    (entry.role, entry.judged_by) = (role, None);
+                }
                 *before = subscriber;
                 place
             }
@@ -313,15 +337,17 @@ impl Subscribers {
             });
             let list = &mut audience[of_role].1;
             let position = list.len() as u32;
+            let selection = Selection { columns: subscription.select.clone(), positions: subscription.positions };
             let entry = Entry {
-                subscriber: place,
+                subscriber: place as u32,
                 client_id,
-                selection: Selection { columns: subscription.select.clone(), positions: subscription.positions },
+                selection: intern(&mut self.selections, selection.into()),
                 active_from: if stage == Stage::Live { active_from } else { u64::MAX },
                 owed_after: match (&self.channels[place].resuming, stage) {
-                    (Some(resuming), Stage::Replaying) => Some(resuming.owed_after(client_id)),
+                    (Some(resuming), Stage::Replaying) => Some(resuming.owed_after(client_id).into()),
                     _ => None,
                 },
+                judged_by: None,
                 relation,
                 event,
                 role,
@@ -343,10 +369,7 @@ impl Subscribers {
             let placed = match plan.as_ref().map(|access| &access.plan) {
                 Some(Plan::Compiled(plan)) => {
                     let slots = access.people.slots(plan, &identity);
-                    let known = &mut self.channels[place].slots;
-                    if !known.iter().any(|(known, _)| Arc::ptr_eq(known, plan)) {
-                        known.push((Arc::clone(plan), Arc::clone(slots)));
-                    }
+                    self.entries[entry].judged_by = Some((Arc::clone(plan), Arc::clone(slots)));
                     self.by_policy.insert(id, &subscription, role, plan, slots)
                 }
                 _ => false,
@@ -360,19 +383,21 @@ impl Subscribers {
 
     /// The channel has no bindings any more; what is on its way to it arrives.
     pub fn unbind(&mut self, place: usize) {
-        self.channels[place].slots.clear();
         for entry in std::mem::take(&mut self.channels[place].entries) {
-            self.index.remove(SubscriptionId(entry as u32));
-            self.owed.remove(SubscriptionId(entry as u32));
-            self.by_policy.remove(SubscriptionId(entry as u32));
+            let id = SubscriptionId(entry as u32);
+            self.index.remove(id);
+            self.owed.remove(id);
+            self.by_policy.remove(id);
             let entry = self.entries.remove(entry);
-            self.leave_audience(&entry);
+            self.leave_audience(id, &entry);
         }
     }
 
-    fn leave_audience(&mut self, entry: &Entry) {
+    fn leave_audience(&mut self, id: SubscriptionId, entry: &Entry) {
         let Some(audience) = self.audiences.get_mut(&entry.relation) else { return };
-        let Some(of_role) = audience.iter().position(|(role, _)| *role == entry.role) else { return };
+        // The channel may have another role by now.
+        let stands_in = |list: &[SubscriptionId]| list.get(entry.position as usize) == Some(&id);
+        let Some(of_role) = audience.iter().position(|(_, list)| stands_in(list)) else { return };
         let list = &mut audience[of_role].1;
         list.swap_remove(entry.position as usize);
         if let Some(moved) = list.get(entry.position as usize) {

@@ -33,7 +33,7 @@ impl Register {
     fn audience(&self, table: RelationId) -> Vec<(usize, Vec<(usize, u32)>)> {
         let entry = |id: &SubscriptionId| {
             let entry = self.subscribers.entry(*id);
-            (entry.subscriber, entry.client_id)
+            (entry.place(), entry.client_id)
         };
         let of_role = |(_, ids): &(RoleKey, Vec<SubscriptionId>)| (ids.len(), ids.iter().map(entry).collect());
         self.subscribers.audience(table).iter().map(of_role).collect()

@@ -43,11 +43,19 @@ struct Member {
 }
 
 /// The answer of [`SubscriptionIndex::matches`]; to be used again for the next change.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Matches {
     pub matched: Vec<SubscriptionId>,
+    /// Those from here on may see the row: they were found by what their policies say.
+    pub sure_from: usize,
     /// What could be tested here passes; the predicate's SQL decides. A predicate appears once.
     pub undecided: Vec<(Arc<Predicate>, Vec<SubscriptionId>)>,
+}
+
+impl Default for Matches {
+    fn default() -> Matches {
+        Matches { matched: Vec::new(), sure_from: usize::MAX, undecided: Vec::new() }
+    }
 }
 
 fn slot(event: EventFilter) -> u8 {
@@ -101,6 +109,7 @@ impl SubscriptionIndex {
     /// Finds the subscriptions that a change matches. Clears `out` first.
     pub fn matches(&self, change: &Change, out: &mut Matches) {
         out.matched.clear();
+        out.sure_from = usize::MAX;
         out.undecided.clear();
         let Some(classes) = self.relations.get(&change.relation.id) else { return };
         let fallback = match (&change.new, &change.old) {

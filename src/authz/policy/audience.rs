@@ -19,6 +19,8 @@ use crate::catalog::ColumnIndex;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Audience {
     pub ways: Box<[Way]>,
+    /// The ways are all that the policies say: whoever is led to is allowed, if he is [sure](Standing::sure).
+    pub is_exact: bool,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -59,8 +61,9 @@ impl Audience {
             ways.extend(ways_of(&clause.using)?);
         }
         ways.dedup();
+        let is_exact = program.clauses.iter().all(|clause| clause.permissive && is_exact(&clause.using));
         // Without a key there is nothing to find people by.
-        ways.iter().any(|way| matches!(way, Way::Keyed { .. })).then(|| Audience { ways: ways.into() })
+        ways.iter().any(|way| matches!(way, Way::Keyed { .. })).then(|| Audience { ways: ways.into(), is_exact })
     }
 
     /// The indexes that it looks into.
@@ -123,6 +126,24 @@ fn ways_of(expr: &Expr) -> Option<Vec<Way>> {
         },
         Expr::Exists(query) => of_query(query),
         _ => None,
+    }
+}
+
+/// Whether the ways of an expression are all that it says. It is true then for whoever one of them leads to: `led` has
+/// evaluated all that it reads of the row, without an error, and `standing` all that it reads of the person.
+fn is_exact(expr: &Expr) -> bool {
+    match expr {
+        Expr::Or(args) => args.iter().all(is_exact),
+        Expr::Exists(query) => {
+            let of_person = query.conditions.iter().filter(|(_, condition)| Reads::of(condition).person);
+            of_person.count() <= 1 && !query.may_fail_on_rows() && ways_of(expr).is_some()
+        }
+        // One condition leads there, and there are others.
+        Expr::And(_) => {
+            let reads = Reads::of(expr);
+            !reads.opaque && (!reads.person || !(reads.row || reads.tables))
+        }
+        _ => ways_of(expr).is_some(),
     }
 }
 
@@ -292,6 +313,8 @@ fn is_equality(function: &Builtin) -> bool {
 pub struct Standing {
     /// A policy may hold for the person whatever the row.
     pub always: bool,
+    /// Whatever row leads to the person, the person may see it.
+    pub sure: bool,
     /// The ways that lead to the person, and the values that they have to lead to.
     pub keys: Vec<(u16, Value)>,
 }
@@ -310,13 +333,15 @@ const SCANNED_MAX: usize = 1024;
 impl Audience {
     /// `None`: it cannot be told, and the person is to be judged for every row.
     pub fn standing(&self, slots: &Slots) -> Option<Standing> {
-        let mut standing = Standing { always: false, keys: Vec::new() };
+        // An error would hide what another way leads to.
+        let mut standing = Standing { always: false, sure: self.is_exact && slots.are_known(), keys: Vec::new() };
         for (way, place) in self.ways.iter().zip(0..) {
             match way {
                 Way::Row(_) => {}
                 Way::Person(expr) => {
                     let holds = value_of(expr, &NoRow, slots, &Tables::default(), Moment::After, 0);
                     standing.always |= !matches!(holds, Ok(Value::Bool(false) | Value::Null));
+                    standing.sure &= matches!(holds, Ok(Value::Bool(_) | Value::Null));
                 }
                 Way::Keyed { slot, of_slot, .. } => match (slots.get(*slot)?, of_slot) {
                     // What compares with NULL is never true, and an error shows nothing.

@@ -44,6 +44,11 @@ impl Slots {
     pub fn get(&self, slot: u16) -> Option<&Result<Value, Failure>> {
         self.0.get(usize::from(slot))
     }
+
+    /// None of them is an error, or undecided.
+    pub fn are_known(&self) -> bool {
+        self.0.iter().all(Result::is_ok)
+    }
 }
 
 /// A row for expressions that read none.

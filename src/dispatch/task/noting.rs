@@ -22,6 +22,9 @@ use crate::wal::Position;
 /// Notes that are sent to one channel before the next one, and the stream, have their turn.
 const DRAINED_MAX: usize = 256;
 
+/// As the client knows them.
+type BindingIds = SmallVec<[u32; 4]>;
+
 impl Dispatch {
     /// The channel's own keys, in order, if each of its bindings has one.
     pub(super) fn keys_of(&self, place: usize, link: &Link) -> Option<Arc<[ResumeKey]>> {
@@ -251,14 +254,14 @@ impl Dispatch {
         let change = kept.change(&Arc::new(kept.layout(relation)));
         let relation = Arc::clone(relation);
         let access = self.access.access(&self.catalog, &relation, subscriber.role);
-        let mut groups: SmallVec<[(Selection, SmallVec<[u32; 4]>); 1]> = SmallVec::new();
+        let mut groups: SmallVec<[(Arc<Selection>, BindingIds); 1]> = SmallVec::new();
         for entry in self.subscribers.entries(place).filter(|entry| entry.relation == relation.id) {
             if !owed.contains(&entry.client_id) {
                 continue;
             }
             match groups.iter_mut().find(|(selection, _)| *selection == entry.selection) {
                 Some((_, ids)) => ids.push(entry.client_id),
-                None => groups.push((entry.selection.clone(), SmallVec::from_slice(&[entry.client_id]))),
+                None => groups.push((Arc::clone(&entry.selection), SmallVec::from_slice(&[entry.client_id]))),
             }
         }
         let pending = PendingChange::new(change, Arc::clone(ticket), ComputedRows::default(), &self.budget);
