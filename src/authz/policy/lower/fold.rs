@@ -1,7 +1,9 @@
 //! What Postgres' planner makes of constants before anything else is worked out.
 
+use super::super::eval::{NoRow, Slots, value_of};
 use super::super::{Expr, Value, walk};
 use super::{Lowering, slots};
+use crate::authz::tracked::{Moment, Tables};
 
 /// Equalities that depend on nothing else: `1 = 1`.
 const EQUALITIES: [&str; 3] = ["booleq", "int4eq", "texteq"];
@@ -27,6 +29,16 @@ impl Lowering<'_> {
         may_fail
     }
 
+    /// Whether something constant in it is an error, or not known here. The planner works constants out wherever they
+    /// stand (but for what it drops, as behind `WHEN false`), and with an error there it is the whole SELECT that fails.
+    pub(super) fn fails_in_planning(&self, expr: &Expr) -> bool {
+        let mut fails = false;
+        walk::every(expr, 0, &mut |expr, _| {
+            fails = fails || (slots::may_fail(expr) && self.is_constant(expr) && is_error(expr));
+        });
+        fails
+    }
+
     fn is_constant(&self, expr: &Expr) -> bool {
         let mut is_constant = true;
         walk::every(expr, 0, &mut |expr, _| {
@@ -40,6 +52,13 @@ impl Lowering<'_> {
         });
         is_constant
     }
+}
+
+/// Slots are looked at by themselves.
+fn is_error(expr: &Expr) -> bool {
+    let mut reads_slots = false;
+    walk::every(expr, 0, &mut |expr, _| reads_slots |= matches!(expr, Expr::Slot(_)));
+    !reads_slots && value_of(expr, &NoRow, &Slots::default(), &Tables::default(), Moment::After, 0).is_err()
 }
 
 fn constant(expr: &Expr) -> Option<bool> {
