@@ -46,7 +46,7 @@ impl World {
             let committed = self.commit(probe, async |world, sql| execute(&world.database.client, &sql).await).await;
             self.audience.until(committed.mark).await;
             // Some may be left whose role has no grants on the members.
-            let deciders = self.deciders(tally).await;
+            let deciders = self.deciders("settling", tally).await;
             if deciders.here > 0.0 && deciders.left_open == 0.0 {
                 return;
             }
@@ -135,7 +135,7 @@ impl World {
             self.commit(Transaction::after_ddl(), async |world, sql| execute(&world.database.client, &sql).await).await;
         self.audience.until(committed.mark).await;
         self.compiled = compiled(&self.database.url, &self.persons, &self.tables).await;
-        self.deciders(tally).await;
+        self.deciders("restart", tally).await;
         *tally.modes.entry("restarts").or_default() += 1;
     }
 
@@ -206,7 +206,7 @@ impl World {
         for committed in &transactions {
             heard.push(self.audience.until(committed.mark).await);
         }
-        let deciders = self.deciders(tally).await;
+        let deciders = self.deciders(mode, tally).await;
         let undecided = deciders.undecided > 0.0;
         self.asks_postgres |= deciders.asked_postgres();
         let otherwise = if mode == "lagging" { Rule::AskedLater } else { Rule::AskedAtOnce };

@@ -210,11 +210,11 @@ impl World {
     }
 
     /// How decisions were come by since the last call.
-    pub(super) async fn deciders(&mut self, tally: &mut Tally) -> Deciders {
+    pub(super) async fn deciders(&mut self, mode: &'static str, tally: &mut Tally) -> Deciders {
         let now = self.read_deciders().await;
         let since = now.since(self.deciders);
         self.deciders = now;
-        tally.add_deciders(since);
+        tally.add_deciders(mode, since);
         since
     }
 
