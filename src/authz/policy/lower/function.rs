@@ -181,6 +181,7 @@ impl<'c> Lowering<'c> {
         let rows = Query {
             sources: sources.into(),
             conditions: [].into(),
+            gates: [].into(),
             output: output.collect(),
             union: [].into(),
             limit: None,
