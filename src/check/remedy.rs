@@ -68,6 +68,7 @@ fn statement(catalog: &Catalog, why: &NotCompiled, name: &str) -> String {
             },
             None => format!("walcast setup -- it puts {name} into walcast's own publication"),
         },
+        NotCompiled::Constant => "take the constant expression that fails out of the policy".into(),
         NotCompiled::Fails(_) => {
             "mend the policy: a SELECT under it ends in that error, and shows nobody anything".into()
         }

@@ -207,6 +207,10 @@ const LEFT: &[(&str, &str)] = &[
     ("session_user = 'x'", "session_user"),
     ("'abc'::short = tenant", "domain"),
     ("greatest(score, 1) = 2", "MINMAXEXPR"),
+    // The planner stumbles over these, and no row is shown, whatever else would show it.
+    ("public or 1 / 0 = 1", "a constant expression in it fails"),
+    ("case when public then 'x'::text::int = 1 else true end", "a constant expression in it fails"),
+    ("team in (select team from members where team = 1 / 0)", "a constant expression in it fails"),
     ("tags[1] = 'a'", "SUBSCRIPTINGREF"),
     ("exists (select from away where away.id = docs.id)", "no publication"),
     ("exists (select from seen where seen.team = docs.team)", "it is a view"),

@@ -59,6 +59,9 @@ pub enum NotCompiled {
     /// Nothing is to be asked: Postgres raises an error for every row.
     #[error("it always fails: {0}")]
     Fails(String),
+    /// Postgres' planner works out constants, and may stumble where no row would have come by.
+    #[error("a constant expression in it fails")]
+    Constant,
     /// A part of a sub-query, in SQL's words.
     #[error("a sub-query with {0}")]
     Query(Cow<'static, str>),

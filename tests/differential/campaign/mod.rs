@@ -20,6 +20,7 @@ mod judge;
 mod persons;
 mod phases;
 mod policies;
+mod programs;
 mod tables;
 mod tally;
 mod truth;

@@ -21,13 +21,13 @@ use crate::support::relay::pause_between_polls;
 use crate::support::scene::{execute, until};
 
 /// A policy may have come to need Postgres: who waits for it gives up.
-const SETTLE_MAX: usize = 20;
+const SETTLE_MAX: usize = 50;
 
 impl World {
     /// The relay keeps up: each transaction is judged before the next.
     pub(super) async fn live(&mut self, transactions: usize, tally: &mut Tally) {
         for _ in 0..transactions {
-            if self.rng.random_bool(0.7) {
+            if self.rng.random_bool(0.9) {
                 self.settle(tally).await;
             }
             let transaction = self.draft(&mut Taken::default(), tally).await;
@@ -46,7 +46,7 @@ impl World {
             let committed = self.commit(probe, async |world, sql| execute(&world.database.client, &sql).await).await;
             self.audience.until(committed.mark).await;
             // Some may be left whose role has no grants on the members.
-            let deciders = self.deciders(tally).await;
+            let deciders = self.deciders("settling", tally).await;
             if deciders.here > 0.0 && deciders.left_open == 0.0 {
                 return;
             }
@@ -56,8 +56,8 @@ impl World {
 
     /// The relay stands still while transactions commit, and then goes through all of them.
     pub(super) async fn lagging(&mut self, transactions: usize, tally: &mut Tally) {
-        self.is_quiet = self.rng.random_bool(0.5);
-        if self.rng.random_bool(0.7) {
+        self.is_quiet = self.rng.random_bool(0.75);
+        if self.rng.random_bool(0.9) {
             self.settle(tally).await;
         }
         self.relay.freeze();
@@ -135,14 +135,14 @@ impl World {
             self.commit(Transaction::after_ddl(), async |world, sql| execute(&world.database.client, &sql).await).await;
         self.audience.until(committed.mark).await;
         self.compiled = compiled(&self.database.url, &self.persons, &self.tables).await;
-        self.deciders(tally).await;
+        self.deciders("restart", tally).await;
         *tally.modes.entry("restarts").or_default() += 1;
     }
 
     /// Commits wait for a standby: the relay has read them long before anybody can see them.
     pub(super) async fn beside_standby(&mut self, cluster: &Cluster, transactions: usize, tally: &mut Tally) {
         for _ in 0..transactions {
-            if self.rng.random_bool(0.7) {
+            if self.rng.random_bool(0.9) {
                 self.settle(tally).await;
             }
             let transaction = self.draft(&mut Taken::default(), tally).await;
@@ -206,7 +206,7 @@ impl World {
         for committed in &transactions {
             heard.push(self.audience.until(committed.mark).await);
         }
-        let deciders = self.deciders(tally).await;
+        let deciders = self.deciders(mode, tally).await;
         let undecided = deciders.undecided > 0.0;
         self.asks_postgres |= deciders.asked_postgres();
         let otherwise = if mode == "lagging" { Rule::AskedLater } else { Rule::AskedAtOnce };

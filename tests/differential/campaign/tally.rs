@@ -83,6 +83,13 @@ impl Deciders {
         }
     }
 
+    fn add(&mut self, more: Deciders) {
+        self.here += more.here;
+        self.left_open += more.left_open;
+        self.not_compiled += more.not_compiled;
+        self.undecided += more.undecided;
+    }
+
     pub(super) fn asked_postgres(self) -> bool {
         self.left_open + self.not_compiled > 0.0
     }
@@ -115,6 +122,8 @@ pub(super) struct Tally {
     pub wrong: Vec<String>,
     pub wrongs: usize,
     pub deciders: Deciders,
+    /// The same by the state of the relay; what only brings it there is apart.
+    pub deciders_by_mode: BTreeMap<&'static str, Deciders>,
     /// Decisions by the state that the relay was in.
     pub modes: BTreeMap<&'static str, usize>,
     pub ddl: BTreeMap<&'static str, usize>,
@@ -129,11 +138,9 @@ impl Tally {
         }
     }
 
-    pub(super) fn add_deciders(&mut self, more: Deciders) {
-        self.deciders.here += more.here;
-        self.deciders.left_open += more.left_open;
-        self.deciders.not_compiled += more.not_compiled;
-        self.deciders.undecided += more.undecided;
+    pub(super) fn add_deciders(&mut self, mode: &'static str, more: Deciders) {
+        self.deciders.add(more);
+        self.deciders_by_mode.entry(mode).or_default().add(more);
     }
 
     /// Decisions of policies that said yes and no often enough.
@@ -178,6 +185,9 @@ impl Tally {
             "decided (questions, not persons x rows): {:?}; system messages: {}",
             self.deciders, self.system_messages
         );
+        for (mode, deciders) in &self.deciders_by_mode {
+            println!("  {mode}: {deciders:?}");
+        }
         println!(
             "asked of Postgres, and right as of a moment after the commit: {}; about an image that is gone: {}; without an \
              answer, and told: {}",

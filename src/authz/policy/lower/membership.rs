@@ -7,6 +7,7 @@ use super::scope::Env;
 use crate::catalog::Oid;
 
 const TEXT_EQUAL: Oid = 67;
+const TEXTCAT: Oid = 1258;
 
 impl Lowering<'_> {
     /// `pg_has_role(role, privilege)`: the names of the roles for which it is true, and of those for which it is no
@@ -33,7 +34,10 @@ impl Lowering<'_> {
         let has = |(_, oid): &&(&str, Oid)| runs_as.superuser || known.contains(oid);
         let yes = is_one_of(names.iter().filter(has).map(|(name, _)| *name).collect())?;
         let there = is_one_of(names.iter().map(|(name, _)| *name).collect())?;
-        let missing = Expr::Const(Value::Text("the role does not exist".into()));
+        // Nothing constant, which would be an error of the planner's.
+        let words = [Expr::Param(0), Expr::Const(Value::Text(" does not exist".into()))].into();
+        let concatenation = builtin::function(TEXTCAT).ok_or(NotCompiled::Function(TEXTCAT))?;
+        let missing = Expr::Call { function: concatenation, args: words };
         let error = Expr::Cast { from: DatumType::Text, to: DatumType::Bool, arg: Box::new(missing) };
         let constant = |value| Expr::Const(Value::Bool(value));
         let body = Expr::Case {

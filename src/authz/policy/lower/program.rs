@@ -13,6 +13,9 @@ pub(super) fn assemble(mut lowering: Lowering, mut clauses: Vec<Clause>) -> Resu
     if clauses.iter().map(|clause| &clause.using).chain(&lowering.slots).any(may_fail_on_rows) {
         return Err(in_query("something that is an error for some rows: Postgres may look at others of them"));
     }
+    if clauses.iter().map(|clause| &clause.using).chain(&lowering.slots).any(|expr| lowering.fails_in_planning(expr)) {
+        return Err(NotCompiled::Constant);
+    }
     let mut reads = Reads::default();
     for expr in clauses.iter().map(|clause| &clause.using).chain(&lowering.slots) {
         reads.expr(expr, &mut Vec::new());
@@ -100,6 +103,7 @@ impl Reads {
             }
         }
         query.conditions.iter().for_each(|(_, condition)| self.expr(condition, around));
+        query.gates.iter().for_each(|gate| self.expr(gate, around));
         query.output.iter().for_each(|output| self.expr(output, around));
         around.pop();
         query.union.iter().for_each(|member| self.query(member, around));
