@@ -136,7 +136,8 @@ fn is_exact(expr: &Expr) -> bool {
         Expr::Or(args) => args.iter().all(is_exact),
         Expr::Exists(query) => {
             let of_person = query.conditions.iter().filter(|(_, condition)| Reads::of(condition).person);
-            of_person.count() <= 1 && !query.may_fail_on_rows() && ways_of(expr).is_some()
+            let are_slots = query.gates.iter().all(|gate| matches!(gate, Expr::Slot(_)));
+            of_person.count() <= 1 && are_slots && !query.may_fail_on_rows() && ways_of(expr).is_some()
         }
         // One condition leads there, and there are others.
         Expr::And(_) => {
