@@ -8,6 +8,7 @@
 //! WALCAST_DIFFERENTIAL_DECISIONS=1000000 cargo test --test main campaign::programs -- --nocapture
 //! ```
 
+mod forms;
 mod functions;
 mod grammar;
 mod judge;
@@ -44,7 +45,8 @@ async fn programs_decide_random_worlds_as_a_select_does() {
     execute(&connect(&cluster.url("postgres", "postgres")).await, people::ROLES).await;
     let mut tally = Tally::default();
     let (start, mut number) = (Instant::now(), 0);
-    while tally.counted() < wanted && tally.wrongs == 0 {
+    let worlds_min = if wanted < DECISIONS as usize { 1 } else { forms::WORLDS };
+    while (tally.counted() < wanted || tally.worlds < worlds_min) && tally.wrongs == 0 {
         // Each world by itself: one that fails can be had again without those before it.
         let seed = seed.wrapping_add(number);
         number += 1;

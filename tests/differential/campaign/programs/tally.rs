@@ -15,6 +15,8 @@ pub(super) struct Set {
     pub shown: usize,
     pub denied: usize,
     pub wrong: usize,
+    /// Postgres is to be asked.
+    pub is_left: bool,
 }
 
 impl Set {
@@ -42,6 +44,8 @@ pub(super) struct Tally {
     pub not_led: usize,
     pub undecided: BTreeMap<String, usize>,
     pub not_compiled: BTreeMap<String, usize>,
+    /// The same where that is meant.
+    pub left: usize,
     /// What Postgres would not take as a policy or function: the grammar's mistakes.
     pub refused: BTreeMap<String, usize>,
     pub wrongs: usize,
@@ -82,11 +86,13 @@ impl Tally {
             self.sets.len()
         );
         println!(
-            "by programs: {}; by plans without one: {} open, {} denied; not compiled: {}; undecided: {}; led to nobody: {}",
+            "by programs: {}; by plans without one: {} open, {} denied; not compiled: {}, and {} on purpose; undecided: {}; led to \
+             nobody: {}",
             self.here,
             self.open,
             self.denied_by_plan,
             self.not_compiled(),
+            self.left,
             self.undecided(),
             self.not_led
         );
