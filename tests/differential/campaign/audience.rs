@@ -67,7 +67,9 @@ async fn listen(relay: &Relay, person: &Person, tables: &[Table]) -> Client {
     let mut client = connected.unwrap_or_else(|error| panic!("{} could not connect: {error}", person.name));
     let binding = |table: &Table| match &person.filter {
         None => all_of(&table.name),
-        Some(filter) => json!({ "event": "*", "schema": "public", "table": table.name, "filter": filter.text }),
+        Some(filter) => {
+            json!({ "event": filter.event, "schema": "public", "table": table.name, "filter": filter.text })
+        }
     };
     let bindings: Vec<Value> = tables.iter().map(binding).chain([all_of("marks"), all_of("probes")]).collect();
     client.subscribe("history", Value::Array(bindings)).await;

@@ -129,7 +129,7 @@ impl Judge<'_> {
         let is_sent = event.is_some();
         if is_delete && !change.whole_old {
             tally.bounded += 1;
-            if is_sent && !self.sees_old(change) {
+            if is_sent && !(self.sees_old(change) && self.is_wanted(change)) {
                 let what = "hears of a delete of what could not be seen";
                 let outcome = match self.excuse_old(change, true) {
                     Outcome::Unknown => Outcome::Wrong,
@@ -208,8 +208,15 @@ impl Judge<'_> {
         change.old.is_some_and(|key| self.committed.before[self.number].contains(&(change.table, key)))
     }
 
+    fn is_wanted(&self, change: &Change) -> bool {
+        self.person.filter.as_ref().is_none_or(|filter| filter.wants(change.operation.name()))
+    }
+
     fn filter_passes(&self, change: &Change) -> bool {
         let Some(filter) = &self.person.filter else { return true };
+        if !self.is_wanted(change) {
+            return false;
+        }
         let (old, new) = &self.committed.matching[filter.sql];
         match (change.new, change.old) {
             (Some(key), _) => new.contains(&(change.table, key)),

@@ -43,13 +43,21 @@ pub(super) struct Filter {
     pub text: &'static str,
     /// The same in SQL.
     pub sql: &'static str,
+    /// Of which operations, as the client says it.
+    pub event: &'static str,
+}
+
+impl Filter {
+    pub(super) fn wants(&self, operation: &str) -> bool {
+        self.event == "*" || self.event == operation
+    }
 }
 
 const FILTERS: [Filter; 4] = [
-    Filter { text: "n=gt.50", sql: "n > 50" },
-    Filter { text: "org=in.(1,2,5)", sql: "org in (1, 2, 5)" },
-    Filter { text: "kind=eq.public", sql: "kind = 'public'" },
-    Filter { text: "id=gte.40", sql: "id >= 40" },
+    Filter { text: "n=gt.50", sql: "n > 50", event: "*" },
+    Filter { text: "id=gte.40", sql: "id >= 40", event: "UPDATE" },
+    Filter { text: "org=in.(1,2,5)", sql: "org in (1, 2, 5)", event: "*" },
+    Filter { text: "kind=eq.public", sql: "kind = 'public'", event: "INSERT" },
 ];
 
 impl Person {
