@@ -47,7 +47,7 @@ pub(super) enum Rule {
 
 /// Known gap: old rows of a transaction that also changes policies, grants or functions are judged by what its commit
 /// leaves, not by what it began with. Counted apart; `true` makes them wrong.
-const OLD_ROWS_BESIDE_DDL_ARE_EXACT: bool = false;
+const OLD_ROWS_BESIDE_DDL_ARE_EXACT: bool = true;
 
 enum Outcome {
     Right,
@@ -260,8 +260,9 @@ impl Judge<'_> {
         }
     }
 
-    fn is_beside_ddl(&self) -> bool {
-        self.committed.transaction.has_ddl && !OLD_ROWS_BESIDE_DDL_ARE_EXACT
+    fn is_beside_ddl(&self, change: &Change) -> bool {
+        self.committed.transaction.has_ddl
+            && (!OLD_ROWS_BESIDE_DDL_ARE_EXACT || self.rule(change) != Rule::AsOfCommit)
     }
 
     /// No SELECT shows an old row any more; where nothing that policies read has moved, the answer is the same.
@@ -270,7 +271,7 @@ impl Judge<'_> {
         if is_sent && change.old.is_some_and(by_plan) {
             return Outcome::ByPlan;
         }
-        if self.is_beside_ddl() {
+        if self.is_beside_ddl(change) {
             return Outcome::BesideDdl;
         }
         if !is_sent && self.undecided && self.rule(change) == Rule::AskedLater {

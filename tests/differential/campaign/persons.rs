@@ -104,7 +104,7 @@ pub(super) fn choose(rng: &mut StdRng) -> Vec<Person> {
     }
     persons.push(Person::new("guest".into(), "guest", ordinary(rng, &users[1]), None));
     persons.push(Person::new("anon".into(), "anon", json!({}), None));
-    for filter in FILTERS.into_iter().take(rng.random_range(1..=4)) {
+    for filter in FILTERS.into_iter().take(rng.random_range(2..=4)) {
         let user = users[..8].choose(rng).expect("not empty").clone();
         persons.push(Person::new(
             format!("{user} {}", filter.text),

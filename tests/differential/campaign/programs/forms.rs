@@ -130,6 +130,8 @@ pub(super) const FORMS: &[Form] = &[
     Each(&[
         "exists (select from orgs o where o.id = a and exists (select from members m where m.lvl = o.id and m.who = u and exists (select where m.org > 3)))",
         "exists (select from members m where m.who = u and exists (select where m.lvl > a))",
+        "exists (select from orgs o where o.id = a and exists (select from members m where m.who = u and m.lvl > o.parent))",
+        "not exists (select max(m.lvl) from members m where m.org = a limit 0)",
         "not exists (select from members m where m.org = a and false)",
         "exists (select from members m join orgs o on o.id = m.org where m.who = u and o.open)",
         "exists (select from (select m.org, m.lvl from members m where m.who = u) x where x.org = a)",
@@ -198,6 +200,7 @@ pub(super) const FORMS: &[Form] = &[
     Left(&["(select m.who from members m where m.org = a limit 1) = u"]),
     Left(&["s collate \"und-x-icu\" > 'B'"]),
     Left(&["p or 1 / 0 = 1"]),
+    Left(&["1 / 0 = 1 or true"]),
 ];
 
 /// So many tables of a world have one.

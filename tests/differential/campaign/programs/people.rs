@@ -57,7 +57,7 @@ fn ordinary(random: &mut StdRng, role: &str, n: usize) -> Value {
         "sub": users[n % users.len()], "role": role, "email": format!("{word}@x.test"), "aal": format!("aal{}", n % 2 + 1),
         "word": word, "ok": random.random_bool(0.5), "org": random.random_range(0..7), "orgs": orgs, "uids": uids,
         "app_metadata": { "org": random.random_range(0..7).to_string(), "level": random.random_range(0..7), "words": [word, "x"] },
-        "until": if n == 3 { "Feb 29 2024 UTC" } else { "2024-01-31T10:00:00Z" },
+        "until": if n == 3 { "Jan 31 2024 10:00 UTC" } else { "2024-01-31T10:00:00Z" },
     })
 }
 
