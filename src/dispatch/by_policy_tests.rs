@@ -68,6 +68,7 @@ fn of_members() -> Expr {
     let access = Access::Lookup { columns: [ColumnIndex(0)].into(), keys: [column(0)].into() };
     Expr::Exists(Arc::new(Query {
         sources: [Source::Table { relation: MEMBERS, access }].into(),
+        gates: [].into(),
         conditions: [(0, call(INT4_EQ, [inner(0), column(0)])), (0, call(TEXT_EQ, [inner(1), Expr::Slot(0)]))].into(),
         output: [].into(),
         union: [].into(),

@@ -164,6 +164,7 @@ fn of_query(query: &Query) -> Option<Vec<Way>> {
     let query = Query {
         sources: sources.collect(),
         conditions: rest.into(),
+        gates: Box::new([]),
         output: Box::new([output]),
         union: Box::new([]),
         limit: None,

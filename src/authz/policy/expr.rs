@@ -117,6 +117,9 @@ pub struct Query {
     /// Each at the earliest source (0-based index; it may use that source and those before it) at which it can be
     /// decided. Those that feed an access path are here, too.
     pub conditions: Box<[(u16, Expr)]>,
+    /// Parts of conditions and select list that read none of the sources, and may fail. Postgres may come to them before
+    /// there is a row, or at a row that is passed over here: an error in one of them is undecided.
+    pub gates: Box<[Expr]>,
     /// The select list, without what only serves to sort.
     pub output: Box<[Expr]>,
     /// With `UNION` (`ALL` or not: for EXISTS, IN and ANY it is the same) the other members.
@@ -220,6 +223,7 @@ impl Query {
             }
         }
         self.conditions.iter().for_each(|(_, condition)| condition.walk(visit));
+        self.gates.iter().for_each(|gate| gate.walk(visit));
         self.output.iter().for_each(|output| output.walk(visit));
         self.union.iter().for_each(|query| query.walk(visit));
     }

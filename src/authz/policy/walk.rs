@@ -53,6 +53,7 @@ pub fn in_query<'e>(query: &'e Query, nesting: u16, f: &mut dyn FnMut(&'e Expr, 
         }
     }
     query.conditions.iter().for_each(|(_, condition)| f(condition, nesting));
+    query.gates.iter().for_each(|gate| f(gate, nesting));
     query.output.iter().for_each(|output| f(output, nesting));
     query.union.iter().for_each(|member| in_query(member, nesting, f));
 }
@@ -95,6 +96,7 @@ pub fn children_mut(expr: &mut Expr, nesting: u16, f: &mut dyn FnMut(&mut Expr, 
 pub fn in_query_mut(query: &mut Query, nesting: u16, f: &mut dyn FnMut(&mut Expr, u16)) {
     query.sources.iter_mut().for_each(|source| in_source_mut(source, nesting, f));
     query.conditions.iter_mut().for_each(|(_, condition)| f(condition, nesting));
+    query.gates.iter_mut().for_each(|gate| f(gate, nesting));
     query.output.iter_mut().for_each(|output| f(output, nesting));
     query.union.iter_mut().for_each(|member| in_query_mut(member, nesting, f));
 }

@@ -21,13 +21,13 @@ use crate::support::relay::pause_between_polls;
 use crate::support::scene::{execute, until};
 
 /// A policy may have come to need Postgres: who waits for it gives up.
-const SETTLE_MAX: usize = 20;
+const SETTLE_MAX: usize = 50;
 
 impl World {
     /// The relay keeps up: each transaction is judged before the next.
     pub(super) async fn live(&mut self, transactions: usize, tally: &mut Tally) {
         for _ in 0..transactions {
-            if self.rng.random_bool(0.7) {
+            if self.rng.random_bool(0.9) {
                 self.settle(tally).await;
             }
             let transaction = self.draft(&mut Taken::default(), tally).await;
@@ -56,8 +56,8 @@ impl World {
 
     /// The relay stands still while transactions commit, and then goes through all of them.
     pub(super) async fn lagging(&mut self, transactions: usize, tally: &mut Tally) {
-        self.is_quiet = self.rng.random_bool(0.5);
-        if self.rng.random_bool(0.7) {
+        self.is_quiet = self.rng.random_bool(0.75);
+        if self.rng.random_bool(0.9) {
             self.settle(tally).await;
         }
         self.relay.freeze();
@@ -142,7 +142,7 @@ impl World {
     /// Commits wait for a standby: the relay has read them long before anybody can see them.
     pub(super) async fn beside_standby(&mut self, cluster: &Cluster, transactions: usize, tally: &mut Tally) {
         for _ in 0..transactions {
-            if self.rng.random_bool(0.7) {
+            if self.rng.random_bool(0.9) {
                 self.settle(tally).await;
             }
             let transaction = self.draft(&mut Taken::default(), tally).await;

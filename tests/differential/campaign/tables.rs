@@ -17,6 +17,8 @@ pub(super) const INNER: &str = "
     create table probes (n bigint generated always as identity primary key);
     alter table probes enable row level security;
     create policy of_members on probes using (exists (select from members where member = auth.uid()));
+    create policy of_others on probes using (exists (select from orgs where owner = auth.uid())
+      or exists (select from rooms where hidden) or exists (select from blocks where blocker = auth.uid()));
     grant select on marks, probes to anon, authenticated, guest, service_role;
     grant select on orgs, members, rooms, blocks to authenticated, guest, service_role;";
 

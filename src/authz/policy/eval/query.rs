@@ -227,6 +227,10 @@ fn aggregated(query: &Query, aggregate: Aggregate, env: Env<'_>) -> Result<Value
 fn members(query: &Query, env: Env<'_>, output: bool, emit: &mut Emit<'_>) -> Result<Flow, Failure> {
     let level = Level { last: None, outer: env.level };
     let here = Env { level: Some(&level), ..env };
+    let has_tables = query.sources.iter().any(|source| matches!(source, Source::Table { .. }));
+    for gate in query.gates.iter().filter(|_| has_tables) {
+        evaluate(gate, here).map_err(|failure| among_rows(query, failure))?;
+    }
     if query.sources.is_empty() {
         for (_, condition) in &query.conditions {
             if truth(condition, here).map_err(|failure| among_rows(query, failure))? != Some(true) {

@@ -188,6 +188,7 @@ fn inner(source: u16, column: u16) -> Expr {
 fn query(sources: impl Into<Box<[Source]>>, conditions: impl Into<Box<[(u16, Expr)]>>, output: Expr) -> Query {
     Query {
         sources: sources.into(),
+        gates: Box::new([]),
         conditions: conditions.into(),
         output: [output].into(),
         union: [].into(),

@@ -28,6 +28,19 @@ const FUNCTION: [&str; 9] = [
 const TEXTCAT: Oid = 1258;
 const TEXT_WITH_ANYTHING: [Oid; 2] = [2779, 2780];
 
+const ARRAY_POSITION: Oid = 3277;
+
+/// The function that compares labels' places as an operator of enums compares labels: `int4lt` for `enum_lt`.
+fn enum_order(opno: Oid) -> Option<Oid> {
+    match opno {
+        3518 => Some(66),
+        3519 => Some(147),
+        3520 => Some(149),
+        3521 => Some(150),
+        _ => None,
+    }
+}
+
 /// `=` and `<>` of `name`s, which are compared as text in collation C.
 fn of_text(opno: Oid) -> Oid {
     match opno {
@@ -42,15 +55,46 @@ impl Lowering<'_> {
         if TEXT_WITH_ANYTHING.contains(&node.oid("opno")?) {
             return self.text_with_anything(node, env);
         }
+        if let Some(order) = enum_order(node.oid("opno")?) {
+            return self.order_of_labels(node, order, env);
+        }
         let function = self.operator_of(node, &OPERATOR)?;
+        let eager = self.eager.clone();
         let args = self.list(node.list("args")?, &env.operand())?;
         self.collation_fits(function, node)?;
+        if self.is_null_for_sure(function, &args) {
+            self.eager = eager;
+            return Ok(Expr::Const(Value::Null));
+        }
         let args: Box<[Expr]> = match <[Expr; 2]>::try_from(args) {
             Ok(two) if node.oid("opresulttype")? == BOOL => self.estimate(Box::new(two), env),
             Ok(two) => Box::new(two),
             Err(args) => args.into(),
         };
         Ok(Expr::Call { function, args })
+    }
+
+    /// `<` and the like of an enum are those of the labels' places in its declaration.
+    fn order_of_labels(&mut self, node: &Node, order: Oid, env: &Env) -> Result<Expr, NotCompiled> {
+        known(node, &OPERATOR)?;
+        let [left, right] = node.list("args")? else { return Err(unknown("OPEXPR", "args")) };
+        let mut labels = None;
+        for arg in [left, right] {
+            let of = self.type_of(arg)?;
+            let DatumType::Enum(known) = self.datum_type(of)? else { return Err(NotCompiled::Type(of)) };
+            if labels.replace(known.clone()).is_some_and(|other| other != known) {
+                return Err(NotCompiled::Type(of));
+            }
+        }
+        let labels: Vec<Value> =
+            labels.iter().flat_map(|labels| labels.iter()).map(|label| Value::text(label)).collect();
+        let labels = Expr::Const(Value::Array(labels.into()));
+        let args: Box<[Expr; 2]> = Box::new([self.expr(left, &env.operand())?, self.expr(right, &env.operand())?]);
+        let place_in = builtin::function(ARRAY_POSITION).ok_or(NotCompiled::Function(ARRAY_POSITION))?;
+        let order = builtin::function(order).ok_or(NotCompiled::Function(order))?;
+        let place = |arg: Expr| Expr::Call { function: place_in, args: [labels.clone(), arg].into() };
+        let args: Vec<Expr> = self.estimate(args, env).into_iter().map(place).collect();
+        Ok(Expr::Call { function: order, args: args.into() })
     }
 
     /// `text || x` and `x || text` are `text || x::text`, which Postgres puts in their place.
@@ -110,9 +154,11 @@ impl Lowering<'_> {
         {
             let left = self.expr(left, &env.operand())?;
             self.collation_fits(function, node)?;
-            return Ok(Expr::AnyArray { function, all, args: Box::new([left, array]) });
+            return Ok(Expr::AnyArray { function, all, args: self.estimate_both([left, array], env) });
         }
         if let Some(query) = sub_query::array_query(right).filter(|_| env.filter && !all) {
+            let known = self.expr(left, &env.operand())?;
+            self.estimate_both([known, Expr::Const(Value::Null)], env);
             return self.any_of_array_query(node, function, left, query, env);
         }
         let left = self.expr(left, &env.operand())?;
@@ -121,7 +167,16 @@ impl Lowering<'_> {
             None => self.expr(right, &env.operand())?,
         };
         self.collation_fits(function, node)?;
-        Ok(Expr::AnyArray { function, all, args: self.estimate(Box::new([left, right]), env) })
+        Ok(Expr::AnyArray { function, all, args: self.estimate_both([left, right], env) })
+    }
+
+    /// Of a comparison with an array the planner works out all that it can of both sides, whatever they are.
+    fn estimate_both(&mut self, args: [Expr; 2], env: &Env) -> Box<[Expr; 2]> {
+        let mut args = Box::new(args);
+        if env.estimated {
+            args.iter_mut().for_each(|arg| self.eager_parts(arg));
+        }
+        args
     }
 
     /// Where the planner estimates a comparison with a column, it works out the other side.
@@ -192,8 +247,13 @@ impl Lowering<'_> {
             return self.apply(function, args, env);
         }
         let function = builtin::function(oid).ok_or(NotCompiled::Function(oid))?;
+        let eager = self.eager.clone();
         let args = self.list(args, &env.operand())?;
         self.collation_fits(function, node)?;
+        if self.is_null_for_sure(function, &args) {
+            self.eager = eager;
+            return Ok(Expr::Const(Value::Null));
+        }
         Ok(Expr::Call { function, args: args.into() })
     }
 

@@ -3,6 +3,7 @@
 use super::super::expr::Truth;
 use super::super::tree::{Node, Tree};
 use super::super::{DatumType, Expr, NotCompiled, Value, builtin, walk};
+use super::fold::constant;
 use super::scope::{BOUND_SIZE_MAX, Bound, Entry, Env, Scope};
 use super::{Lowering, known, unknown};
 use crate::catalog::{ColumnIndex, Oid, Relation};
@@ -41,7 +42,7 @@ impl Lowering<'_> {
             },
             "COALESCEEXPR" => {
                 known(node, &["coalescetype", "coalescecollid", "args", "location"])?;
-                Ok(Expr::Coalesce(self.list(node.list("args")?, &env.operand())?.into()))
+                self.coalesce(node.list("args")?, &env.operand())
             }
             "ARRAYEXPR" => self.array(node, env),
             "RELABELTYPE" => self.relabel(node, env),
@@ -131,7 +132,7 @@ impl Lowering<'_> {
     fn junction(&mut self, args: &[Tree], decides: bool, env: &Env) -> Result<Expr, NotCompiled> {
         let eager = self.eager.clone();
         let args = self.list(args, env)?;
-        if self.folded(&args, decides).is_some() {
+        if self.folded(&args, decides, env.filter && env.quals).is_some() {
             self.eager = eager;
             return Ok(Expr::Const(Value::Bool(decides)));
         }
@@ -163,7 +164,10 @@ impl Lowering<'_> {
             _ => return Err(unknown("BOOLEANTEST", "booltesttype")),
         };
         // NULL and false are told apart by every test but this one.
-        let arg = self.field(node, "arg", &Env { filter: test == Truth::True, ..*env })?;
+        // How often something is unknown is not estimated.
+        let estimated = env.estimated && test != Truth::Unknown;
+        let inside = Env { filter: test == Truth::True, quals: false, estimated, ..*env };
+        let arg = self.field(node, "arg", &inside)?;
         Ok(Expr::Is { test, not, arg: Box::new(arg) })
     }
 
@@ -176,19 +180,56 @@ impl Lowering<'_> {
         if value.as_ref().is_some_and(|value| walk::size(&value.expr) > BOUND_SIZE_MAX) {
             return Err(NotCompiled::Node("CASE of a large expression".to_owned()));
         }
-        let condition = Env { filter: true, estimated: false, case_value: value.as_ref().or(env.case_value), ..*env };
+        let condition =
+            Env { filter: true, quals: false, estimated: false, case_value: value.as_ref().or(env.case_value), ..*env };
         let result = Env { estimated: false, ..*env };
         let mut branches = Vec::new();
+        let mut always = None;
         for when in node.list("args")? {
             let when = when.as_node().ok_or_else(|| unknown("CASEEXPR", "args"))?;
             known(when, &["expr", "result", "location"])?;
-            branches.push((self.field(when, "expr", &condition)?, self.field(when, "result", &result)?));
+            let eager = self.eager.clone();
+            let (is, then) = (self.field(when, "expr", &condition)?, self.field(when, "result", &result)?);
+            match constant(&is) {
+                // The planner drops what is never reached.
+                Some(Value::Bool(false) | Value::Null) => self.eager = eager,
+                Some(Value::Bool(true)) => {
+                    always = Some(then);
+                    break;
+                }
+                _ => branches.push((is, then)),
+            }
         }
-        let otherwise = match node.field("defresult") {
-            None | Some(Tree::Null) => Expr::Const(Value::Null),
-            Some(otherwise) => self.expr(otherwise, &result)?,
+        let otherwise = match (always, node.field("defresult")) {
+            (Some(always), _) => always,
+            (None, None | Some(Tree::Null)) => Expr::Const(Value::Null),
+            (None, Some(otherwise)) => self.expr(otherwise, &result)?,
         };
+        if branches.is_empty() {
+            return Ok(otherwise);
+        }
         Ok(Expr::Case { branches: branches.into(), otherwise: Box::new(otherwise) })
+    }
+
+    fn coalesce(&mut self, trees: &[Tree], env: &Env) -> Result<Expr, NotCompiled> {
+        let mut args = Vec::new();
+        for tree in trees {
+            match self.expr(tree, env)? {
+                Expr::Const(Value::Null) => {}
+                arg => {
+                    let decides = matches!(arg, Expr::Const(_));
+                    args.push(arg);
+                    if decides {
+                        break;
+                    }
+                }
+            }
+        }
+        Ok(match args.len() {
+            0 => Expr::Const(Value::Null),
+            1 => args.remove(0),
+            _ => Expr::Coalesce(args.into()),
+        })
     }
 
     fn array(&mut self, node: &Node, env: &Env) -> Result<Expr, NotCompiled> {

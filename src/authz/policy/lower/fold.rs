@@ -1,19 +1,32 @@
 //! What Postgres' planner makes of constants before anything else is worked out.
 
+use super::super::builtin::{Builtin, Depends};
 use super::super::eval::{NoRow, Slots, value_of};
+use super::super::expr::Truth;
 use super::super::{Expr, Value, walk};
 use super::{Lowering, slots};
 use crate::authz::tracked::{Moment, Tables};
 
-/// Equalities that depend on nothing else: `1 = 1`.
-const EQUALITIES: [&str; 3] = ["booleq", "int4eq", "texteq"];
-
 impl Lowering<'_> {
     /// The place of a constant that decides what AND (`decides` false) or OR (true) joins. The planner then drops the
     /// others, whatever errors they would raise; of those before the constant it still works out what is constant.
-    pub(super) fn folded(&self, args: &[Expr], decides: bool) -> Option<usize> {
-        let place = args.iter().position(|arg| constant(arg) == Some(decides))?;
+    /// `filter`: NULL is as good as false.
+    pub(super) fn folded(&self, args: &[Expr], decides: bool, filter: bool) -> Option<usize> {
+        let decides = |arg: &Expr| match constant(arg) {
+            Some(Value::Bool(value)) => value == decides,
+            Some(Value::Null) => filter && !decides,
+            _ => false,
+        };
+        let place = args.iter().position(decides)?;
         (!args[..place].iter().any(|arg| self.may_fail_in_planning(arg))).then_some(place)
+    }
+
+    /// What is never called with NULL is not called at all where one of its arguments is NULL for sure, and the planner
+    /// drops the others.
+    pub(super) fn is_null_for_sure(&self, function: &Builtin, args: &[Expr]) -> bool {
+        function.strict
+            && args.iter().any(|arg| matches!(arg, Expr::Const(Value::Null)))
+            && !args.iter().any(|arg| self.may_fail_in_planning(arg))
     }
 
     fn may_fail_in_planning(&self, expr: &Expr) -> bool {
@@ -61,14 +74,48 @@ fn is_error(expr: &Expr) -> bool {
     !reads_slots && value_of(expr, &NoRow, &Slots::default(), &Tables::default(), Moment::After, 0).is_err()
 }
 
-fn constant(expr: &Expr) -> Option<bool> {
+/// What the planner makes of an expression without variables, where it is surely known.
+pub(super) fn constant(expr: &Expr) -> Option<Value> {
     match expr {
-        Expr::Const(Value::Bool(value)) => Some(*value),
-        Expr::Not(arg) => constant(arg).map(|value| !value),
-        Expr::Call { function, args } if EQUALITIES.contains(&function.name) => match &**args {
-            [Expr::Const(left), Expr::Const(right)] if !left.is_null() && !right.is_null() => Some(left == right),
+        Expr::Const(value) => Some(value.clone()),
+        Expr::Not(arg) => match constant(arg)? {
+            Value::Bool(value) => Some(Value::Bool(!value)),
+            Value::Null => Some(Value::Null),
             _ => None,
         },
+        Expr::IsNull(arg) => Some(Value::Bool(constant(arg)?.is_null())),
+        Expr::Is { test, not, arg } => {
+            let value = match constant(arg)? {
+                Value::Bool(value) => Some(value),
+                Value::Null => None,
+                _ => return None,
+            };
+            let wanted = match test {
+                Truth::True => Some(true),
+                Truth::False => Some(false),
+                Truth::Unknown => None,
+            };
+            Some(Value::Bool((value == wanted) != *not))
+        }
+        Expr::Distinct { equal, args } if is_immutable(equal) => {
+            let [left, right] = [constant(&args[0])?, constant(&args[1])?];
+            if left.is_null() || right.is_null() {
+                return Some(Value::Bool(left.is_null() != right.is_null()));
+            }
+            match (equal.eval)(&[left, right]) {
+                Ok(Value::Bool(is_equal)) => Some(Value::Bool(!is_equal)),
+                _ => None,
+            }
+        }
+        Expr::Call { function, args } if is_immutable(function) => {
+            let values = args.iter().map(constant).collect::<Option<Vec<_>>>()?;
+            (function.eval)(&values).ok()
+        }
         _ => None,
     }
+}
+
+/// Comparisons are worked out by the planner, but for those that depend on the time zone.
+fn is_immutable(function: &Builtin) -> bool {
+    function.strict && function.pair.is_some() && function.depends != Depends::Utc
 }

@@ -92,7 +92,12 @@ impl<'c> Lowering<'c> {
             Some(0) => Err(refused(function, "LIMIT 0")),
         })?;
         if !applied {
-            return Ok(value);
+            // A call is no constant to the planner, unless it puts the body in the call's place.
+            let is_called = !in_place || function.strict;
+            return Ok(match value {
+                Expr::Const(_) if is_called => Expr::Apply { args: [].into(), strict: false, body: Box::new(value) },
+                value => value,
+            });
         }
         Ok(Expr::Apply { args: exprs.into(), strict: function.strict, body: Box::new(value) })
     }
@@ -181,6 +186,7 @@ impl<'c> Lowering<'c> {
         let rows = Query {
             sources: sources.into(),
             conditions: [].into(),
+            gates: [].into(),
             output: output.collect(),
             union: [].into(),
             limit: None,

@@ -82,7 +82,7 @@ fn compile_as(
             });
         }
         let mut names: Vec<String> = policies.iter().map(|policy| policy.name.clone()).collect();
-        if permissive && let Some(decides) = lowering.folded(&usings, true) {
+        if permissive && let Some(decides) = lowering.folded(&usings, true, true) {
             // The planner drops the others, and with them what it would work out for them.
             lowering.eager = eager;
             usings[..=decides].rotate_right(1);

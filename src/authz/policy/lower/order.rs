@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::super::expr::{Access, Query, Source};
 use super::super::{DatumType, Expr, Value, walk};
 use super::query::Draft;
+use super::slots;
 use crate::catalog::{Catalog, ColumnIndex, Oid};
 use crate::wal::pgoutput::RelationId;
 
@@ -129,6 +130,8 @@ fn build(draft: Draft, chosen: &[u16], lookups: BTreeMap<u16, Keys>) -> Query {
             _ => {}
         });
     };
+    let mut gates = Vec::new();
+    draft.conditions.iter().chain(&draft.output).for_each(|expr| gates_of(expr, &mut gates));
     let mut sources: Vec<Option<Source>> = draft.sources.into_iter().map(Some).collect();
     let mut lookups = lookups;
     let mut ordered = Vec::new();
@@ -156,10 +159,33 @@ fn build(draft: Draft, chosen: &[u16], lookups: BTreeMap<u16, Keys>) -> Query {
     Query {
         sources: ordered.into(),
         conditions: conditions.into(),
+        gates: gates.into(),
         output: output.into(),
         union: [].into(),
         limit: draft.limit,
         aggregate: draft.aggregate,
+    }
+}
+
+/// See [`Query::gates`].
+fn gates_of(expr: &Expr, gates: &mut Vec<Expr>) {
+    let mut is_apart = walk::uses(expr).is_empty() && slots::may_fail(expr);
+    walk::every(expr, 0, &mut |expr, _| {
+        let is_query = matches!(expr, Expr::Exists(_) | Expr::AnyQuery { .. } | Expr::Scalar(_) | Expr::ArrayOf(_));
+        is_apart &= !matches!(expr, Expr::Param(_)) && !is_query;
+    });
+    match expr {
+        // What depends on the person alone is worked out before.
+        _ if is_apart || slots::is_personal(expr) => {
+            if slots::may_fail(expr) && !gates.contains(expr) {
+                gates.push(expr.clone());
+            }
+        }
+        // Queries have their own.
+        Expr::Exists(_) | Expr::Scalar(_) | Expr::ArrayOf(_) => {}
+        Expr::AnyQuery { left, .. } => gates_of(left, gates),
+        Expr::Apply { args, .. } => args.iter().for_each(|arg| gates_of(arg, gates)),
+        _ => walk::children(expr, 0, &mut |child, _| gates_of(child, gates)),
     }
 }
 

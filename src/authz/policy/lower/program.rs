@@ -103,6 +103,7 @@ impl Reads {
             }
         }
         query.conditions.iter().for_each(|(_, condition)| self.expr(condition, around));
+        query.gates.iter().for_each(|gate| self.expr(gate, around));
         query.output.iter().for_each(|output| self.expr(output, around));
         around.pop();
         query.union.iter().for_each(|member| self.query(member, around));

@@ -89,6 +89,8 @@ pub(super) struct Env<'e> {
     pub by_name: bool,
     /// NULL is as good as false here.
     pub filter: bool,
+    /// With nothing between here and what is filtered but AND and OR, which the planner simplifies by that.
+    pub quals: bool,
     /// Postgres' planner estimates here how many rows pass.
     pub estimated: bool,
     /// Planned together with the statement: not in a function that plans its body when it is called.
@@ -114,6 +116,7 @@ impl<'e> Env<'e> {
             runs_as,
             by_name: false,
             filter: true,
+            quals: true,
             estimated: true,
             planned: true,
         }
@@ -133,6 +136,7 @@ impl<'e> Env<'e> {
             sub_select: None,
             targets: None,
             filter: true,
+            quals: true,
             estimated: self.planned,
             ..*self
         }

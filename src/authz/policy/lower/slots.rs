@@ -27,6 +27,20 @@ impl Lowering<'_> {
         slot
     }
 
+    /// The same of the largest parts that depend on the person alone, but for those in sub-queries.
+    pub(super) fn eager_parts(&mut self, expr: &mut Expr) {
+        if is_plain_personal(expr) {
+            *expr = self.eager_slot(expr.clone());
+            return;
+        }
+        match expr {
+            Expr::Exists(_) | Expr::Scalar(_) | Expr::ArrayOf(_) | Expr::AnyQuery { .. } => {}
+            // A function that is called is not looked into.
+            Expr::Apply { args, .. } => args.iter_mut().for_each(|arg| self.eager_parts(arg)),
+            _ => walk::children_mut(expr, 0, &mut |child, _| self.eager_parts(child)),
+        }
+    }
+
     /// Replaces the largest parts that depend on the person alone by slots.
     pub(super) fn extract(&mut self, expr: &mut Expr) {
         if is_personal(expr) {

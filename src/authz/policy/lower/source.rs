@@ -219,7 +219,7 @@ impl<'c> Lowering<'c> {
         let shown = applicable.permissive.into_iter().map(|policy| self.policy(policy, &env));
         let mut shown = shown.collect::<Result<Vec<_>, _>>()?;
         match shown.len() {
-            _ if self.folded(&shown, true).is_some() => self.eager = eager,
+            _ if self.folded(&shown, true, true).is_some() => self.eager = eager,
             0 => draft.conditions.push(Expr::Const(Value::Bool(false))),
             1 => split(shown.remove(0), &mut draft.conditions),
             _ => draft.conditions.push(Expr::Or(shown.into())),

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use walcast::authz::policy::audience::{Audience, Led, Standing};
-use walcast::authz::policy::failure::Undecided;
+use walcast::authz::policy::failure::{Failure, Undecided};
 use walcast::authz::policy::{Person as Asking, RowValues, Slots};
 use walcast::authz::tracked::{Moment, Tables};
 use walcast::authz::{CompiledPlan, Plan, plan};
@@ -59,6 +59,14 @@ impl Judge {
     }
 }
 
+impl ByProgram {
+    /// An error is foreseen in what the planner works out.
+    fn planner_stumbles(&self) -> bool {
+        let eager = self.plan.program.eager.iter();
+        eager.into_iter().any(|slot| matches!(self.slots.get(*slot), Some(Err(Failure::Error(_)))))
+    }
+}
+
 /// A table's policies and who asks.
 pub(super) struct Asked<'a> {
     pub table: usize,
@@ -105,13 +113,18 @@ impl Asked<'_> {
                 Ok(decided) => {
                     tally.here += 1;
                     self.count(expected, tally);
-                    if decided != expected {
-                        let what = if decided {
-                            "decided: shown; Postgres hides it"
-                        } else {
-                            "decided: hidden; Postgres shows it"
-                        };
-                        tally.is_wrong(self.set, || self.told(by, person, key, row, shown.now, what));
+                    let stumbles = by.planner_stumbles();
+                    match (decided, expected) {
+                        (true, false) if shown.unplanned.contains(&self.table) => tally.unforeseen += 1,
+                        (false, true) if stumbles => tally.too_careful += 1,
+                        (true, false) => tally.is_wrong(self.set, || {
+                            self.told(by, person, key, row, shown.now, "decided: shown; Postgres hides it")
+                        }),
+                        (false, true) => tally.is_wrong(self.set, || {
+                            self.told(by, person, key, row, shown.now, "decided: hidden; Postgres shows it")
+                        }),
+                        (false, false) if stumbles && self.would_show(by, &values, shown.now) => tally.foreseen += 1,
+                        _ => {}
                     }
                 }
                 Err(why) => {
@@ -124,6 +137,17 @@ impl Asked<'_> {
                 }
             }
         }
+    }
+
+    /// If the planner did not fail.
+    fn would_show(&self, by: &ByProgram, row: &RowValues<'_>, now: i64) -> bool {
+        let program = &by.plan.program;
+        let said = program.decide_clauses(row, &by.slots, self.tables, self.moment, now);
+        let holds = |permissive| {
+            let clauses = program.clauses.iter().zip(&said);
+            clauses.filter(move |(clause, _)| clause.permissive == permissive).map(|(_, said)| *said == Ok(Some(true)))
+        };
+        holds(false).all(|holds| holds) && holds(true).any(|holds| holds)
     }
 
     fn without_programs(&self, key: i64, tally: &mut Tally) {

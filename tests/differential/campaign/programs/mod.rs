@@ -32,7 +32,7 @@ use crate::support::database::connect;
 use crate::support::scene::{execute, from_env};
 
 /// Every day's run, about sets of policies that are neither always yes nor always no.
-const DECISIONS: u64 = 150_000;
+const DECISIONS: u64 = 100_000;
 /// The seed of a run of that size: what is run before every commit is no lottery.
 const EVERY_DAY: u64 = 7;
 
@@ -62,7 +62,10 @@ async fn programs_decide_random_worlds_as_a_select_does() {
         tally.wrongs
     );
     assert!(tally.wrongs == 0, "{} wrong:\n{}", tally.wrongs, tally.wrong.join("\n\n"));
+    // What the planner works out to estimate is known but for a few forms.
+    let missed = tally.unforeseen + tally.too_careful;
+    assert!(missed * 2 <= tally.foreseen + 500, "the planner fails otherwise than foreseen: {missed}");
     let asked = tally.here + tally.undecided() + tally.not_compiled();
     assert!(tally.undecided() * 5 < asked, "undecided: {} of {asked}", tally.undecided());
-    assert!(tally.not_compiled() * 10 < asked, "not compiled: {} of {asked}", tally.not_compiled());
+    assert!(tally.not_compiled() * 5 < asked, "not compiled: {} of {asked}", tally.not_compiled());
 }

@@ -272,7 +272,9 @@ pub(super) fn value(random: &mut StdRng, of: Type, nulls: f64) -> String {
         Type::Big if rare => pick(random, &["9223372036854775807", "'-9223372036854775808'::bigint", "2147483648"]),
         Type::Big => format!("{}::bigint", random.random_range(0..7)),
         Type::Text | Type::Name => {
-            pick(random, &["''", "'a'", "'b'", "'ab'", "'A'", "'a_c'", "'abc'", "'3'", "'12'", "'x%'", "'\u{e9}'"])
+            let text =
+                pick(random, &["''", "'a'", "'b'", "'ab'", "'A'", "'a_c'", "'abc'", "'3'", "'12'", "'x%'", "'\u{e9}'"]);
+            format!("{text}::text")
         }
         Type::Char => format!("{}::char(3)", pick(random, &["'a'", "'a '", "'ab'", "''", "'abc'"])),
         Type::Uuid => format!("'{}'::uuid", user_ids().choose(random).expect("users")),

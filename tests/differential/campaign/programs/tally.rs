@@ -42,6 +42,11 @@ pub(super) struct Tally {
     pub denied_by_plan: usize,
     /// Nobody was led to, by the way that the row itself is for nobody.
     pub not_led: usize,
+    /// Hidden since the planner fails over the person's claims, as foreseen.
+    pub foreseen: usize,
+    /// It fails there where that was not foreseen, or the other way round: what it works out to estimate is its own.
+    pub unforeseen: usize,
+    pub too_careful: usize,
     pub undecided: BTreeMap<String, usize>,
     pub not_compiled: BTreeMap<String, usize>,
     /// The same where that is meant.
@@ -95,6 +100,10 @@ impl Tally {
             self.left,
             self.undecided(),
             self.not_led
+        );
+        println!(
+            "the planner fails over claims: {} foreseen, {} not, {} foreseen in vain",
+            self.foreseen, self.unforeseen, self.too_careful
         );
         println!("images of the stream: {}, of them old rows: {}", self.from_stream, self.old_rows);
         for (what, reasons) in

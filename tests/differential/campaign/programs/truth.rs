@@ -12,12 +12,13 @@ use crate::support::scene::execute;
 const SHOWN: &str = "
     create schema camp;
     grant usage on schema camp to public;
-    create function camp.shown(names text[], keys bigint[]) returns table (place int, ids bigint[], moment bigint)
+    create function camp.shown(names text[], keys bigint[]) returns table (place int, ids bigint[], moment bigint, planned boolean)
     language plpgsql as $$
     begin
         moment := (extract(epoch from now() - '2000-01-01 00:00Z') * 1000000)::bigint;
         for n in 1..cardinality(names) loop
             place := n;
+            planned := true;
             begin
                 execute format('select array_agg(id) from public.%I', names[n]) into ids;
             exception when others then
@@ -26,6 +27,7 @@ const SHOWN: &str = "
                     execute format('explain select id from public.%I where id = -1', names[n]);
                     execute format('select array_agg(k) from camp.shown_of_%s($1) as k', names[n]) into ids using keys;
                 exception when others then
+                    planned := false;
                     ids := null;
                 end;
             end;
@@ -67,6 +69,8 @@ pub(super) struct Truth(Vec<Client>);
 pub(super) struct Shown {
     pub now: i64,
     pub rows: Vec<HashSet<i64>>,
+    /// No plan could be made: the planner works out functions to estimate how many rows they select.
+    pub unplanned: HashSet<usize>,
 }
 
 impl Truth {
@@ -99,17 +103,20 @@ async fn ask(session: &Client, person: &Person, tables: &[String], keys: usize) 
     let (role, names) = (person.role, tables.join(","));
     let sql = format!(
         "begin; select set_config('request.jwt.claims', '{claims}', true); set local role {role};
-         select place, ids, moment from camp.shown('{{{names}}}', array(select generate_series(1, {keys}))); rollback"
+         select place, ids, moment, planned from camp.shown('{{{names}}}', array(select generate_series(1, {keys}))); rollback"
     );
     let messages = session.simple_query(&sql).await.unwrap_or_else(|error| panic!("{error:?} in {sql}"));
-    let mut shown = Shown { now: 0, rows: Vec::new() };
+    let mut shown = Shown { now: 0, rows: Vec::new(), unplanned: HashSet::new() };
     for message in &messages {
         let SimpleQueryMessage::Row(row) = message else { continue };
-        if row.len() != 3 {
+        if row.len() != 4 {
             continue; // Of `set_config`.
         }
         let keys = row.get(1).unwrap_or_default();
         let keys = keys.trim_matches(['{', '}']).split(',').filter(|key| !key.is_empty());
+        if row.get(3) == Some("f") {
+            shown.unplanned.insert(shown.rows.len());
+        }
         shown.rows.push(keys.map(|key| key.parse().expect("a key")).collect());
         shown.now = row.get(2).expect("a moment").parse().expect("a number");
     }

@@ -29,6 +29,8 @@ impl Grammar<'_> {
             Type::Moment => {
                 self.pick(&["now()", "now() - interval '2 seconds'", "now() + interval '1 second'"]).to_owned()
             }
+            // Constants of numbers that are none are left to Postgres.
+            Type::Numeric => format!("{}::numeric", self.pick(&["0", "1", "1.50", "2.5", "-3", "1e20"])),
             _ => value(self.random, of, 0.06),
         }
     }
