@@ -122,8 +122,14 @@ fn ways_of(expr: &Expr) -> Option<Vec<Way>> {
             _ => None,
         },
         Expr::Exists(query) => of_query(query),
+        // Nothing else of it is ever true.
+        Expr::Case { branches, otherwise } if branches.iter().all(|(_, result)| is_no(result)) => ways_of(otherwise),
         _ => None,
     }
+}
+
+fn is_no(expr: &Expr) -> bool {
+    matches!(expr, Expr::Const(Value::Null | Value::Bool(false)))
 }
 
 fn keyed(slot: u16, of_slot: OfSlot, values: Values) -> Vec<Way> {
