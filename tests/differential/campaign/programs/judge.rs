@@ -172,7 +172,7 @@ impl Asked<'_> {
                 return;
             }
             Judge::NotCompiled(why) => {
-                if tally.not_compiled.get(why).is_none() && std::env::var("WALCAST_DIFFERENTIAL_REFUSED").is_ok() {
+                if !tally.not_compiled.contains_key(why) && std::env::var("WALCAST_DIFFERENTIAL_REFUSED").is_ok() {
                     println!("not compiled: {why}: {}", (self.describe)());
                 }
                 return *tally.not_compiled.entry(why.clone()).or_default() += 1;

@@ -135,7 +135,7 @@ pub(super) const INNER: [Shape; 5] = [
 
 impl Shape {
     pub fn create(&self) -> String {
-        let columns: Vec<String> = self.columns.iter().map(|column| definition(column)).collect();
+        let columns: Vec<String> = self.columns.iter().map(definition).collect();
         let (name, columns) = (self.name, columns.join(", "));
         match name {
             "parts" => format!(
