@@ -45,10 +45,6 @@ pub(super) enum Rule {
     AskedLater,
 }
 
-/// Known gap: old rows of a transaction that also changes policies, grants or functions are judged by what its commit
-/// leaves, not by what it began with. Counted apart; `true` makes them wrong.
-const OLD_ROWS_BESIDE_DDL_ARE_EXACT: bool = true;
-
 enum Outcome {
     Right,
     BesideDdl,
@@ -260,9 +256,9 @@ impl Judge<'_> {
         }
     }
 
+    /// Programs judge old rows by the catalog that their transaction began with; Postgres is asked when that is gone.
     fn is_beside_ddl(&self, change: &Change) -> bool {
-        self.committed.transaction.has_ddl
-            && (!OLD_ROWS_BESIDE_DDL_ARE_EXACT || self.rule(change) != Rule::AsOfCommit)
+        self.committed.transaction.has_ddl && self.rule(change) != Rule::AsOfCommit
     }
 
     /// No SELECT shows an old row any more; where nothing that policies read has moved, the answer is the same.
