@@ -130,7 +130,10 @@ impl Asked<'_> {
                 Err(why) => {
                     let why = match why {
                         Undecided::ColumnMissing(_) => "a column that the image lacks".to_owned(),
-                        Undecided::NotLoaded(_) => "a table that is not loaded".to_owned(),
+                        Undecided::NotLoaded(_) => {
+                            tally.not_loaded += 1;
+                            "a table that is not loaded".to_owned()
+                        }
                         Undecided::Value(why) => why.to_owned(),
                     };
                     *tally.undecided.entry(why).or_default() += 1;

@@ -65,6 +65,7 @@ async fn programs_decide_random_worlds_as_a_select_does() {
     // What the planner works out to estimate is known but for a few forms.
     let missed = tally.unforeseen + tally.too_careful;
     assert!(missed * 2 <= tally.foreseen + 500, "the planner fails otherwise than foreseen: {missed}");
+    assert_eq!(tally.not_loaded, 0, "questions about a table that is not loaded");
     let asked = tally.here + tally.undecided() + tally.not_compiled();
     assert!(tally.undecided() * 5 < asked, "undecided: {} of {asked}", tally.undecided());
     assert!(tally.not_compiled() * 5 < asked, "not compiled: {} of {asked}", tally.not_compiled());

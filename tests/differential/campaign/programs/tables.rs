@@ -194,6 +194,8 @@ impl Shape {
                 format!("{}; truncate {name}; {}", self.insert(random, id), some.join("; "))
             }
             16 => format!("savepoint s; delete from {name}; rollback to s; release s"),
+            17 => format!("{}; delete from {name} where id = {id}", self.insert(random, id)),
+            18 => format!("delete from {name} where id = {id}; {}", self.insert(random, id)),
             _ => format!("delete from {name} where id = {id}"),
         }
     }

@@ -42,6 +42,8 @@ pub(super) struct Tally {
     pub denied_by_plan: usize,
     /// Nobody was led to, by the way that the row itself is for nobody.
     pub not_led: usize,
+    /// Undecided since a table that is to be followed is not there: something of the stream was not understood.
+    pub not_loaded: usize,
     /// Hidden since the planner fails over the person's claims, as foreseen.
     pub foreseen: usize,
     /// It fails there where that was not foreseen, or the other way round: what it works out to estimate is its own.
