@@ -125,6 +125,8 @@ fn ways_of(expr: &Expr) -> Option<Vec<Way>> {
             _ => None,
         },
         Expr::Exists(query) => of_query(query),
+        // Nothing else of it is ever true.
+        Expr::Case { branches, otherwise } if branches.iter().all(|(_, result)| is_no(result)) => ways_of(otherwise),
         _ => None,
     }
 }
@@ -132,6 +134,11 @@ fn ways_of(expr: &Expr) -> Option<Vec<Way>> {
 /// Whether the ways of an expression are all that it says. It is true then for whoever one of them leads to: `led` has
 /// evaluated all that it reads of the row, without an error, and `standing` all that it reads of the person.
 fn is_exact(expr: &Expr) -> bool {
+    let reads = Reads::of(expr);
+    // It is a way itself.
+    if !reads.opaque && (!reads.person || !(reads.row || reads.tables)) {
+        return true;
+    }
     match expr {
         Expr::Or(args) => args.iter().all(is_exact),
         Expr::Exists(query) => {
@@ -139,13 +146,14 @@ fn is_exact(expr: &Expr) -> bool {
             let are_slots = query.gates.iter().all(|gate| matches!(gate, Expr::Slot(_)));
             of_person.count() <= 1 && are_slots && !query.may_fail_on_rows() && ways_of(expr).is_some()
         }
-        // One condition leads there, and there are others.
-        Expr::And(_) => {
-            let reads = Reads::of(expr);
-            !reads.opaque && (!reads.person || !(reads.row || reads.tables))
-        }
-        _ => ways_of(expr).is_some(),
+        Expr::Call { .. } | Expr::AnyArray { .. } => ways_of(expr).is_some(),
+        // Of these a condition leads somewhere, and there are others.
+        _ => false,
     }
+}
+
+fn is_no(expr: &Expr) -> bool {
+    matches!(expr, Expr::Const(Value::Null | Value::Bool(false)))
 }
 
 fn keyed(slot: u16, of_slot: OfSlot, values: Values) -> Vec<Way> {

@@ -1,6 +1,6 @@
 //! The subscribers: what each has been sent, cut at the marks that end every transaction.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
@@ -67,7 +67,9 @@ async fn listen(relay: &Relay, person: &Person, tables: &[Table]) -> Client {
     let mut client = connected.unwrap_or_else(|error| panic!("{} could not connect: {error}", person.name));
     let binding = |table: &Table| match &person.filter {
         None => all_of(&table.name),
-        Some(filter) => json!({ "event": "*", "schema": "public", "table": table.name, "filter": filter.text }),
+        Some(filter) => {
+            json!({ "event": filter.event, "schema": "public", "table": table.name, "filter": filter.text })
+        }
     };
     let bindings: Vec<Value> = tables.iter().map(binding).chain([all_of("marks"), all_of("probes")]).collect();
     client.subscribe("history", Value::Array(bindings)).await;
@@ -82,6 +84,11 @@ async fn hear(client: &mut Client, mark: i64) -> (Vec<Event>, usize) {
         if message.event != "postgres_changes" {
             others += 1;
             continue;
+        }
+        // Each subscription once.
+        let ids = message.payload["ids"].as_array().map(Vec::as_slice).unwrap_or_default();
+        if ids.iter().collect::<HashSet<_>>().len() != ids.len() {
+            client.fail(&format!("the ids {ids:?} of one event"));
         }
         let event = event(&message.payload["data"]);
         if event.table != "marks" {

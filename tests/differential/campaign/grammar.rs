@@ -171,6 +171,26 @@ const CLAUSES: &[(&str, &[&str])] = &[
     ("aggregate", &["(select count(*) from members m where m.org = {t}.org) > 5"]),
 ];
 
+/// Those that say of a row who may see it.
+const LEADING: &[&str] = &[
+    "owner = auth.uid()",
+    "owner = (select auth.uid()) or open",
+    "owner = auth.uid() or author = (auth.jwt() ->> 'sub')",
+    "owner = auth.uid() or ((auth.jwt() ->> 'aal') = 'aal2' and kind = 'public')",
+    "owner = auth.uid() or (auth.jwt() -> 'app_metadata' ->> 'role') = 'admin'",
+    "auth.uid() = any (viewers)",
+    "org = any (array(select jsonb_array_elements_text(auth.jwt() -> 'app_metadata' -> 'orgs')::int))",
+    "org = ((auth.jwt() -> 'app_metadata') ->> 'org')::int",
+    "exists (select 1 from members m where m.org = {t}.org and m.member = auth.uid())",
+    "org in (select m.org from members m where m.member = (select auth.uid()) and m.active)",
+    "exists (select 1 from rooms r join members m on m.org = r.org where r.id = {t}.room and m.member = auth.uid())",
+];
+
+pub(super) fn leading(rng: &mut StdRng, table: &str) -> Expression {
+    let sql = LEADING.choose(rng).expect("not empty").replace("{t}", table);
+    Expression { sql: format!("({sql})"), kinds: vec!["leading to people"] }
+}
+
 fn clause(rng: &mut StdRng, table: &str) -> Expression {
     let (kind, forms) = CLAUSES.choose(rng).expect("not empty");
     let sql = forms.choose(rng).expect("not empty").replace("{t}", table);

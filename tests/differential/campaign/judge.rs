@@ -45,10 +45,6 @@ pub(super) enum Rule {
     AskedLater,
 }
 
-/// Known gap: old rows of a transaction that also changes policies, grants or functions are judged by what its commit
-/// leaves, not by what it began with. Counted apart; `true` makes them wrong.
-const OLD_ROWS_BESIDE_DDL_ARE_EXACT: bool = false;
-
 enum Outcome {
     Right,
     BesideDdl,
@@ -129,7 +125,7 @@ impl Judge<'_> {
         let is_sent = event.is_some();
         if is_delete && !change.whole_old {
             tally.bounded += 1;
-            if is_sent && !self.sees_old(change) {
+            if is_sent && !(self.sees_old(change) && self.is_wanted(change)) {
                 let what = "hears of a delete of what could not be seen";
                 let outcome = match self.excuse_old(change, true) {
                     Outcome::Unknown => Outcome::Wrong,
@@ -208,8 +204,15 @@ impl Judge<'_> {
         change.old.is_some_and(|key| self.committed.before[self.number].contains(&(change.table, key)))
     }
 
+    fn is_wanted(&self, change: &Change) -> bool {
+        self.person.filter.as_ref().is_none_or(|filter| filter.wants(change.operation.name()))
+    }
+
     fn filter_passes(&self, change: &Change) -> bool {
         let Some(filter) = &self.person.filter else { return true };
+        if !self.is_wanted(change) {
+            return false;
+        }
         let (old, new) = &self.committed.matching[filter.sql];
         match (change.new, change.old) {
             (Some(key), _) => new.contains(&(change.table, key)),
@@ -253,8 +256,9 @@ impl Judge<'_> {
         }
     }
 
-    fn is_beside_ddl(&self) -> bool {
-        self.committed.transaction.has_ddl && !OLD_ROWS_BESIDE_DDL_ARE_EXACT
+    /// Programs judge old rows by the catalog that their transaction began with; Postgres is asked when that is gone.
+    fn is_beside_ddl(&self, change: &Change) -> bool {
+        self.committed.transaction.has_ddl && self.rule(change) != Rule::AsOfCommit
     }
 
     /// No SELECT shows an old row any more; where nothing that policies read has moved, the answer is the same.
@@ -263,7 +267,7 @@ impl Judge<'_> {
         if is_sent && change.old.is_some_and(by_plan) {
             return Outcome::ByPlan;
         }
-        if self.is_beside_ddl() {
+        if self.is_beside_ddl(change) {
             return Outcome::BesideDdl;
         }
         if !is_sent && self.undecided && self.rule(change) == Rule::AskedLater {

@@ -4,7 +4,7 @@ use rand::Rng;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 
-use super::grammar::{Expression, expression};
+use super::grammar::{Expression, expression, leading};
 use super::persons::Person;
 use super::tables::Table;
 use super::truth::Truth;
@@ -72,8 +72,22 @@ fn is_for(roles: &str, role: &str) -> bool {
     }
 }
 
+/// A set by which a row leads to people. Mostly it is for few: it is not measured.
+fn that_lead(rng: &mut StdRng, table: &str) -> Vec<Policy> {
+    let policy = |rng: &mut StdRng| Policy {
+        name: format!("p{}", rng.random_range(0..100_000)),
+        permissive: true,
+        roles: "public",
+        expression: leading(rng, table),
+    };
+    (0..*[1, 1, 1, 2].choose(rng).expect("not empty")).map(|_| policy(rng)).collect()
+}
+
 /// A balanced set: permissive ones, perhaps a restrictive one.
 pub(super) async fn choose(rng: &mut StdRng, truth: &Truth, persons: &[Person], table: &Table) -> Vec<Policy> {
+    if table.leads {
+        return that_lead(rng, &table.name);
+    }
     for _ in 0..ATTEMPTS_MAX {
         let mut policies = Vec::new();
         for _ in 0..*[1, 1, 2, 2, 3].choose(rng).expect("not empty") {

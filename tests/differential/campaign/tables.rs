@@ -58,6 +58,8 @@ pub(super) struct Table {
     pub row_security: bool,
     pub owner: &'static str,
     pub forced: bool,
+    /// Its policies lead to people, however few they are.
+    pub leads: bool,
     pub policies: Vec<Policy>,
     /// Counts the sets of policies that it has had; the index of the present one's tally.
     pub era: usize,
@@ -77,6 +79,7 @@ impl Table {
             row_security: true,
             owner,
             forced: rng.random_bool(0.3),
+            leads: false,
             policies: Vec::new(),
             era: 0,
             live: Vec::new(),

@@ -17,6 +17,8 @@ pub(super) struct Era {
     /// Whether row-level security decides at all.
     row_security: bool,
     owner: Option<&'static str>,
+    /// It need not be balanced.
+    leads: bool,
     pub shown: usize,
     pub denied: usize,
     pub wrong: usize,
@@ -32,6 +34,7 @@ impl Era {
             kinds: kinds.chain(restrictive).chain(several).collect(),
             row_security: table.row_security,
             owner: (!table.forced).then_some(table.owner),
+            leads: table.leads,
             shown: 0,
             denied: 0,
             wrong: 0,
@@ -54,7 +57,10 @@ impl Era {
 
     /// It has said long enough the same.
     pub(super) fn is_lopsided(&self) -> bool {
-        self.row_security && self.decisions() >= DECISIONS_MIN && !is_balanced(self.shown, self.decisions())
+        self.row_security
+            && !self.leads
+            && self.decisions() >= DECISIONS_MIN
+            && !is_balanced(self.shown, self.decisions())
     }
 
     /// It says something: enough of both answers.

@@ -61,6 +61,9 @@ impl World {
         relay::set_up(&url).await;
         let persons = persons::choose(&mut rng);
         let mut tables: Vec<Table> = (1..=rng.random_range(2..=4)).map(|n| Table::random(&mut rng, n)).collect();
+        let mut leading = Table::random(&mut rng, tables.len() + 1);
+        leading.leads = true;
+        tables.push(leading);
         let sql = schema(&mut rng, &mut tables, &users);
         execute(&database.client, &sql).await;
         let truth = Truth::new(&url).await;

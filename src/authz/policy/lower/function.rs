@@ -1,11 +1,12 @@
 //! SQL functions, looked into.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::super::expr::{Query, Source};
 use super::super::tree::{self, Node, Tree};
-use super::super::{Expr, NotCompiled, walk};
+use super::super::{Expr, NotCompiled, Value, walk};
 use super::query::limit;
 use super::scope::{BOUND_SIZE_MAX, Bound, Env, Rows};
 use super::types::RECORD;
@@ -84,13 +85,16 @@ impl<'c> Lowering<'c> {
             runs_as: &runs_as,
             by_name: function.body.is_none(),
             estimated: env.estimated && in_place,
-            planned: env.planned && in_place,
+            planned: env.planned || !in_place,
             ..*env
         };
+        let around = (!in_place).then(|| std::mem::take(&mut self.eager));
         let value = self.calling(function, |lowering| match limit(query)? {
             None | Some(1..) => lowering.first_value(query, &inside),
             Some(0) => Err(refused(function, "LIMIT 0")),
-        })?;
+        });
+        let worked_out = around.map(|around| std::mem::replace(&mut self.eager, around));
+        let value = failing_with(value?, worked_out.unwrap_or_default());
         if !applied {
             // A call is no constant to the planner, unless it puts the body in the call's place.
             let is_called = !in_place || function.strict;
@@ -300,6 +304,19 @@ fn names_ours(tree: &str) -> bool {
         }
     }
     false
+}
+
+/// A body that is planned when it is called: what the planner works out of it fails then, whatever would be reached.
+fn failing_with(body: Expr, worked_out: BTreeSet<u16>) -> Expr {
+    if worked_out.is_empty() {
+        return body;
+    }
+    let looked_at = |slot| {
+        let is_null = Expr::IsNull(Box::new(Expr::Slot(slot)));
+        Expr::And([is_null, Expr::Const(Value::Bool(false))].into())
+    };
+    let never = Expr::Or(worked_out.into_iter().map(looked_at).collect());
+    Expr::Case { branches: [(never, Expr::Const(Value::Null))].into(), otherwise: Box::new(body) }
 }
 
 fn within<'e>(function: &Function, bound: &'e [Bound], runs_as: &'e Role, env: &Env<'e>) -> Env<'e> {

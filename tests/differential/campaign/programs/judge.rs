@@ -130,7 +130,10 @@ impl Asked<'_> {
                 Err(why) => {
                     let why = match why {
                         Undecided::ColumnMissing(_) => "a column that the image lacks".to_owned(),
-                        Undecided::NotLoaded(_) => "a table that is not loaded".to_owned(),
+                        Undecided::NotLoaded(_) => {
+                            tally.not_loaded += 1;
+                            "a table that is not loaded".to_owned()
+                        }
                         Undecided::Value(why) => why.to_owned(),
                     };
                     *tally.undecided.entry(why).or_default() += 1;
@@ -166,6 +169,10 @@ impl Asked<'_> {
                 tally.denied_by_plan += 1;
                 self.count(expected, tally);
                 false
+            }
+            Judge::NotCompiled(_) if tally.sets[self.set].is_left => {
+                tally.left += 1;
+                return;
             }
             Judge::NotCompiled(why) => {
                 if !tally.not_compiled.contains_key(why) && std::env::var("WALCAST_DIFFERENTIAL_REFUSED").is_ok() {

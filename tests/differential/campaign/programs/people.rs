@@ -52,12 +52,12 @@ fn ordinary(random: &mut StdRng, role: &str, n: usize) -> Value {
     let users = user_ids();
     let orgs: Vec<u32> = (0..7).filter(|_| random.random_bool(0.4)).collect();
     let uids: Vec<&String> = users.iter().filter(|_| random.random_bool(0.4)).collect();
-    let word = *["a", "b", "ab", "abc"].choose(random).expect("not empty");
+    let word = *["a", "b", "ab", "abc", "\u{e9}"].choose(random).expect("not empty");
     json!({
         "sub": users[n % users.len()], "role": role, "email": format!("{word}@x.test"), "aal": format!("aal{}", n % 2 + 1),
         "word": word, "ok": random.random_bool(0.5), "org": random.random_range(0..7), "orgs": orgs, "uids": uids,
         "app_metadata": { "org": random.random_range(0..7).to_string(), "level": random.random_range(0..7), "words": [word, "x"] },
-        "until": "2024-02-29T00:00:00Z",
+        "until": if n == 3 { "Jan 31 2024 10:00 UTC" } else { "2024-01-31T10:00:00Z" },
     })
 }
 

@@ -158,7 +158,7 @@ impl Shape {
         for (column, of) in self.columns {
             columns.push(column);
             values.push(match *column {
-                "note" if random.random_bool(0.1) => {
+                "note" if random.random_bool(0.3) => {
                     format!("repeat('{}', 900)", ["abc", "xyz"].choose(random).expect("not empty"))
                 }
                 _ => value(random, *of, 0.15),
@@ -188,12 +188,14 @@ impl Shape {
             11 => format!("update {name} set {column} = {new} where id % 7 = {}", id % 7),
             12 => format!("update {name} set id = id + 100 where id = {id}"),
             13 if name == "parts" => format!("update parts set part = {} where id = {id}", random.random_range(0..4)),
-            14 if name == "parts" => "truncate parts_1".to_owned(),
-            15 if random.random_bool(0.2) => {
+            14 if name == "parts" => format!("{}; truncate parts_1", self.insert(random, id)),
+            15 if random.random_bool(0.3) => {
                 let some: Vec<String> = (0..self.rows / 2).map(|id| self.insert(random, id)).collect();
-                format!("truncate {name}; {}", some.join("; "))
+                format!("{}; truncate {name}; {}", self.insert(random, id), some.join("; "))
             }
             16 => format!("savepoint s; delete from {name}; rollback to s; release s"),
+            17 => format!("{}; delete from {name} where id = {id}", self.insert(random, id)),
+            18 => format!("delete from {name} where id = {id}; {}", self.insert(random, id)),
             _ => format!("delete from {name} where id = {id}"),
         }
     }

@@ -15,6 +15,8 @@ pub(super) struct Set {
     pub shown: usize,
     pub denied: usize,
     pub wrong: usize,
+    /// Postgres is to be asked.
+    pub is_left: bool,
 }
 
 impl Set {
@@ -40,6 +42,8 @@ pub(super) struct Tally {
     pub denied_by_plan: usize,
     /// Nobody was led to, by the way that the row itself is for nobody.
     pub not_led: usize,
+    /// Undecided since a table that is to be followed is not there: something of the stream was not understood.
+    pub not_loaded: usize,
     /// Hidden since the planner fails over the person's claims, as foreseen.
     pub foreseen: usize,
     /// It fails there where that was not foreseen, or the other way round: what it works out to estimate is its own.
@@ -47,6 +51,8 @@ pub(super) struct Tally {
     pub too_careful: usize,
     pub undecided: BTreeMap<String, usize>,
     pub not_compiled: BTreeMap<String, usize>,
+    /// The same where that is meant.
+    pub left: usize,
     /// What Postgres would not take as a policy or function: the grammar's mistakes.
     pub refused: BTreeMap<String, usize>,
     pub wrongs: usize,
@@ -87,11 +93,13 @@ impl Tally {
             self.sets.len()
         );
         println!(
-            "by programs: {}; by plans without one: {} open, {} denied; not compiled: {}; undecided: {}; led to nobody: {}",
+            "by programs: {}; by plans without one: {} open, {} denied; not compiled: {}, and {} on purpose; undecided: {}; led to \
+             nobody: {}",
             self.here,
             self.open,
             self.denied_by_plan,
             self.not_compiled(),
+            self.left,
             self.undecided(),
             self.not_led
         );

@@ -16,6 +16,7 @@ use walcast::change::{OldRow, Row};
 use walcast::demo::postgres::Cluster;
 use walcast::wal::pgoutput::Datum;
 
+use super::forms;
 use super::functions::{self, Function};
 use super::judge::{Asked, Judge, judges};
 use super::people::{self, MOODS, Person};
@@ -92,11 +93,12 @@ impl World {
         sql += "grant select on all tables in schema public to public; grant usage on schema auth to public;";
         sql += "grant create on schema public to keeper;";
         execute(client, &sql).await;
+        execute(client, forms::SCHEMA).await;
         let functions = made_functions(client, random, tally).await;
         while !try_execute(client, &format!("begin; {}; commit", policies::of_guarded(random)), tally).await {
             execute(client, "rollback").await;
         }
-        let names: Vec<String> = (0..TABLES).map(|n| format!("t{n}")).collect();
+        let mut names: Vec<String> = (0..TABLES).map(|n| format!("t{n}")).collect();
         let mut sets = Vec::new();
         for name in &names {
             let (owner, forced) =
@@ -105,14 +107,25 @@ impl World {
             execute(client, &format!("{create}; {}", tables::fill(random, name, ROWS))).await;
             sets.push(made_policies(client, random, &functions, name, tally).await);
         }
+        for n in 0..forms::EACH_WORLD {
+            let (name, form) = (format!("form{n}"), forms::of_world(tally.worlds, n));
+            let create = tables::create(&name, n % 2 == 0, "postgres", false);
+            execute(client, &format!("{create}; {}", tables::fill(random, &name, ROWS))).await;
+            let policies = form.create(&name);
+            execute(client, &policies.join("; ")).await;
+            names.push(name);
+            sets.push(policies);
+        }
         execute(client, &truth::functions(&names)).await;
         let (catalog, truth) =
             (catalog(cluster, &database).await, Truth::new(&cluster.url("oracle", &database.name)).await);
-        let judged = names.into_iter().zip(sets).map(|(name, policies)| {
+        let world = tally.worlds;
+        let judged = names.into_iter().zip(sets).enumerate().map(|(place, (name, policies))| {
             let named = |relation: &&Arc<Relation>| relation.name == name;
             let relation = Arc::clone(catalog.relations.values().find(named).expect("a published table"));
             let judges = judges(&catalog, &relation, &people);
-            tally.sets.push(Set::default());
+            let is_left = place.checked_sub(TABLES).is_some_and(|n| forms::of_world(world, n).is_left());
+            tally.sets.push(Set { is_left, ..Set::default() });
             Judged { name, relation, policies, judges, set: tally.sets.len() - 1 }
         });
         let judged = judged.collect();
