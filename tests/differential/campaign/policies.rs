@@ -37,7 +37,7 @@ pub(super) fn describe(table: &Table) -> String {
 
 /// A fifth of them yes, a fifth no.
 pub(super) fn is_balanced(shown: usize, asked: usize) -> bool {
-    shown * 5 >= asked && (asked - shown) * 5 >= asked
+    shown * 5 >= asked && asked.saturating_sub(shown) * 5 >= asked
 }
 
 /// One policy that is balanced for those whom it is for, judged by the rows that are there.
@@ -98,7 +98,7 @@ pub(super) async fn choose(rng: &mut StdRng, truth: &Truth, persons: &[Person], 
         }
         let (shown, asked) = truth.measure(&policies, persons, table, |_| true).await;
         // Further inside than asked for: a history drifts.
-        if shown * 4 >= asked && (asked - shown) * 4 >= asked {
+        if shown * 4 >= asked && asked.saturating_sub(shown) * 4 >= asked {
             return policies;
         }
     }

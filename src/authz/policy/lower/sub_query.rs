@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::super::builtin::{ACCUMULATED, Builtin};
-use super::super::expr::{Aggregate, Query, Truth};
+use super::super::expr::{Aggregate, Query, Source, Truth};
 use super::super::tree::{Node, Tree};
 use super::super::{DatumType, Expr, NotCompiled, Value, walk};
 use super::query::{Draft, limit, split};
@@ -38,7 +38,13 @@ impl Lowering<'_> {
             && one.limit != Some(0)
             && (one.aggregate.is_some() || (one.sources.is_empty() && one.conditions.is_empty()))
         {
-            return Ok(Expr::Const(Value::Bool(true)));
+            // Aggregates are worked out all the same, and what they are of may fail.
+            let worked_out = one.output.iter().filter(|output| query.flag("hasAggs") == Ok(true) && may_fail(output));
+            let values: Box<[Expr]> = worked_out.cloned().collect();
+            return Ok(match values.len() {
+                0 => Expr::Const(Value::Bool(true)),
+                _ => Expr::Not(Expr::IsNull(Expr::Array(values).into()).into()),
+            });
         }
         let mut drafts = drafts;
         drafts.iter_mut().for_each(|draft| draft.output.clear());
@@ -291,6 +297,18 @@ fn aggregated_scope<'e>(query: &'e Node<'e>, env: &Env<'e>) -> Result<Scope<'e>,
         rows: Rows::All,
         aggregated: Some(query),
     })
+}
+
+/// Whether an expression of aggregates can raise an error.
+fn may_fail(expr: &Expr) -> bool {
+    match expr {
+        Expr::Scalar(query) => {
+            let has_query = query.sources.iter().any(|source| !matches!(source, Source::Table { .. }));
+            let conditions = query.conditions.iter().map(|(_, condition)| condition);
+            has_query || conditions.chain(&query.gates).chain(&query.output).any(slots::may_fail)
+        }
+        _ => slots::may_fail(expr),
+    }
 }
 
 /// Moves an expression that uses none of its query's sources out of the query.
