@@ -161,7 +161,7 @@ impl Shape {
                 "note" if random.random_bool(0.3) => {
                     format!("repeat('{}', 900)", ["abc", "xyz"].choose(random).expect("not empty"))
                 }
-                _ => value(random, *of, 0.15),
+                _ => followed(random, *of),
             });
         }
         if self.name == "parts" {
@@ -181,7 +181,7 @@ impl Shape {
         let name = self.name;
         let id = random.random_range(0..self.rows + 10);
         let (column, of) = self.columns.choose(random).expect("not empty");
-        let new = value(random, *of, 0.15);
+        let new = followed(random, *of);
         match random.random_range(0..20) {
             0..=5 => self.insert(random, id),
             6..=10 => format!("update {name} set {column} = {new} where id = {id}"),
@@ -197,6 +197,16 @@ impl Shape {
             17 => format!("{}; delete from {name} where id = {id}", self.insert(random, id)),
             18 => format!("delete from {name} where id = {id}; {}", self.insert(random, id)),
             _ => format!("delete from {name} where id = {id}"),
+        }
+    }
+}
+
+/// A table with a number that is none is not followed.
+fn followed(random: &mut StdRng, of: Type) -> String {
+    loop {
+        let value = value(random, of, 0.15);
+        if !value.contains("NaN") {
+            return value;
         }
     }
 }
