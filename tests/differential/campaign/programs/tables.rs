@@ -185,10 +185,10 @@ impl Shape {
         match random.random_range(0..20) {
             0..=5 => self.insert(random, id),
             6..=10 => format!("update {name} set {column} = {new} where id = {id}"),
+            11 | 14 if name == "parts" => format!("{}; truncate parts_1", self.insert(random, id)),
             11 => format!("update {name} set {column} = {new} where id % 7 = {}", id % 7),
             12 => format!("update {name} set id = id + 100 where id = {id}"),
             13 if name == "parts" => format!("update parts set part = {} where id = {id}", random.random_range(0..4)),
-            14 if name == "parts" => format!("{}; truncate parts_1", self.insert(random, id)),
             15 if random.random_bool(0.3) => {
                 let some: Vec<String> = (0..self.rows / 2).map(|id| self.insert(random, id)).collect();
                 format!("{}; truncate {name}; {}", self.insert(random, id), some.join("; "))
