@@ -187,8 +187,14 @@ impl Shape {
             6..=10 => format!("update {name} set {column} = {new} where id = {id}"),
             11 | 14 if name == "parts" => format!("{}; truncate parts_1", self.insert(random, id)),
             11 => format!("update {name} set {column} = {new} where id % 7 = {}", id % 7),
-            12 => format!("update {name} set id = id + 100 where id = {id}"),
-            13 if name == "parts" => format!("update parts set part = {} where id = {id}", random.random_range(0..4)),
+            // Where it takes no other row's key.
+            12 => format!(
+                "update {name} set id = id + 100 where id = {id} and not exists (select from {name} where id = {id} + 100)"
+            ),
+            13 if name == "parts" => format!(
+                "update parts set part = {} where id = {id} and (select count(*) from parts where id = {id}) = 1",
+                random.random_range(0..4)
+            ),
             15 if random.random_bool(0.3) => {
                 let some: Vec<String> = (0..self.rows / 2).map(|id| self.insert(random, id)).collect();
                 format!("{}; truncate {name}; {}", self.insert(random, id), some.join("; "))
