@@ -149,6 +149,18 @@ async fn a_delete_beside_a_change_of_policies_is_judged_by_the_policies_before_i
     assert_eq!(events(&mut bob).await, ["INSERT 2"]);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_update_beside_a_change_of_policies_shows_its_past_by_the_policies_before_it() {
+    let scene = scene().await;
+    scene.execute("alter table posts replica identity full").await;
+    let (mut alice, mut bob) = at_posts(&scene).await;
+    scene.execute("begin; update posts set room = 2; alter policy member on posts using (true); commit").await;
+    let (of_alice, of_bob) = (alice.next_change().await, bob.next_change().await);
+    assert_eq!((of_alice.operation(), of_bob.operation()), ("UPDATE", "UPDATE"));
+    assert_eq!(of_alice.old_record()["room"], 1);
+    assert_eq!(*of_bob.old_record(), json!({ "id": 1 }));
+}
+
 /// `now()` is the commit's, however late the relay comes to it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_window_is_open_or_shut_as_of_the_commit_a_second_to_either_side() {

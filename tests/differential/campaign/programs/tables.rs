@@ -161,7 +161,7 @@ impl Shape {
                 "note" if random.random_bool(0.3) => {
                     format!("repeat('{}', 900)", ["abc", "xyz"].choose(random).expect("not empty"))
                 }
-                _ => value(random, *of, 0.15),
+                _ => followed(random, *of),
             });
         }
         if self.name == "parts" {
@@ -181,14 +181,20 @@ impl Shape {
         let name = self.name;
         let id = random.random_range(0..self.rows + 10);
         let (column, of) = self.columns.choose(random).expect("not empty");
-        let new = value(random, *of, 0.15);
+        let new = followed(random, *of);
         match random.random_range(0..20) {
             0..=5 => self.insert(random, id),
             6..=10 => format!("update {name} set {column} = {new} where id = {id}"),
+            11 | 14 if name == "parts" => format!("{}; truncate parts_1", self.insert(random, id)),
             11 => format!("update {name} set {column} = {new} where id % 7 = {}", id % 7),
-            12 => format!("update {name} set id = id + 100 where id = {id}"),
-            13 if name == "parts" => format!("update parts set part = {} where id = {id}", random.random_range(0..4)),
-            14 if name == "parts" => format!("{}; truncate parts_1", self.insert(random, id)),
+            // Where it takes no other row's key.
+            12 => format!(
+                "update {name} set id = id + 100 where id = {id} and not exists (select from {name} where id = {id} + 100)"
+            ),
+            13 if name == "parts" => format!(
+                "update parts set part = {} where id = {id} and (select count(*) from parts where id = {id}) = 1",
+                random.random_range(0..4)
+            ),
             15 if random.random_bool(0.3) => {
                 let some: Vec<String> = (0..self.rows / 2).map(|id| self.insert(random, id)).collect();
                 format!("{}; truncate {name}; {}", self.insert(random, id), some.join("; "))
@@ -197,6 +203,16 @@ impl Shape {
             17 => format!("{}; delete from {name} where id = {id}", self.insert(random, id)),
             18 => format!("delete from {name} where id = {id}; {}", self.insert(random, id)),
             _ => format!("delete from {name} where id = {id}"),
+        }
+    }
+}
+
+/// A table with a number that is none is not followed.
+fn followed(random: &mut StdRng, of: Type) -> String {
+    loop {
+        let value = value(random, of, 0.15);
+        if !value.contains("NaN") {
+            return value;
         }
     }
 }
