@@ -10,8 +10,10 @@ use smallvec::SmallVec;
 
 use super::Deletes;
 use super::access::{Access, AccessTable};
-use super::delivery::{Chunk, Context, Group, Projection, Texts};
+use super::delivery::{Chunk, Context, Projection};
+use super::grouping::Group;
 use super::pending::{ComputedRows, Content, Delivery, PendingChange, Policy, Ticket, frame_bytes};
+use super::texts::Texts;
 use crate::authz::Plan;
 use crate::change::{Change, OldRow, Operation};
 use crate::encode::RecordShape;

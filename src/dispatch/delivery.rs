@@ -10,26 +10,27 @@ use std::sync::atomic::AtomicUsize;
 
 use bytes::Bytes;
 use foldhash::fast::RandomState;
-use smallvec::SmallVec;
 
 use super::Config;
 use super::access::{Access, AccessTable, RoleKey, Selection};
 use super::audience::Audience;
+use super::grouping::Group;
 use super::judging::{Asker, Before, DecisionCounts, Judging, Verdict};
 use super::pending::{Asked, ComputedRow, ComputedRows, Content, Delivery, Gate, PendingChange, Ticket, frame_bytes};
 use super::subscribers::{Entry, Subscribers};
+use super::texts::{Image, Texts};
 use crate::authz::tracked::Tables;
-use crate::authz::{Asked as Subject, OraclePlan, Plan, Question, RowText, row_text};
+use crate::authz::{Asked as Subject, OraclePlan, Plan, Question, RowText};
 use crate::catalog::{Catalog, ColumnIndex, ColumnSet, Relation};
-use crate::change::{Change, OldRow, Operation, Row};
+use crate::change::{Change, OldRow, Operation};
 use crate::encode::{self, RecordShape};
-use crate::routing::{Matches, Predicate, SubscriptionId};
+use crate::routing::Matches;
 use crate::wal::Position;
 use crate::wal::pgoutput::RelationId;
 
 /// What a question is about; equal keys share a question.
 #[derive(PartialEq, Eq, Hash)]
-enum Key {
+pub(super) enum Key {
     /// Plan and identity by their addresses, which the question keeps. An old row may be judged by an earlier plan.
     Policy(usize, usize),
     /// The predicate by its (interned) address.
@@ -44,13 +45,6 @@ struct Open {
     /// The change whose rows were put in last, and the rows' places: new, old.
     last: (u64, [Option<u32>; 2]),
     bytes: usize,
-}
-
-/// Which image of a change.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Image {
-    New = 0,
-    Old = 1,
 }
 
 /// Questions being gathered, and what waits for them.
@@ -121,7 +115,7 @@ impl Context<'_> {
 
     /// Any role gives the same answer where policies play no part, provided that it may name the table's type at all:
     /// one that may not must not spoil the answer for the others.
-    fn role_to_ask_as(&self, relation: &Relation, places: impl Iterator<Item = usize>) -> Option<&str> {
+    pub(super) fn role_to_ask_as(&self, relation: &Relation, places: impl Iterator<Item = usize>) -> Option<&str> {
         let mut first = None;
         for place in places {
             let Some(subscriber) = self.subscribers.get(place) else { continue };
@@ -138,23 +132,6 @@ impl Context<'_> {
 
 /// What the shape of a record depends on: the role, and what the subscription selects.
 pub(super) type Projection<'a> = (RoleKey, &'a Selection);
-
-/// The subscriptions of one channel that a change matched, before they are told apart by `select`.
-pub(super) struct Group<'a> {
-    /// The first of them: what it has of the channel they all have.
-    pub entry: &'a Entry,
-    /// Its policies led to one of them.
-    pub is_sure: bool,
-    pub ids: SmallVec<[(u32, Option<Gate>); 1]>,
-}
-
-/// A subscription that a change matched.
-struct Matched<'a> {
-    id: SubscriptionId,
-    entry: &'a Entry,
-    gate: Option<Gate>,
-    is_sure: bool,
-}
 
 impl Chunk {
     /// Closes all questions.
@@ -307,69 +284,6 @@ impl Chunk {
         }
     }
 
-    /// Matched subscriptions by channel and selection, in the order of the channels' places.
-    pub(super) fn group<'a>(
-        &mut self,
-        change: &Change,
-        matches: &Matches,
-        texts: &mut Texts,
-        context: &Context<'a>,
-    ) -> SmallVec<[Group<'a>; 1]> {
-        let mut flat: SmallVec<[Matched<'a>; 1]> = SmallVec::new();
-        flat.reserve(matches.matched.len());
-        let mut add = |id: SubscriptionId, gate: Option<Gate>, is_sure: bool| {
-            let entry = context.subscribers.entry(id);
-            if context.admits(entry) {
-                flat.push(Matched { id, entry, gate, is_sure });
-            }
-        };
-        for (at, id) in matches.matched.iter().enumerate() {
-            add(*id, None, at >= matches.sure_from);
-        }
-        for (predicate, ids) in &matches.undecided {
-            let places = ids.iter().map(|id| context.subscribers.entry(*id).place());
-            let Some(role) = context.role_to_ask_as(&change.relation, places) else { continue };
-            let Some(gate) = self.filter_gate(change, predicate, role, texts, context) else { continue };
-            for id in ids {
-                add(*id, Some(gate.clone()), false);
-            }
-        }
-        flat.sort_unstable_by_key(|Matched { id, entry, .. }| (entry.place(), id.0));
-        let mut groups: SmallVec<[Group<'a>; 1]> = SmallVec::new();
-        groups.reserve(flat.len());
-        for Matched { entry, gate, is_sure, .. } in flat {
-            let same_channel = groups.iter_mut().rev().take_while(|group| group.entry.place() == entry.place());
-            match same_channel.into_iter().find(|group| group.entry.selection == entry.selection) {
-                Some(group) => {
-                    group.is_sure |= is_sure;
-                    group.ids.push((entry.client_id, gate));
-                }
-                None => groups.push(Group { entry, is_sure, ids: SmallVec::from_iter([(entry.client_id, gate)]) }),
-            }
-        }
-        groups
-    }
-
-    fn filter_gate(
-        &mut self,
-        change: &Change,
-        predicate: &Arc<Predicate>,
-        role: &str,
-        texts: &mut Texts,
-        context: &Context<'_>,
-    ) -> Option<Gate> {
-        let test = predicate.sql()?;
-        let image = if change.operation == Operation::Delete { Image::Old } else { Image::New };
-        let text = texts.get(change, image)?;
-        let key = Key::Filter(Arc::as_ptr(predicate) as usize);
-        let subject = || Subject::Filter {
-            role: role.to_owned(),
-            expression: test.expression.clone(),
-            columns: Some(test.columns.clone()),
-        };
-        Some(self.gate(key, subject, change, image, text, context))
-    }
-
     /// Asks for the JSON that only Postgres can give, for each row image as far as it can be had.
     fn computed(
         &mut self,
@@ -415,7 +329,7 @@ impl Chunk {
     }
 
     /// Puts a row into the question of a key, once per change.
-    fn gate(
+    pub(super) fn gate(
         &mut self,
         key: Key,
         subject: impl Fn() -> Subject,
@@ -461,29 +375,6 @@ fn encodable(relation: &Relation, asked: &ColumnSet, missing: &ColumnSet) -> Col
     let is_generated = |column: ColumnIndex| relation.column(column).generated.is_some();
     let computable = missing.iter().all(is_generated);
     asked.iter().filter(|column| !missing.contains(*column) || (computable && is_generated(*column))).collect()
-}
-
-/// The images of one change as Postgres reads them, written at most once each.
-#[derive(Default)]
-pub(super) struct Texts {
-    known: [Option<RowText>; 2],
-}
-
-impl Texts {
-    /// `None`: there is no such image. What it lacks is for the oracle to see to: it knows what its question reads.
-    pub(super) fn get(&mut self, change: &Change, image: Image) -> Option<RowText> {
-        let (row, fallback): (Option<&Row>, Option<&Row>) = match (image, &change.old) {
-            (Image::New, OldRow::Full(old)) => (change.new.as_ref(), Some(old)),
-            (Image::New, _) => (change.new.as_ref(), None),
-            (Image::Old, _) => (change.known_old(), None),
-        };
-        let row = row?;
-        let text = || {
-            let text = row_text(row, fallback);
-            RowText { is_new: text.is_new && matches!(image, Image::New), ..text }
-        };
-        Some(self.known[image as usize].get_or_insert_with(text).clone())
-    }
 }
 
 #[cfg(test)]

@@ -10,10 +10,11 @@ use foldhash::fast::RandomState;
 
 use super::Deletes;
 use super::access::{Access, AccessTable, RoleKey};
-use super::delivery::{Chunk, Context, Image, Texts, Undecidable};
+use super::delivery::{Chunk, Context, Undecidable};
 use super::pending::{Policy, WholeOld};
 use super::people::People;
 use super::subscribers::Entry;
+use super::texts::{Image, Texts};
 use crate::authz::policy::failure::Undecided;
 use crate::authz::policy::{RowTypes, RowValues};
 use crate::authz::tracked::Moment;
