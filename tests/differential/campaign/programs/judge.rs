@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use walcast::authz::policy::audience::{Audience, Led, Standing};
+use walcast::authz::policy::audience::{Led, Standing};
 use walcast::authz::policy::failure::{Failure, Undecided};
 use walcast::authz::policy::{Person as Asking, RowValues, Slots};
 use walcast::authz::tracked::{Moment, Tables};
@@ -96,18 +96,23 @@ impl Asked<'_> {
                 continue;
             };
             let decided = by.plan.program.decide(&values, &by.slots, self.tables, self.moment, shown.now);
-            let is_led = by.plan.audience.as_ref().is_none_or(|audience| {
+            let leads = by.plan.audience.as_ref().map_or(Leads::Perhaps, |audience| {
                 let plan = Arc::as_ptr(&by.plan);
                 let place = led.iter().position(|(known, now, _)| *known == plan && *now == shown.now);
                 let place = place.unwrap_or_else(|| {
                     led.push((plan, shown.now, audience.led(&values, self.tables, self.moment, shown.now)));
                     led.len() - 1
                 });
-                leads(audience, by.standing.as_ref(), &led[place].2)
+                leads(by.standing.as_ref(), &led[place].2)
             });
-            tally.not_led += usize::from(!is_led);
-            if expected && !is_led {
+            tally.not_led += usize::from(leads == Leads::Nowhere);
+            tally.sure += usize::from(leads == Leads::Surely);
+            if expected && leads == Leads::Nowhere {
                 tally.is_wrong(self.set, || self.told(by, person, key, row, shown.now, "is not led to, and shown"));
+            }
+            if leads == Leads::Surely && decided != Ok(true) {
+                let what = "is led to for sure, and not allowed";
+                tally.is_wrong(self.set, || self.told(by, person, key, row, shown.now, what));
             }
             match decided {
                 Ok(decided) => {
@@ -240,11 +245,24 @@ impl Asked<'_> {
     }
 }
 
-fn leads(audience: &Audience, standing: Option<&Standing>, led: &Led) -> bool {
-    let _ = audience;
-    let Some(standing) = standing else { return true };
-    match led {
-        Led::Everyone => true,
-        Led::To(keys) => standing.always || keys.iter().any(|key| standing.keys.contains(key)),
+/// Whether a row leads to a person.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Leads {
+    Nowhere,
+    /// The person is judged.
+    Perhaps,
+    Surely,
+}
+
+fn leads(standing: Option<&Standing>, led: &Led) -> Leads {
+    match (standing, led) {
+        (None, _) | (_, Led::Everyone) => Leads::Perhaps,
+        (Some(standing), Led::To(keys)) => {
+            match standing.always || keys.iter().any(|key| standing.keys.contains(key)) {
+                false => Leads::Nowhere,
+                true if standing.sure => Leads::Surely,
+                true => Leads::Perhaps,
+            }
+        }
     }
 }

@@ -42,6 +42,8 @@ pub(super) struct Tally {
     pub denied_by_plan: usize,
     /// Nobody was led to, by the way that the row itself is for nobody.
     pub not_led: usize,
+    /// Led to for sure: not judged by dispatch.
+    pub sure: usize,
     /// Undecided since a table that is to be followed is not there: something of the stream was not understood.
     pub not_loaded: usize,
     /// Hidden since the planner fails over the person's claims, as foreseen.
@@ -94,14 +96,15 @@ impl Tally {
         );
         println!(
             "by programs: {}; by plans without one: {} open, {} denied; not compiled: {}, and {} on purpose; undecided: {}; led to \
-             nobody: {}",
+             nobody: {}, surely to somebody: {}",
             self.here,
             self.open,
             self.denied_by_plan,
             self.not_compiled(),
             self.left,
             self.undecided(),
-            self.not_led
+            self.not_led,
+            self.sure
         );
         println!(
             "the planner fails over claims: {} foreseen, {} not, {} foreseen in vain",
