@@ -22,7 +22,7 @@ use super::texts::{Image, Texts};
 use crate::authz::tracked::Tables;
 use crate::authz::{Asked as Subject, OraclePlan, Plan, Question, RowText};
 use crate::catalog::{Catalog, ColumnIndex, ColumnSet, Relation};
-use crate::change::{Change, OldRow, Operation};
+use crate::change::{Change, Operation};
 use crate::encode::{self, RecordShape};
 use crate::routing::Matches;
 use crate::wal::Position;
