@@ -6,6 +6,7 @@ use super::super::builtin::{ACCUMULATED, Builtin};
 use super::super::expr::{Aggregate, Query, Truth};
 use super::super::tree::{Node, Tree};
 use super::super::{DatumType, Expr, NotCompiled, Value, walk};
+use super::fold::not_constant;
 use super::query::{Draft, limit, split};
 use super::scope::{Env, Rows, Scope};
 use super::{Lowering, in_query, known, order, slots, target, unknown};
@@ -38,7 +39,7 @@ impl Lowering<'_> {
             && one.limit != Some(0)
             && (one.aggregate.is_some() || (one.sources.is_empty() && one.conditions.is_empty()))
         {
-            return Ok(Expr::Const(Value::Bool(true)));
+            return Ok(not_constant(Expr::Const(Value::Bool(true))));
         }
         let mut drafts = drafts;
         drafts.iter_mut().for_each(|draft| draft.output.clear());
@@ -167,7 +168,8 @@ impl Lowering<'_> {
             Some(_) => return Err(in_query("LIMIT, which leaves open which rows those are")),
             None => self.only_value(query, env)?,
         };
-        // It is worked out by itself, and when it is needed: nothing of it is estimated.
+        // It is worked out by itself, and when it is needed: nothing of it is estimated, nor is it known to the planner.
+        let value = not_constant(value);
         Ok(if slots::is_personal(&value) { self.slot(value) } else { value })
     }
 
