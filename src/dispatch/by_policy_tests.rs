@@ -262,3 +262,15 @@ fn people_stand_under_the_plan_that_they_were_placed_by() {
     by_policy.remove(SubscriptionId(1));
     assert!(by_policy.is_empty() && !by_policy.has_relation(SECURED));
 }
+
+#[test]
+fn people_whose_numbers_are_written_in_different_ways_are_two() {
+    let claims_as = |to| Expr::Cast { from: DatumType::Text, to, arg: claims().into() };
+    let plan = plan_with(vec![claims_as(DatumType::Jsonb)], vec![(true, own())]);
+    let of = |claims: &str| Arc::new(crate::authz::Identity { role: "member".into(), claims: claims.into() });
+    let mut people = crate::dispatch::people::People::default();
+    let (ann, bob) = (of(r#"{"level": 1.0}"#), of(r#"{"level": 1.00}"#));
+    let of_ann = Arc::clone(people.slots(&plan, &ann));
+    assert!(!Arc::ptr_eq(&of_ann, people.slots(&plan, &bob)));
+    assert!(Arc::ptr_eq(&of_ann, people.slots(&plan, &of(r#"{"level":1.0}"#))));
+}

@@ -34,7 +34,8 @@ impl People {
             let slots = Arc::new(plan.program.slots_of(person));
             let interned = self.interned.entry(of_plan).or_default();
             let slots = match interned.get(&slots) {
-                Some(known) => Arc::clone(known),
+                Some(known) if known.are_identical(&slots) => Arc::clone(known),
+                Some(_) => slots,
                 None => {
                     interned.insert(Arc::clone(&slots));
                     slots

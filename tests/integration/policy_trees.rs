@@ -215,6 +215,8 @@ const LEFT: &[(&str, &str)] = &[
     ("public or 1 / 0 = 1", "a constant expression in it fails"),
     ("case when public then 'x'::text::int = 1 else true end", "a constant expression in it fails"),
     ("team in (select team from members where team = 1 / 0)", "a constant expression in it fails"),
+    ("public or (score = null and 1 / 0 = 1)", "a constant expression in it fails"),
+    ("public or coalesce((select 1), 1 / 0) = 1", "a constant expression in it fails"),
     ("tags[1] = 'a'", "SUBSCRIPTINGREF"),
     ("exists (select from away where away.id = docs.id)", "no publication"),
     ("exists (select from seen where seen.team = docs.team)", "it is a view"),
@@ -599,6 +601,12 @@ const HOSTILE: &[&str] = &[
     "1 = 1 or owner = auth.uid()",
     "not false or owner = auth.uid()",
     "('x' || 'y')::uuid is null or true",
+    "owner = auth.uid() or (select true)",
+    "owner = auth.uid() or exists (select 1)",
+    "not (owner = auth.uid() and (select false))",
+    "(owner = (select null::uuid)) is null or owner = auth.uid()",
+    "(auth.uid() = (select null::uuid)) is null",
+    "public or (score = null and false and 1 / 0 = 1)",
     "exists (select from own_members o where o.team = docs.team) or true",
     "coalesce(true, owner = auth.uid())",
     "case when true then true else owner = auth.uid() end",
@@ -761,6 +769,15 @@ async fn odd_people_are_answered_as_postgres_does_and_are_among_the_audience() {
                     if !is_led && (decided.is_ok() || seen.as_ref().is_ok_and(|seen| seen.contains(&id))) {
                         wrong.push(format!("{expression}: {claims}: row {id} does not lead there"));
                     }
+                }
+                // Who is sure is not judged any more.
+                if let (Some(audience), Some(Some(standing))) = (&audience, &standing)
+                    && standing.sure
+                    && let Led::To(keys) = audience.led(&row, &tables, Moment::After, now)
+                    && (standing.always || keys.iter().any(|key| standing.keys.contains(key)))
+                    && decided != Ok(true)
+                {
+                    wrong.push(format!("{expression}: {claims}: row {id} leads there for sure, but {decided:?}"));
                 }
                 match (decided, &seen) {
                     (Err(_), _) => undecided += 1,

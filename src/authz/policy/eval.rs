@@ -45,6 +45,15 @@ impl Slots {
         self.0.get(usize::from(slot))
     }
 
+    /// Whether they give equal answers for sure: equal numbers may be written in different ways.
+    pub fn are_identical(&self, other: &Slots) -> bool {
+        let is_same = |(a, b): (&Result<Value, Failure>, &Result<Value, Failure>)| match (a, b) {
+            (Ok(a), Ok(b)) => a.is_identical(b),
+            (a, b) => a == b,
+        };
+        self.0.len() == other.0.len() && self.0.iter().zip(&other.0).all(is_same)
+    }
+
     /// None of them is an error, or undecided.
     pub fn are_known(&self) -> bool {
         self.0.iter().all(Result::is_ok)

@@ -52,6 +52,19 @@ impl Value {
         matches!(self, Value::Null)
     }
 
+    /// Whether they are the same down to how they are written: `1.0` and `1.00` are equal, but not this.
+    pub fn is_identical(&self, other: &Value) -> bool {
+        match (self, other) {
+            (Value::Numeric(a), Value::Numeric(b)) => a.as_bigint_and_exponent() == b.as_bigint_and_exponent(),
+            (Value::Array(a), Value::Array(b)) => {
+                a.len() == b.len() && a.iter().zip(b.iter()).all(|(a, b)| a.is_identical(b))
+            }
+            // Numbers inside keep their digits as well.
+            (Value::Jsonb(a), Value::Jsonb(b)) => a == b && format!("{a:?}") == format!("{b:?}"),
+            (a, b) => a == b,
+        }
+    }
+
     pub fn text(text: &str) -> Value {
         Value::Text(text.into())
     }

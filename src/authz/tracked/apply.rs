@@ -42,7 +42,7 @@ impl Table {
             OldTuple::Absent => return Err(Broken::Identity),
         };
         let values = self.values(layout, new, Some(place))?;
-        if *self.row(place).values == *values {
+        if self.row(place).values.iter().zip(&values).all(|(old, new)| old.is_identical(new)) {
             return Ok(()); // Of what is kept nothing has changed.
         }
         self.remove(place);

@@ -79,7 +79,7 @@ impl Index {
 
     fn is_same<'a>(&self, rows: &Rows, place: u32, leaf: RelationId, key: impl Iterator<Item = &'a Value>) -> bool {
         (self.of == IndexOf::Join || rows.marks(place).leaf == leaf)
-            && self.key(rows, place).zip(key).all(|(a, b)| identical(a, b))
+            && self.key(rows, place).zip(key).all(|(a, b)| a.is_identical(b))
     }
 
     /// The first row of a key's chain.
@@ -146,18 +146,5 @@ impl Index {
 
     pub(super) fn memory_bytes(&self) -> usize {
         self.heads.allocation_size() + self.links.capacity() * size_of::<Link>()
-    }
-}
-
-/// Whether two values are the same down to how they are written: `1.0` and `1.00` are equal, but not this.
-fn identical(a: &Value, b: &Value) -> bool {
-    match (a, b) {
-        (Value::Numeric(a), Value::Numeric(b)) => a.as_bigint_and_exponent() == b.as_bigint_and_exponent(),
-        (Value::Array(a), Value::Array(b)) => {
-            a.len() == b.len() && a.iter().zip(b.iter()).all(|(a, b)| identical(a, b))
-        }
-        // Numbers inside keep their digits as well.
-        (Value::Jsonb(a), Value::Jsonb(b)) => a == b && format!("{a:?}") == format!("{b:?}"),
-        (a, b) => a == b,
     }
 }

@@ -19,6 +19,8 @@ pub(super) struct Rows {
     blocks: Vec<Block>,
     marks: Vec<Marks>,
     free: Vec<u32>,
+    /// Of what the blocks hold, empty places included: asked for with each row of a load.
+    block_bytes: usize,
 }
 
 #[derive(Debug, Default)]
@@ -57,7 +59,7 @@ impl Marks {
 impl Rows {
     /// For rows of so many values.
     pub(super) fn new(width: usize) -> Rows {
-        Rows { width, blocks: Vec::new(), marks: Vec::new(), free: Vec::new() }
+        Rows { width, blocks: Vec::new(), marks: Vec::new(), free: Vec::new(), block_bytes: 0 }
     }
 
     pub(super) fn insert(&mut self, values: Box<[Value]>, marks: Marks) -> u32 {
@@ -74,6 +76,7 @@ impl Rows {
         let block = &mut self.blocks[block];
         if block.rows == 0 {
             block.values = vec![Value::Null; OF_BLOCK * self.width].into();
+            self.block_bytes += size_of_val(&*block.values);
         }
         block.rows += 1;
         for (to, value) in block.values[from..].iter_mut().zip(values) {
@@ -90,7 +93,7 @@ impl Rows {
         let block = &mut self.blocks[block];
         block.rows -= 1;
         match block.rows {
-            0 => block.values = Box::default(),
+            0 => self.block_bytes -= size_of_val(&*std::mem::take(&mut block.values)),
             _ => block.values[from..from + self.width].fill(Value::Null),
         }
     }
@@ -127,8 +130,7 @@ impl Rows {
 
     /// Without what values have elsewhere.
     pub(super) fn memory_bytes(&self) -> usize {
-        let values: usize = self.blocks.iter().map(|block| size_of_val(&*block.values)).sum();
-        values
+        self.block_bytes
             + self.blocks.capacity() * size_of::<Block>()
             + self.marks.capacity() * size_of::<Marks>()
             + self.free.capacity() * size_of::<u32>()

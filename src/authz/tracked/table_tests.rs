@@ -318,3 +318,21 @@ fn random_changes_leave_what_a_map_has() {
         subject.finish();
     }
 }
+
+#[test]
+fn a_number_that_is_written_otherwise_is_another_one() {
+    let mut shape = Shape::clone(&shape(false, &[]));
+    shape.kept[2] = Kept { name: "note".into(), type_oid: 1700, datum_type: Some(DatumType::Numeric) };
+    let mut layout = StreamRelation::clone(&stream(TABLE, b'f'));
+    layout.columns[0].type_oid = 1700;
+    let mut table = Table::of(Arc::new(shape));
+    let layout = table.shape().layout(&Arc::new(layout)).unwrap();
+    let row = |number| tuple("1", Some("a"), Some(number));
+    let (before, after) = (OldTuple::Full(row("1.0")), OldTuple::Full(row("1.00")));
+    table.apply(&layout, Message::Insert { relation: TABLE, new: row("1.0") }).unwrap();
+    table.apply(&layout, Message::Update { relation: TABLE, old: before, new: row("1.00") }).unwrap();
+    table.finish();
+    let kept = table.scan(Moment::After).next().unwrap().values[2].clone();
+    assert!(matches!(kept, Value::Numeric(number) if number.to_string() == "1.00"));
+    table.apply(&layout, Message::Delete { relation: TABLE, old: after }).unwrap();
+}

@@ -18,7 +18,13 @@ impl Lowering<'_> {
             _ => false,
         };
         let place = args.iter().position(decides)?;
-        (!args[..place].iter().any(|arg| self.may_fail_in_planning(arg))).then_some(place)
+        // NULL does not keep it from working out the constants that come after.
+        let after = match constant(&args[place]) {
+            Some(Value::Null) => args[place + 1..].split(|arg| constant(arg) == Some(Value::Bool(false))).next(),
+            _ => None,
+        };
+        let worked_out = args[..place].iter().chain(after.unwrap_or_default());
+        (!worked_out.into_iter().any(|arg| self.may_fail_in_planning(arg))).then_some(place)
     }
 
     /// What is never called with NULL is not called at all where one of its arguments is NULL for sure, and the planner
@@ -112,6 +118,14 @@ pub(super) fn constant(expr: &Expr) -> Option<Value> {
             (function.eval)(&values).ok()
         }
         _ => None,
+    }
+}
+
+/// What is worked out by itself, before or while rows are read: no constant to the planner, whatever it is.
+pub(super) fn not_constant(value: Expr) -> Expr {
+    match value {
+        Expr::Const(_) => Expr::Apply { args: [].into(), strict: false, body: Box::new(value) },
+        value => value,
     }
 }
 

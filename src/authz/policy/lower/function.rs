@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::super::expr::{Query, Source};
 use super::super::tree::{self, Node, Tree};
 use super::super::{Expr, NotCompiled, Value, walk};
+use super::fold::not_constant;
 use super::query::limit;
 use super::scope::{BOUND_SIZE_MAX, Bound, Env, Rows};
 use super::types::RECORD;
@@ -98,10 +99,7 @@ impl<'c> Lowering<'c> {
         if !applied {
             // A call is no constant to the planner, unless it puts the body in the call's place.
             let is_called = !in_place || function.strict;
-            return Ok(match value {
-                Expr::Const(_) if is_called => Expr::Apply { args: [].into(), strict: false, body: Box::new(value) },
-                value => value,
-            });
+            return Ok(if is_called { not_constant(value) } else { value });
         }
         Ok(Expr::Apply { args: exprs.into(), strict: function.strict, body: Box::new(value) })
     }

@@ -6,6 +6,7 @@ use super::super::builtin::{ACCUMULATED, Builtin};
 use super::super::expr::{Aggregate, Query, Source, Truth};
 use super::super::tree::{Node, Tree};
 use super::super::{DatumType, Expr, NotCompiled, Value, walk};
+use super::fold::not_constant;
 use super::query::{Draft, limit, split};
 use super::scope::{Env, Rows, Scope};
 use super::{Lowering, in_query, known, order, slots, target, unknown};
@@ -42,7 +43,7 @@ impl Lowering<'_> {
             let worked_out = one.output.iter().filter(|output| query.flag("hasAggs") == Ok(true) && may_fail(output));
             let values: Box<[Expr]> = worked_out.cloned().collect();
             return Ok(match values.len() {
-                0 => Expr::Const(Value::Bool(true)),
+                0 => not_constant(Expr::Const(Value::Bool(true))),
                 _ => Expr::Not(Expr::IsNull(Expr::Array(values).into()).into()),
             });
         }
@@ -173,7 +174,8 @@ impl Lowering<'_> {
             Some(_) => return Err(in_query("LIMIT, which leaves open which rows those are")),
             None => self.only_value(query, env)?,
         };
-        // It is worked out by itself, and when it is needed: nothing of it is estimated.
+        // It is worked out by itself, and when it is needed: nothing of it is estimated, nor is it known to the planner.
+        let value = not_constant(value);
         Ok(if slots::is_personal(&value) { self.slot(value) } else { value })
     }
 
