@@ -142,3 +142,50 @@ async fn a_change_of_the_catalog_stops_decisions_once() {
     room.post_until_counted(HERE).await;
     assert_eq!(room.scene.relay.metric(LOADS).await, loads + 2.0);
 }
+
+/// Whom a row may be for depends on the owner of a function as well, which is nobody's role who subscribes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn people_are_led_to_anew_when_the_owner_of_a_policys_function_sees_more() {
+    let cluster = Cluster::start(&ClusterOptions::default()).expect("a cluster");
+    let sql = format!(
+        "create role keeper nologin;
+         grant usage on schema public, auth to keeper;
+         create table members (room int, member uuid, primary key (room, member));
+         alter table members enable row level security;
+         grant select on members to keeper;
+         create function is_member(r int) returns boolean language sql stable security definer
+           as 'select exists (select from public.members m where m.room = r and m.member = auth.uid())';
+         alter function is_member owner to keeper;
+         create table posts (id int primary key, room int not null, author uuid);
+         alter table posts enable row level security;
+         create policy mine on posts for select to authenticated using (author = auth.uid());
+         create policy member on posts for select to authenticated using (is_member(room));
+         grant select on posts to authenticated;
+         alter publication supabase_realtime add table posts;
+         insert into members values (1, '{ALICE}');"
+    );
+    let scene = Scene::in_cluster(&cluster, &sql).await;
+    set_up(&scene.database.url).await;
+    let mut client = Client::connect(&scene.relay, &alice()).await;
+    client.subscribe("posts", json!([all_of("posts")])).await;
+    let room = Room { scene, client, posts: 1 };
+    room.roles_are_found("create role passer_by").await;
+    let Room { scene, mut client, .. } = room;
+    // Decided here: people stand by what the policies compare.
+    let (mut id, here) = (0, scene.relay.metric(HERE).await);
+    while scene.relay.metric(HERE).await == here {
+        assert!(id < 500, "nothing is decided here; the relay's log:\n{}", scene.relay.log());
+        id += 2;
+        let hers = format!("insert into posts values ({id}, 2, '{ALICE}')");
+        scene.execute_each(&[&format!("insert into posts values ({}, 1)", id - 1), &hers]).await;
+        assert_eq!(client.next_change().await.record()["id"], json!(id), "the keeper sees no members");
+    }
+    let before = scene.relay.metric(ROLES).await;
+    scene.execute("alter role keeper bypassrls").await;
+    scene.relay.until_metric(ROLES, |version| version > before).await;
+    scene.execute(&format!("insert into posts values ({}, 1)", id + 1)).await;
+    scene.execute(&format!("insert into posts values ({}, 2, '{ALICE}')", id + 2)).await;
+    for expected in [id + 1, id + 2] {
+        assert_eq!(client.next_change().await.record()["id"], json!(expected));
+    }
+}

@@ -181,11 +181,28 @@ fn gates_of(expr: &Expr, gates: &mut Vec<Expr>) {
                 gates.push(expr.clone());
             }
         }
-        // Queries have their own.
-        Expr::Exists(_) | Expr::Scalar(_) | Expr::ArrayOf(_) => {}
-        Expr::AnyQuery { left, .. } => gates_of(left, gates),
+        Expr::Exists(query) | Expr::Scalar(query) | Expr::ArrayOf(query) => gates_within(query, gates),
+        Expr::AnyQuery { left, query, .. } => {
+            gates_of(left, gates);
+            gates_within(query, gates);
+        }
         Expr::Apply { args, .. } => args.iter().for_each(|arg| gates_of(arg, gates)),
         _ => walk::children(expr, 0, &mut |child, _| gates_of(child, gates)),
+    }
+}
+
+/// A query within another one has its own; what of them depends on the person alone may fail before the outer one has a row.
+fn gates_within(query: &Query, gates: &mut Vec<Expr>) {
+    for gate in std::iter::once(query).chain(&query.union).flat_map(|query| &query.gates) {
+        personal_parts(gate, gates);
+    }
+}
+
+fn personal_parts(expr: &Expr, gates: &mut Vec<Expr>) {
+    if !slots::is_personal(expr) {
+        walk::children(expr, 0, &mut |child, _| personal_parts(child, gates));
+    } else if slots::may_fail(expr) && !gates.contains(expr) {
+        gates.push(expr.clone());
     }
 }
 

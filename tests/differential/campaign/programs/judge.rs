@@ -65,6 +65,12 @@ impl ByProgram {
         let eager = self.plan.program.eager.iter();
         eager.into_iter().any(|slot| matches!(self.slots.get(*slot), Some(Err(Failure::Error(_)))))
     }
+
+    /// The person's claims are an error somewhere: in a function that is called, it is the planner's, too.
+    fn has_errors(&self) -> bool {
+        let slots = 0..self.plan.program.slots.len() as u16;
+        slots.into_iter().any(|slot| matches!(self.slots.get(slot), Some(Err(Failure::Error(_)))))
+    }
 }
 
 /// A table's policies and who asks.
@@ -121,7 +127,7 @@ impl Asked<'_> {
                     let stumbles = by.planner_stumbles();
                     match (decided, expected) {
                         (true, false) if shown.unplanned.contains(&self.table) => tally.unforeseen += 1,
-                        (false, true) if stumbles => tally.too_careful += 1,
+                        (false, true) if stumbles || by.has_errors() => tally.too_careful += 1,
                         (true, false) => tally.is_wrong(self.set, || {
                             self.told(by, person, key, row, shown.now, "decided: shown; Postgres hides it")
                         }),
