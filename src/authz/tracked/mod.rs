@@ -14,7 +14,7 @@ mod index;
 pub mod load;
 pub mod loader;
 mod rows;
-mod shape;
+pub mod shape;
 pub mod table;
 #[cfg(test)]
 mod table_tests;
