@@ -5,18 +5,13 @@ use std::time::Duration;
 
 use serde_json::json;
 use tokio_postgres::Client as Postgres;
-use walcast::demo::postgres::{Cluster, ClusterOptions};
+use walcast::demo::postgres::Cluster;
 
 use crate::support::client::{Client, Message, all_of};
 use crate::support::database::connect;
 use crate::support::people::{ALICE, alice};
 use crate::support::scene::{ROOMS, Scene, execute, until};
-
-/// Only the session that asks for it waits for the standby.
-fn cluster_with_a_late_standby() -> Cluster {
-    let settings = vec!["synchronous_standby_names = 'late'".into(), "synchronous_commit = local".into()];
-    Cluster::start(&ClusterOptions { settings, hba: None }).expect("a cluster")
-}
+use crate::support::standby::{cluster_with_a_late_standby, let_go, until_one_waits};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_row_that_is_streamed_before_it_is_visible_is_not_shown_under_the_policy_before_it() {
@@ -78,7 +73,7 @@ async fn a_row_that_is_streamed_before_a_join_and_visible_after_its_reply_is_del
     execute(&writer, "set synchronous_commit = on").await;
     let commit = tokio::spawn(async move { execute(&writer, "insert into rows values (1)").await });
     let postgres = &scene.database.client;
-    until(postgres, "select exists (select from pg_stat_activity where wait_event = 'SyncRep')").await;
+    until_one_waits(postgres).await;
     until_streamed(postgres, &scene.relay.slot).await;
 
     // Whoever joins, then reads the table, then follows the events must get every row by one way or the other.
@@ -113,7 +108,7 @@ async fn commit_late(cluster: &Cluster, scene: &Scene, transaction: &str) {
     let transaction = transaction.to_owned();
     let commit = tokio::spawn(async move { execute(&writer, &transaction).await });
     let postgres = &scene.database.client;
-    until(postgres, "select exists (select from pg_stat_activity where wait_event = 'SyncRep')").await;
+    until_one_waits(postgres).await;
     until_streamed(postgres, &scene.relay.slot).await;
     let_go(cluster).await;
     commit.await.expect("the commit returns once the standby has it");
@@ -128,12 +123,4 @@ async fn until_streamed(postgres: &Postgres, slot: &str) {
          where slot_name = '{slot}'"
     );
     until(postgres, &sent).await;
-}
-
-/// The late standby is waited for no longer: what waited for it becomes visible. (A real one would need `pg_receivewal`,
-/// which not every package of server programs has; to those who wait it is the same.)
-async fn let_go(cluster: &Cluster) {
-    let postgres = connect(&cluster.url("postgres", "postgres")).await;
-    execute(&postgres, "alter system set synchronous_standby_names = ''").await;
-    execute(&postgres, "select pg_reload_conf()").await;
 }

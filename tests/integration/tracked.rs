@@ -2,6 +2,7 @@
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use tokio::task::JoinHandle;
 use tokio_postgres::{Client, SimpleQueryMessage};
 use walcast::authz::tracked::Refused;
 use walcast::demo::postgres::{Cluster, ClusterOptions};
@@ -10,6 +11,7 @@ use walcast::dispatch::tracking::Config;
 use super::replication::wal_position;
 use crate::support::database::{Database, connect, eventually};
 use crate::support::follower::{Follower, Rows};
+use crate::support::standby::{cluster_with_a_late_standby, let_go, until_one_waits};
 
 const SCHEMA: &str = "
     create domain label as text;
@@ -27,9 +29,14 @@ const TABLES: [&str; 3] = ["keyed", "bare", "parted"];
 /// A cluster of its own: writers hold transactions open, and everybody's new slots would wait for them.
 async fn database() -> (Cluster, Database) {
     let cluster = Cluster::start(&ClusterOptions::default()).expect("a cluster");
-    let database = Database::create_in(&cluster).await;
-    database.client.batch_execute(SCHEMA).await.unwrap();
+    let database = database_in(&cluster).await;
     (cluster, database)
+}
+
+async fn database_in(cluster: &Cluster) -> Database {
+    let database = Database::create_in(cluster).await;
+    database.client.batch_execute(SCHEMA).await.unwrap();
+    database
 }
 
 async fn contents(client: &Client, table: &str) -> Rows {
@@ -202,5 +209,74 @@ async fn a_reading_waits_for_those_who_write_the_table() {
         follower.until_position(wal_position(client).await).await;
     }
     assert_eq!(follower.rows("keyed").unwrap().len(), 2);
+    follower.stop().await;
+}
+
+/// Commits in a session that waits for the late standby, and returns when the stream has brought it to the follower.
+async fn commit_unseen(database: &Database, follower: &mut Follower, sql: &str) -> (u32, JoinHandle<()>) {
+    let writer = connect(&database.url).await;
+    writer.batch_execute("set synchronous_commit = on").await.unwrap();
+    writer.batch_execute(&format!("begin; {sql}")).await.unwrap();
+    let xid: String = writer.query_one("select pg_current_xact_id()::xid::text", &[]).await.unwrap().get(0);
+    let xid = xid.parse().unwrap();
+    let commit = tokio::spawn(async move { writer.batch_execute("commit").await.unwrap() });
+    until_one_waits(&database.client).await;
+    while follower.step().await.is_none_or(|header| header.xid != xid) {}
+    (xid, commit)
+}
+
+/// Returns when the loader has taken a snapshot that does not see all it has to see, and has dropped it.
+async fn a_snapshot_is_dropped(database: &Database, follower: &mut Follower) {
+    let watch = connect(&database.url).await;
+    tokio::select! {
+        () = until_all_serve(follower, &database.client) => panic!("tables decide by a snapshot that came too early"),
+        () = eventually(&watch, "exists (select from pg_stat_activity where query = 'rollback')") => {}
+    }
+}
+
+/// Who writes the table holds its lock until the commit is visible, and is waited for by that. Who makes an heir of it
+/// holds one that does not keep readers or writers off: only that the stream has told of the commit makes the reading wait.
+#[tokio::test]
+async fn a_reading_waits_until_what_was_streamed_before_it_is_visible() {
+    let cluster = cluster_with_a_late_standby();
+    let database = database_in(&cluster).await;
+    let client = &database.client;
+    let mut follower = Follower::start(&database, &["keyed"], Config::default()).await;
+    client.batch_execute("insert into keyed values (1, 'a', 'n')").await.unwrap();
+    until_all_serve(&mut follower, client).await;
+
+    let heir = "create table heir () inherits (keyed); insert into heir values (2, 'b', 'n')";
+    let told = format!("{heir}; insert into bare values (0, 'late')");
+    let (_, commit) = commit_unseen(&database, &mut follower, &told).await;
+    follower.read_again();
+    a_snapshot_is_dropped(&database, &mut follower).await;
+    let_go(&cluster).await;
+    commit.await.unwrap();
+    client.batch_execute("drop table heir").await.unwrap();
+    until_all_serve(&mut follower, client).await;
+    assert_eq!(follower.rows("keyed").unwrap(), contents(client, "keyed").await);
+    follower.stop().await;
+}
+
+/// Whoever looks before the rewrite is visible finds the table where it was.
+#[tokio::test]
+async fn a_look_for_a_rewrite_waits_until_the_rewrite_is_visible() {
+    let cluster = cluster_with_a_late_standby();
+    let database = database_in(&cluster).await;
+    let client = &database.client;
+    let mut follower = Follower::start(&database, &["keyed"], Config::default()).await;
+    client.batch_execute("insert into keyed values (1, 'a', 'n')").await.unwrap();
+    until_all_serve(&mut follower, client).await;
+
+    // A replay does not know what a rewrite does.
+    follower.compared = None;
+    let rewrite = "alter table keyed alter who type text using upper(who); insert into bare values (0, 'late')";
+    let (xid, commit) = commit_unseen(&database, &mut follower, rewrite).await;
+    follower.tracking.ddl(xid);
+    a_snapshot_is_dropped(&database, &mut follower).await;
+    let_go(&cluster).await;
+    commit.await.unwrap();
+    until_all_serve(&mut follower, client).await;
+    assert_eq!(follower.rows("keyed").unwrap(), contents(client, "keyed").await);
     follower.stop().await;
 }

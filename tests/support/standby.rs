@@ -1,4 +1,5 @@
-//! A second server from a copy of the first: a standby that follows it, or one that has stood still since.
+//! A second server from a copy of the first: a standby that follows it, or one that has stood still since; and one that
+//! commits wait for, which never comes.
 
 use std::fs;
 use std::io::Write;
@@ -6,10 +7,11 @@ use std::net::SocketAddr;
 use std::process::Command;
 use std::time::Duration;
 
+use tokio_postgres::Client;
 use walcast::demo::postgres::{Cluster, ClusterOptions};
 
 use super::database::connect;
-use super::scene::until;
+use super::scene::{execute, until};
 
 const STOP_MAX: Duration = Duration::from_secs(30);
 
@@ -66,4 +68,23 @@ pub async fn promote(standby: &Cluster) {
 
 pub fn address(cluster: &Cluster) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], cluster.port()))
+}
+
+/// Its commits are streamed before anybody sees them, in those sessions that set `synchronous_commit = on`.
+pub fn cluster_with_a_late_standby() -> Cluster {
+    let settings = vec!["synchronous_standby_names = 'late'".into(), "synchronous_commit = local".into()];
+    Cluster::start(&ClusterOptions { settings, hba: None }).expect("a cluster")
+}
+
+/// Waits until a commit waits for the late standby: it is in the WAL then.
+pub async fn until_one_waits(postgres: &Client) {
+    until(postgres, "select exists (select from pg_stat_activity where wait_event = 'SyncRep')").await;
+}
+
+/// The late standby is waited for no longer: what waited for it becomes visible. (A real one would need `pg_receivewal`,
+/// which not every package of server programs has; to those who wait it is the same.)
+pub async fn let_go(cluster: &Cluster) {
+    let postgres = connect(&cluster.url("postgres", "postgres")).await;
+    execute(&postgres, "alter system set synchronous_standby_names = ''").await;
+    execute(&postgres, "select pg_reload_conf()").await;
 }
