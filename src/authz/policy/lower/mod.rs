@@ -10,6 +10,7 @@
 //! ```
 
 mod aggregate;
+mod array_order;
 mod call;
 mod constant;
 mod expression;

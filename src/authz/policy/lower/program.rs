@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::expr::{Access, Query, Source};
 use super::super::{Clause, Expr, Need, NotCompiled, Program, walk};
-use super::{Lowering, in_query};
+use super::{Lowering, array_order, in_query};
 use crate::catalog::ColumnIndex;
 use crate::wal::pgoutput::RelationId;
 
@@ -12,6 +12,9 @@ pub(super) fn assemble(mut lowering: Lowering, mut clauses: Vec<Clause>) -> Resu
     clauses.iter_mut().for_each(|clause| lowering.extract(&mut clause.using));
     if clauses.iter().map(|clause| &clause.using).chain(&lowering.slots).any(may_fail_on_rows) {
         return Err(in_query("something that is an error for some rows: Postgres may look at others of them"));
+    }
+    if clauses.iter().any(|clause| array_order::matters(&clause.using)) {
+        return Err(in_query("an array of rows whose order matters"));
     }
     if clauses.iter().map(|clause| &clause.using).chain(&lowering.slots).any(|expr| lowering.fails_in_planning(expr)) {
         return Err(NotCompiled::Constant);

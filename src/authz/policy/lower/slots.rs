@@ -91,7 +91,7 @@ fn personal(expr: &Expr, nesting: u16, bound: bool) -> bool {
     all
 }
 
-fn reads_tables(query: &Query) -> bool {
+pub(super) fn reads_tables(query: &Query) -> bool {
     let in_source = |source: &Source| match source {
         Source::Table { .. } => true,
         Source::Query(query) => reads_tables(query),
